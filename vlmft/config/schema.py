@@ -1,0 +1,292 @@
+"""Every setting there is, typed. `conf/*.yaml` holds the values; a key that is not here is an error.
+
+Light on purpose: only dataclasses, so that a typo is answered before torch is imported. Names that are handed to a
+library (LoRA, Trainer) are the library's own names; a test compares them with the installed signatures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Optional
+
+MISSING: Any = "???"  # OmegaConf's mark for "must be said"
+
+
+class Tuning(str, Enum):
+    """How a part of the model is trained."""
+
+    lora = "lora"
+    full = "full"
+    frozen = "frozen"
+
+
+class QuantizationMode(str, Enum):
+    none = "none"
+    int8 = "int8"
+    nf4 = "nf4"
+    fp4 = "fp4"
+
+
+class Init(str, Enum):
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Attention(str, Enum):
+    auto = "auto"
+    eager = "eager"
+    sdpa = "sdpa"
+
+
+class LoraInit(str, Enum):
+    """Initialisations that leave the base weights alone, so that adapter-off stays the untuned model."""
+
+    default = "default"
+    gaussian = "gaussian"
+
+
+class OptimizerName(str, Enum):
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+    lion = "lion"
+
+
+class Schedule(str, Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+# OmegaConf reads enum members by name, and `raise` is a Python keyword: hence the functional form.
+OnBadRow = Enum("OnBadRow", {"raise": "raise", "skip": "skip"})
+"""`raise` stops at the first unusable row; `skip` writes it to the ledger and goes on up to a ceiling."""
+
+
+@dataclass
+class QuantizationConfig:
+    mode: QuantizationMode = QuantizationMode.nf4
+    """Storage of the frozen language weights. Vision, connector and lm_head stay in 16 or 32 bit."""
+    double_quant: bool = True
+    """Quantise the quantisation constants too (nf4 and fp4 only), about 0.4 bit a weight less."""
+
+
+@dataclass
+class PartsConfig:
+    """What is trained, by part of the model."""
+
+    language: Tuning = Tuning.lora
+    connector: Tuning = Tuning.frozen
+    vision: Tuning = Tuning.frozen
+
+
+@dataclass
+class LoraConfig:
+    r: int = 16
+    """Rank of the update, >= 1. Trainable parameters grow linearly with it."""
+    alpha: float = 32
+    """Numerator of the scale alpha / r."""
+    dropout: float = 0.0
+    """Probability that an input of the update is zeroed in training, in [0, 1)."""
+    target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    """Last names of linear layers inside the parts whose tuning is lora. Each must match at least one module."""
+    init: LoraInit = LoraInit.default
+    """Of matrix A; B always starts at zero."""
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    """Short name for folders and tables."""
+    path: str = MISSING
+    """Hub id, folder in Hub layout, or package:<folder> for weights that come with vlmft."""
+    revision: Optional[str] = None
+    """Hub commit, tag or branch; the commit that it resolved to is stored with the run and enforced at evaluation."""
+    family: str = "generic"
+    """What differs between VLMs: `generic`, or module.path:ClassName of an own family."""
+    init: Init = Init.pretrained
+    """`random` makes new weights from the folder's config.json, for pretraining and tests."""
+    attention: Attention = Attention.auto
+    """Kernel choice of transformers; `auto` is sdpa on GPUs and eager on CPU, where sdpa's backward is slow."""
+    template: Optional[str] = None
+    """Jinja chat template for a model that has none."""
+    default_lr: float = 1e-4
+    """Peak learning rate of this model's LoRA unless train.lr is set."""
+    max_length_tokens: Optional[int] = None
+    """Longest row in tokens, images included; null takes the model's own limit. Longer rows are bad rows, never cut."""
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    train: PartsConfig = field(default_factory=PartsConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    """Short name for folders, tables and logged keys."""
+    dataset: str = MISSING
+    """module.path:ClassName of the dataset, inside vlmft.data or an allowed package."""
+    path: Optional[str] = None
+    """Local folder or file; null takes the dataset's Hub id."""
+    revision: Optional[str] = None
+    """Hub commit, tag or branch of the dataset."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The dataset's own settings; checked against its constructor's signature."""
+    metric: Optional[str] = None
+    """Name of a metric in vlmft/metrics; null takes the dataset's own."""
+    max_new_tokens: Optional[int] = None
+    """Longest generated answer in tokens; null takes the dataset's own."""
+    default_epochs: int = 3
+    """Passes over the training rows unless trainer.max_epochs or trainer.max_steps is set."""
+    limit_train: Optional[int] = None
+    """Use only the first n rows of a seeded shuffle of the training split."""
+    limit_val: Optional[int] = None
+    limit_test: Optional[int] = None
+    on_bad_row: OnBadRow = OnBadRow["raise"]
+    bad_row_ceiling: float = 0.01
+    """With on_bad_row=skip: share of looked-at rows that may be bad before the run stops."""
+    workers: int = 0
+    """Processes that read and encode rows; 0 does it in the main process."""
+
+
+@dataclass
+class OptimizationConfig:
+    lr: Optional[float] = None
+    """Peak learning rate; null takes model.default_lr."""
+    optimizer: OptimizerName = OptimizerName.adamw
+    weight_decay: float = 0.0
+    """Decoupled; not applied to biases and norms."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    schedule: Schedule = Schedule.linear
+    """Course of the learning rate after warm-up, down to zero unless constant."""
+    warmup_steps: Optional[int] = None
+    """Optimiser steps of linear warm-up; null takes warmup_ratio."""
+    warmup_ratio: float = 0.05
+    """Share of all optimiser steps, in [0, 1)."""
+    rows_per_step: int = 16
+    """Rows of one optimiser step (one window), over all devices."""
+    rows_per_batch: Optional[int] = None
+    """Rows that go through the model at once; null takes rows_per_step. Changes memory and rounding, nothing else."""
+    tokens_per_batch: Optional[int] = None
+    """Tokens, padding included, that go through the model at once; null sets no such limit. Rows of like length go
+    together, so a window with a few long rows pads little. Changes memory and rounding, nothing else."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    gradient_checkpointing: bool = False
+    """Recompute the language part's activations in the backward pass: less memory, a third more time."""
+    early_stopping_patience: Optional[int] = None
+    """Validations without a better metric before training stops; null never stops early."""
+
+
+@dataclass
+class TrainerConfig:
+    """Settings of `lightning.Trainer` under its own names."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    """auto: bf16-mixed where the GPU has it, 16-mixed on older GPUs, 32-true on CPU. Adapters stay in fp32."""
+    max_epochs: Optional[int] = None
+    """null: data.default_epochs."""
+    max_steps: int = -1
+    """Optimiser steps; -1: no limit but epochs."""
+    limit_train_batches: Optional[float] = None
+    """Windows an epoch: a count (>= 1) or a share (< 1)."""
+    limit_val_batches: Optional[float] = None
+    """Validation batches: a count (>= 1), a share (< 1), or 0 for no validation."""
+    val_check_interval: Optional[float] = None
+    """Validate every so many windows (>= 1) or every such share of an epoch (< 1); null: once an epoch."""
+    check_val_every_n_epoch: int = 1
+    num_sanity_val_steps: int = 0
+    log_every_n_steps: int = 10
+    fast_dev_run: bool = False
+    """One window, one validation batch and sixteen test rows: does everything work?"""
+    deterministic: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    wandb: bool = True
+    """Log to Weights & Biases; offline where no key or no network is found. metrics.jsonl is written in any case."""
+    project: str = "vlmft"
+    entity: Optional[str] = None
+    mode: str = "auto"
+    """auto | online | offline: auto is online only where an API key is found."""
+    tags: list[str] = field(default_factory=list)
+    init_timeout_seconds: float = 20.0
+
+
+@dataclass
+class EvaluationConfig:
+    arms: list[str] = field(default_factory=lambda: ["untuned", "tuned"])
+    """Columns of the table, in order: untuned, tuned, blank (the tuned model with blacked-out images)."""
+    rows_per_batch: int = 64
+    """Prompts that are answered at once (left-padded)."""
+    canary_rows: int = 16
+    """Rows whose answers are replaced by a sentinel to see that no prediction moves; 0 switches the leak canary off."""
+    gallery_rows: int = 300
+    """Rows of the report's gallery that get a picture; the others are listed without."""
+
+
+@dataclass
+class TrainConfig:
+    """python train.py"""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: OptimizationConfig = field(default_factory=OptimizationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    """Of data order, adapter initialisation and dropout. 0 is a seed like any other."""
+    name: Optional[str] = None
+    """Name of the run folder below output_root/<model>-<data>/; null takes a hash of the config."""
+    output_root: str = "outputs"
+    preflight: bool = True
+    """Check labels, first loss, gradients, images, memory and leaks before training (seconds)."""
+    test: bool = True
+    """After training, evaluate untuned and tuned on the test split."""
+
+
+@dataclass
+class EvaluateConfig:
+    """python evaluate.py"""
+
+    run: Optional[str] = None
+    """Run folder of train.py: its config and adapter are used. Excludes model= and data=."""
+    model: Optional[ModelConfig] = None
+    data: Optional[DataConfig] = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    split: str = "test"
+    """train, val or test."""
+    data_options: dict[str, Any] = field(default_factory=dict)
+    """With run=: dataset options other than the run's, such as data_options.condition=B for the other palettes."""
+    fresh: bool = False
+    """Throw this evaluation's stored answers away and generate all of them anew."""
+    allow_fingerprint_mismatch: bool = False
+    """Evaluate an adapter under another prompt format, processor or base than it was trained with; the table says it."""
+    output_root: str = "outputs"
+    json: bool = False
+    """Print summary.json instead of tables."""
+
+
+@dataclass
+class TraceConfig:
+    """vlmft trace"""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    split: str = "train"
+    """train, val or test."""
+    index: int = 0
+    """Position of the row in its split."""
+    json: bool = False
+    """Print the stages as JSON."""

@@ -1,0 +1,151 @@
+"""The LightningDataModule: one instance serves one dataset. It knows rows and windows, never a tokenizer or a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import lightning as L
+import torch.utils.data
+from torch.utils.data import DataLoader
+
+from vlmft.config.schema import DataConfig
+from vlmft.data.dataset import Dataset
+from vlmft.data.ledger import Ledger
+from vlmft.data.sampler import WindowSampler, epoch_order
+from vlmft.sample import SPLITS, BadRow, BadRowError, EncodedRow, Question, Sample, Split
+
+Encode = Callable[[Sample], EncodedRow]
+
+
+def _replaced(value: Any, golds: set[str], answer: str) -> Any:
+    if isinstance(value, str):
+        return answer if value in golds else value
+    if isinstance(value, Mapping):
+        return {key: item if key == "id" else _replaced(item, golds, answer) for key, item in value.items()}
+    return [_replaced(item, golds, answer) for item in value] if isinstance(value, list) else value
+
+
+class EncodedRows(torch.utils.data.Dataset[EncodedRow | BadRow]):
+    """Stages 1 to 3 for one row, in a worker: read, render, encode. A row that fails comes out as a `BadRow`."""
+
+    def __init__(self, dataset: Dataset, ids: Sequence[str], encode: Encode) -> None:
+        self.dataset, self.ids, self.encode = dataset, ids, encode
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> EncodedRow | BadRow:
+        row_id = self.ids[position]
+        try:
+            return self.encode(self.dataset.to_sample(self.dataset.read(row_id)))
+        except BadRowError as error:
+            return BadRow(row_id, str(error))
+
+
+def as_list(rows: list[EncodedRow | BadRow]) -> list[EncodedRow | BadRow]:
+    """A window stays a list until the module cuts it into batches. Named, so that workers can be spawned."""
+    return rows
+
+
+class VLMDataModule(L.LightningDataModule):
+    """Rows of a dataset's splits, served as windows for training and as batches for validation loss."""
+
+    def __init__(
+        self, dataset: Dataset, config: DataConfig, encode: Encode, ledger: Ledger, rows_per_step: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.dataset, self.config, self.encode, self.ledger = dataset, config, encode, ledger
+        self.rows_per_step, self.seed = rows_per_step, seed
+        self.ids: dict[Split, Sequence[str]] = self._limited(dataset.index())
+
+    def _limited(self, index: Any) -> dict[Split, Sequence[str]]:
+        ids: dict[Split, Sequence[str]] = {}
+        for split in SPLITS:
+            rows = index.get(split, [])
+            limit = getattr(self.config, f"limit_{split}")
+            if limit is not None and limit < len(rows):
+                chosen = sorted(epoch_order(len(rows), self.seed, epoch=0)[:limit].tolist())
+                rows = [rows[i] for i in chosen]
+            ids[split] = rows
+        return ids
+
+    @property
+    def metric_name(self) -> str:
+        return self.config.metric or self.dataset.metric
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.config.max_new_tokens or self.dataset.max_new_tokens
+
+    def sample(self, row_id: str) -> Sample:
+        """Stages 1 and 2 for one row.
+
+        Raises:
+            BadRowError: as the dataset says, without its id.
+        """
+        return self.dataset.to_sample(self.dataset.read(row_id))
+
+    def with_answer(self, row_id: str, answer: str) -> Sample:
+        """The row as if its gold answer were another, in the record already where it stands there as text.
+
+        For the leak canary: whatever reads the answer on the way to the prompt would show.
+        """
+        sample = self.sample(row_id)
+        golds = {sample.answer, *sample.references}
+        try:
+            changed = self.dataset.to_sample(_replaced(self.dataset.read(row_id), golds, answer))
+        except (BadRowError, ValueError):  # the dataset takes no such answer
+            changed = sample
+        return dataclasses.replace(changed, answer=answer, references=(answer,))
+
+    def samples(self, row_ids: Sequence[str]) -> list[Sample]:
+        """The rows as samples, without those that the ledger takes."""
+        found = []
+        for row_id in row_ids:
+            try:
+                found.append(self.sample(row_id))
+                self.ledger.admit(row_id)
+            except BadRowError as error:
+                self.ledger.refuse(BadRow(row_id, str(error)))
+        return found
+
+    def questions(self, row_ids: Sequence[str]) -> list[Question]:
+        """What generation may see of these rows."""
+        return [Question(sample.id, sample.prompt) for sample in self.samples(row_ids)]
+
+    def _loader(self, split: Split, sampler: WindowSampler | None) -> DataLoader[Any]:
+        rows = EncodedRows(self.dataset, self.ids[split], self.encode)
+        workers = self.config.workers
+        # Own generators: creating an iterator draws from the global one, which would move dropout between two runs.
+        generator = torch.Generator().manual_seed(self.seed)
+        batching: dict[str, Any] = {"batch_sampler": sampler} if sampler else {"batch_size": self.rows_per_step}
+        return DataLoader(
+            rows,
+            collate_fn=as_list,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=generator,
+            **batching,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", None)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[EncodedRow]:
+        """In the main process: bad rows go to the ledger, the others on."""
+        good = []
+        for row in cast(list[EncodedRow | BadRow], batch):
+            if isinstance(row, BadRow):
+                self.ledger.refuse(row)
+            else:
+                self.ledger.admit(row.id)
+                good.append(row)
+        return good
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # rows are numpy; the module moves the batches that it collates

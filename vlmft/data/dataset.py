@@ -1,0 +1,47 @@
+"""What a dataset is to the rest of the project. Light: checking a config reads the constructors through this module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from vlmft.sample import Sample, Split
+
+Record: TypeAlias = Mapping[str, Any]
+"""What the source holds for one row, untouched."""
+
+
+class Dataset(ABC):
+    """One dataset: where its records are, how one becomes a Sample, and how it is scored. (Stages 0 to 2.)
+
+    A subclass's constructor takes keyword-only, typed, defaulted arguments: its signature is the schema of
+    `data.options`. It stores them and reads nothing. Objects pickle cheaply, because they travel to workers.
+    """
+
+    name: ClassVar[str]
+    """What the config calls it."""
+    metric: ClassVar[str]
+    """The name of a metric in `vlmft/metrics`."""
+    max_new_tokens: ClassVar[int]
+    """Generation budget that fits the answers."""
+
+    @abstractmethod
+    def index(self) -> Mapping[Split, Sequence[str]]:
+        """Declared split -> row ids, in a stable order. Ids are unique over all splits."""
+
+    @abstractmethod
+    def read(self, row_id: str) -> Record:
+        """The record of one row.
+
+        Raises:
+            BadRowError: the row cannot be read.
+        """
+
+    @abstractmethod
+    def to_sample(self, record: Record) -> Sample:
+        """The question that one record asks; decodes no image.
+
+        Raises:
+            BadRowError: the record cannot become a question.
+        """

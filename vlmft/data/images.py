@@ -1,0 +1,200 @@
+"""The image policy: how a file becomes the RGB picture that every model sees. No image comes another way.
+
+* BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, told by their content and not by their names. Other formats are not:
+  opening an EPS runs a program, an SVG can fetch others.
+* The size in the header is looked at before a pixel is decoded: above `MAX_PIXELS` the image is refused.
+* Of an animation or a file of several pages the first one is taken.
+* The EXIF orientation is applied. Where the EXIF block itself is broken there is none.
+* Grey of 16 bits keeps its high byte, which is what Pillow does to colours of 16 bits. Floating-point pixels, and whole
+  numbers outside 0..65535, are refused: nobody says what white is.
+* Whatever is transparent is laid on white.
+* Palette, grey, 1-bit and CMYK become RGB. Colour profiles are not applied.
+* A file that is empty, cut short, damaged or not an image is refused and never patched up.
+
+Refusing is a `BadRowError` that says what was found. No global setting of Pillow or of `warnings` is changed.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from functools import partial
+from io import BytesIO
+from pathlib import Path, PureWindowsPath
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+from PIL.ExifTags import Base
+from PIL.Image import Transpose
+
+from vlmft.sample import BadRowError, Image
+
+MAX_PIXELS = 50_000_000
+"""Width times height. Below Pillow's own limit of 89 million, from which on it warns."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+)
+"""What Pillow's readers raise on damaged files."""
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what brings the picture upright."""
+NOT_IMAGES = {
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML file or SVG drawing",
+    b"%pdf": "a PDF",
+    b"%!ps": "a PostScript file",
+    b"version https://git-lfs": "a Git LFS pointer",
+}
+"""How files begin, in lower case, that often stand where an image should."""
+
+
+def image_from_file(root: Path, relative: str) -> Image:
+    """The image `relative` below the folder `root`, checked to be there and not decoded.
+
+    Raises:
+        BadRowError: as `image_inside`.
+    """
+    return Image(load=partial(open_image, image_inside(root, relative)), name=relative)
+
+
+def image_from_bytes(data: bytes, name: str) -> Image:
+    """The image that the encoded `data` hold, not decoded."""
+    return Image(load=partial(decode_image, data, name), name=name)
+
+
+def image_inside(root: Path, relative: str) -> Path:
+    """The file `relative` below `root`, without symbolic links.
+
+    Raises:
+        BadRowError: an absolute path, one with "..", a link that leaves `root`, or no such file.
+    """
+    windows = PureWindowsPath(relative)  # reads "/" and "\" alike, so that no system is fooled by the other's paths
+    if windows.anchor or ".." in windows.parts:
+        raise BadRowError(f"Expected an image path below the data folder, got {relative!r}; write it without / or ..")
+    try:
+        folder = root.resolve()
+        path = (folder / relative).resolve()
+        is_file = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+        raise BadRowError(f"Expected an image path, got {relative!r} ({error}); mend it") from error
+    if not path.is_relative_to(folder):
+        raise BadRowError(f"Expected an image inside {root}, got a link out of it at {relative!r}; copy the file")
+    if not is_file:
+        raise BadRowError(f"Expected an image file {relative!r} in {root}, got none; check the path")
+    return path
+
+
+def open_image(path: Path) -> PIL.Image.Image:
+    """The picture in a file, mode RGB.
+
+    Raises:
+        BadRowError: the file cannot be read, or the policy refuses it.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise BadRowError(f"Expected an image file, got {error}; check the path") from error
+    with stream:
+        return _decoded(stream, str(path))
+
+
+def decode_image(data: bytes, name: str) -> PIL.Image.Image:
+    """The picture in an encoded file's bytes, mode RGB; `name` is for messages.
+
+    Raises:
+        BadRowError: the policy refuses it.
+    """
+    return _decoded(BytesIO(data), name)
+
+
+def _decoded(stream: BinaryIO, name: str) -> PIL.Image.Image:
+    try:
+        with PIL.Image.open(stream, formats=FORMATS) as image:
+            _check_size(image.width, image.height, name)
+            image.load()
+            return _as_rgb(_upright(image), name)
+    except BadRowError:
+        raise
+    # The warning is an error where the user asked for that. It is not silenced with warnings.catch_warnings, which
+    # resets the registry of warnings already shown: a library's warning would then be printed once for every image.
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise BadRowError(_too_large(str(error), name)) from error
+    except PIL.UnidentifiedImageError as error:  # its own message holds a memory address, which differs in every run
+        raise BadRowError(f"Expected {_formats()}, got {_found(stream)} in {name}; replace the file") from error
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadRowError(f"Expected a whole image, got a damaged one in {name} ({reason}); replace the file") from error
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadRowError(_too_large(f"{width}x{height} pixels", name))
+
+
+def _too_large(found: str, name: str) -> str:
+    return f"Expected at most {MAX_PIXELS // 1_000_000} million pixels, got {found} in {name}; scale it down"
+
+
+def _formats() -> str:
+    return f"an image ({', '.join(sorted(FORMATS))})"
+
+
+def _found(stream: BinaryIO) -> str:
+    stream.seek(0)
+    head = stream.read(256)
+    if not head:
+        return "an empty file"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for mark, what in NOT_IMAGES.items() if start.startswith(mark)), f"a file that begins {head[:12]!r}")
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        turn = TURNS.get(image.getexif().get(Base.Orientation, 1))
+    except DAMAGE:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _as_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    if image.mode == "F":
+        raise BadRowError(f"Expected whole-number pixels, got floating-point ones in {name}; save it with 8 bits")
+    if image.mode.startswith("I"):
+        return _from_16_bits(image, name).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = PIL.Image.new("RGB", image.size, "white")
+    white.paste(layer, mask=layer)
+    return white
+
+
+def _from_16_bits(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        found = f"{values.min()} to {values.max()}"
+        raise BadRowError(f"Expected pixels of 0 to 65535, got {found} in {name}; save it with 8 bits")
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return PIL.Image.fromarray(grey)

@@ -1,0 +1,45 @@
+"""The ledger: every row that was not used, and why. `bad_rows.jsonl` in the run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vlmft.config.schema import OnBadRow
+from vlmft.sample import BadRow, BadRowError
+
+FIRST_LOOKS = 200
+"""The ceiling holds from so many looked-at rows on: before, one bad row would be a large share."""
+
+
+class Ledger:
+    """Counts rows looked at and rows refused; stops the run by the policy of `data.on_bad_row`."""
+
+    def __init__(self, path: Path | None, policy: OnBadRow, ceiling: float) -> None:
+        self.path, self.policy, self.ceiling = path, policy, ceiling
+        self.seen: set[str] = set()
+        self.bad: dict[str, str] = {}
+
+    def admit(self, row_id: str) -> None:
+        self.seen.add(row_id)
+
+    def refuse(self, row: BadRow) -> None:
+        """Writes a bad row down, once per id.
+
+        Raises:
+            BadRowError: under policy `raise`, or above the ceiling.
+        """
+        self.seen.add(row.id)
+        if row.id not in self.bad:
+            self.bad[row.id] = row.reason
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps({"id": row.id, "reason": row.reason}, ensure_ascii=False) + "\n")
+        if self.policy == OnBadRow["raise"]:
+            raise BadRowError(f"row {row.id}: {row.reason}; mend the row, or set data.on_bad_row=skip to leave it out")
+        share = len(self.bad) / max(len(self.seen), FIRST_LOOKS)
+        if share > self.ceiling:
+            raise BadRowError(
+                f"{len(self.bad)} of {len(self.seen)} rows are bad, more than data.bad_row_ceiling={self.ceiling:g} "
+                f"allows; first: row {next(iter(self.bad))}: {next(iter(self.bad.values()))}"
+            )

@@ -1,0 +1,35 @@
+"""Windows: the rows of one optimiser step, a pure function of (seed, epoch). State is one integer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+def epoch_order(n_rows: int, seed: int, epoch: int) -> np.ndarray:
+    """(n_rows,) int64 permutation for one epoch, the same on every machine."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n_rows)
+
+
+class WindowSampler(Sampler[list[int]]):
+    """Yields the row positions of each window. The last window of an epoch may be smaller; no row is left out.
+
+    Lightning calls `set_epoch`, stops asking at `len`, and stores `state_dict` in its checkpoints.
+    """
+
+    def __init__(self, n_rows: int, rows_per_step: int, seed: int) -> None:
+        self.n_rows, self.rows_per_step, self.seed = n_rows, rows_per_step, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.n_rows // self.rows_per_step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = epoch_order(self.n_rows, self.seed, self.epoch)
+        for start in range(0, self.n_rows, self.rows_per_step):
+            yield order[start : start + self.rows_per_step].tolist()

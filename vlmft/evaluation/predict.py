@@ -1,0 +1,187 @@
+"""Stage 8: prompts in, answers out, appended to predictions/<arm>.jsonl. Nothing here has ever seen an answer's text.
+
+Batches are a function of the full row list, so that an interrupted evaluation repeats the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedModel
+
+from vlmft.config.check import ConfigError
+from vlmft.models.family import Family
+from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Question
+
+Refuse = Callable[[BadRow], None]
+
+
+class EncodedQuestions(TorchDataset[EncodedRow | BadRow]):
+    """Questions as prompt ids, in a worker."""
+
+    def __init__(self, family: Family, questions: Sequence[Question]) -> None:
+        self.family, self.questions = family, questions
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, position: int) -> EncodedRow | BadRow:
+        question = self.questions[position]
+        try:
+            return self.family.encode_prompt(question.id, question.prompt)
+        except BadRowError as error:
+            return BadRow(question.id, str(error))
+
+
+def _as_list(rows: list[Any]) -> list[Any]:
+    return rows
+
+
+@dataclass
+class Answerer:
+    """One loaded model that answers prompts, greedily and in left-padded batches."""
+
+    family: Family
+    model: PreTrainedModel
+    rows_per_batch: int
+    max_new_tokens: int
+    refuse: Refuse
+    """Where a question goes that cannot be asked."""
+    workers: int = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides an answer beside prompt and weights. The batch size is among it: it can move rounding."""
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": False, "rows_per_batch": self.rows_per_batch}
+
+    def batches(self, questions: Sequence[Question], skip: Callable[[list[str]], bool]) -> Iterator[dict[str, Answer]]:
+        """Answers by id, batch by batch; a batch for whose ids `skip` says True is not asked."""
+        cuts = [questions[i : i + self.rows_per_batch] for i in range(0, len(questions), self.rows_per_batch)]
+        open_cuts = [cut for cut in cuts if not skip([question.id for question in cut])]
+        flat = [question for cut in open_cuts for question in cut]
+        sizes = iter([len(cut) for cut in open_cuts])
+        loader = DataLoader(
+            EncodedQuestions(self.family, flat),
+            batch_sampler=_consecutive([len(cut) for cut in open_cuts]),
+            num_workers=self.workers,
+            collate_fn=_as_list,
+            generator=torch.Generator(),  # its own, so that asking does not move the global one
+        )
+        for rows in loader:
+            assert len(rows) == next(sizes)
+            good = [row for row in rows if isinstance(row, EncodedRow)]
+            for row in rows:
+                if isinstance(row, BadRow):
+                    self.refuse(row)
+            yield self.answer_rows(good) if good else {}
+
+    def answer_rows(self, rows: Sequence[EncodedRow]) -> dict[str, Answer]:
+        """Answers of one batch, by id."""
+        was_training = self.model.training
+        modes = {module: module.training for module in self.model.modules()} if was_training else {}
+        self.model.eval()
+        with torch.inference_mode():
+            batch = self.family.collate(rows, "left", self.model).to(self.model.device)
+            features = self.family.image_features(self.model, batch.images, grad=False)
+            ids = self.family.generate(self.model, batch, features, self.max_new_tokens)
+        for module, training in modes.items():
+            module.training = training
+        return {row.id: self._answer(new.tolist()) for row, new in zip(rows, ids, strict=True)}
+
+    def _answer(self, ids: list[int]) -> Answer:
+        stopped = self.family.end_id in ids
+        ids = ids[: ids.index(self.family.end_id)] if stopped else ids
+        return Answer(self.family.decode(ids), "stop" if stopped else "length", len(ids))
+
+
+def _consecutive(sizes: Sequence[int]) -> list[list[int]]:
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
+
+
+class PredictionFile:
+    """predictions/<arm>.jsonl: a row an answer. Rows of another key are refused, a torn last line is cut off."""
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self.path, self.key = path, dict(key)
+        self.rows: dict[str, dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        whole = 0
+        with self.path.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                row = json.loads(line)
+                stored = {name: row.get(name) for name in self.key}
+                if stored != self.key:
+                    odd = next(name for name in self.key if stored[name] != self.key[name])
+                    raise ConfigError(
+                        f"{self.path}: Expected answers with {odd}={self.key[odd]!r}, got {stored[odd]!r}; "
+                        "answers of two kinds are never mixed: set fresh=true to generate all anew, or use another name"
+                    )
+                self.rows[row["id"]] = row
+                whole += len(line)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows and syncs, so that what is answered stays answered."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            for row in rows:
+                full = {**row, **self.key}
+                self.rows[full["id"]] = full
+                stream.write(json.dumps(full, ensure_ascii=False, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One arm's answers."""
+
+    answers: dict[str, Answer]
+    seconds: float
+    """Spent generating in this process; 0 where all answers were read from the file."""
+    generated: int
+    """Answers made in this process; the others were there already."""
+
+
+def predict(questions: Sequence[Question], answerer: Answerer, file: PredictionFile) -> Predictions:
+    """Every question answered and on disk. A batch of which some answers are missing is asked again as a whole."""
+    prompts = {question.id: question for question in questions}
+    for row_id, row in file.rows.items():
+        if row_id in prompts and row["prompt_sha256"] != prompts[row_id].prompt.sha256:
+            raise ConfigError(f"{file.path}: row {row_id} was asked another question; set fresh=true to start anew")
+    started, generated = time.perf_counter(), 0
+    for batch in answerer.batches(questions, skip=lambda ids: all(row_id in file.rows for row_id in ids)):
+        new = {row_id: answer for row_id, answer in batch.items() if row_id not in file.rows}
+        file.append([_row(prompts[row_id], answer) for row_id, answer in new.items()])
+        generated += len(new)
+    seconds = time.perf_counter() - started if generated else 0.0
+    stored = {row_id: file.rows[row_id] for row_id in prompts if row_id in file.rows}
+    answers = {row_id: Answer(row["text"], row["finish"], row["n_new_tokens"]) for row_id, row in stored.items()}
+    return Predictions(answers, seconds, generated)
+
+
+def _row(question: Question, answer: Answer) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "image_sha256": [image.sha256 for image in question.prompt.images],
+        "prompt_sha256": question.prompt.sha256,
+        "text": answer.text,
+        "finish": answer.finish,
+        "n_new_tokens": answer.n_new_tokens,
+    }

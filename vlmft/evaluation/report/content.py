@@ -1,0 +1,129 @@
+"""What a report says, as plain values. `page.py` turns it into one HTML file and knows nothing else of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+Outcome = Literal["fixed", "broken", "both_wrong", "both_right", "wrong", "right", "unpaired"]
+PAIR_OUTCOMES: tuple[Outcome, ...] = ("fixed", "broken", "both_wrong", "both_right")
+ARM_OUTCOMES: tuple[Outcome, ...] = ("wrong", "right")
+
+RIGHT_SCORE = 0.5
+"""An answer is called right from this score on. For scores of 0 and 1 that is no choice at all."""
+MAX_PICTURED_ROWS = 300
+
+
+@dataclass(frozen=True)
+class ReportAnswer:
+    """What one arm said to one question."""
+
+    arm: str
+    text: str
+    score: float
+    """0..1, higher is better."""
+    parsed: str | None
+    """What scoring read out of the text; None where it found no answer in it."""
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One question with the answers of all arms."""
+
+    id: str
+    question: str
+    references: tuple[str, ...]
+    answers: tuple[ReportAnswer, ...]
+    thumbnails: tuple[bytes, ...]
+    """PNG, JPEG or WebP files, at most a few KB each; may be empty."""
+
+    def score(self, arm: str) -> float | None:
+        """This arm's score, None where it has no answer here."""
+        return next((answer.score for answer in self.answers if answer.arm == arm), None)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged quantity, such as "train/loss". Curves with the same last name share a chart."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != len(self.values):
+            raise ValueError(
+                f"Expected as many values as steps in curve {self.name!r}, "
+                f"got {len(self.values)} and {len(self.steps)}; log both together"
+            )
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows, in no particular order."""
+
+    title: str
+    sentence: str
+    """The result in one sentence that can be quoted alone."""
+    arms: tuple[Mapping[str, Any], ...]
+    """Each `ArmSummary.to_dict()`."""
+    comparisons: tuple[Mapping[str, Any], ...]
+    """Each `Comparison.to_dict()`. The first one gives the page its verdict."""
+    warnings: tuple[str, ...]
+    curves: tuple[Curve, ...]
+    split_sizes: Mapping[str, int]
+    rows: tuple[ReportRow, ...]
+    checks: Mapping[str, str]
+    """What was checked, such as "leak canary" -> what came out, as a sentence."""
+    settings: Mapping[str, Any]
+    """The composed config, nested. Secrets must be gone already: all of it is printed."""
+    versions: Mapping[str, str]
+    command: str
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether some row scores neither 0 nor 1, so that the mean is no share of right answers."""
+        return any(answer.score not in (0.0, 1.0) for row in self.rows for answer in row.answers)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """How the gallery can be sorted: by each comparison or, without any, by each arm alone."""
+        pairs = tuple(View(str(pair["first"]), str(pair["second"])) for pair in self.comparisons)
+        return pairs or tuple(View(None, arm) for arm in dict.fromkeys(str(arm["arm"]) for arm in self.arms))
+
+
+@dataclass(frozen=True)
+class View:
+    """Two arms whose answers are set against each other, or one arm alone (`first` is None)."""
+
+    first: str | None
+    second: str
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The classes that a row can fall into, the most telling first."""
+        return ARM_OUTCOMES if self.first is None else PAIR_OUTCOMES
+
+    def outcome(self, row: ReportRow) -> Outcome:
+        """The class of `row`; "unpaired" where an arm of this view has no answer to it."""
+        second = row.score(self.second)
+        first = second if self.first is None else row.score(self.first)
+        if first is None or second is None:
+            return "unpaired"
+        was, now = first >= RIGHT_SCORE, second >= RIGHT_SCORE
+        if self.first is None:
+            return "right" if now else "wrong"
+        if was == now:
+            return "both_right" if now else "both_wrong"
+        return "fixed" if now else "broken"
+
+
+def rows_to_picture(rows: Sequence[ReportRow], view: View, limit: int = MAX_PICTURED_ROWS) -> tuple[int, ...]:
+    """Positions of at most `limit` rows whose pictures tell most, in order of use: the outcomes take turns."""
+    by_outcome: dict[Outcome, list[int]] = {outcome: [] for outcome in (*view.outcomes, "unpaired")}
+    for position, row in enumerate(rows):
+        by_outcome[view.outcome(row)].append(position)
+    turns = (position for turn in zip_longest(*by_outcome.values()) for position in turn if position is not None)
+    return tuple(turns)[:limit]

@@ -1,0 +1,128 @@
+"""Which chart shows what: picks values out of the report and puts captions under `charts`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmft.evaluation.report.charts import (
+    Lane,
+    bar_chart,
+    curve_chart,
+    finite_points,
+    interval_chart,
+    is_jagged,
+    mean_window,
+    rounded_range,
+)
+from vlmft.evaluation.report.content import Curve
+from vlmft.evaluation.report.markup import Markup, element
+from vlmft.evaluation.report.tables import metric_words, mood
+from vlmft.evaluation.report.units import Unit, bounds, count, finite, significant
+
+
+def arm_figure(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
+    """The arms of one metric, always on the whole range of a score from 0 to 1, so that nothing looks larger."""
+    lanes = [
+        Lane(
+            label=str(arm["arm"]),
+            text=unit.value(arm["value"]),
+            value=finite(arm["value"]),
+            interval=bounds(arm["interval"]),
+            baseline=finite(arm["majority_share"]) if unit.is_share else None,
+        )
+        for arm in arms
+    ]
+    metric = metric_words(str(arms[0]["metric"]))
+    summary = f"{metric} of each arm: " + ", ".join(f"{lane.label} {lane.text}" for lane in lanes)
+    caption = f"{metric}: dot with 95 % Wilson interval."
+    if unit.is_share:
+        caption += " Dashed: the majority baseline, what always giving the most frequent reference would score."
+    return _figure(interval_chart(lanes, (0.0, 1.0), unit.tick, summary), caption)
+
+
+def forest_plot(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
+    """Differences around the line of none."""
+    lanes = [
+        Lane(
+            label=f"{pair['first']} \u2192 {pair['second']}",
+            text=unit.difference(pair["difference"]),
+            value=finite(pair["difference"]),
+            interval=bounds(pair["interval"]),
+            mood=mood(pair),
+        )
+        for pair in comparisons
+    ]
+    reach = max([abs(value) for value in _extent(lanes)] or [0.0]) or 0.01
+    summary = "Differences: " + ", ".join(f"{lane.label} {lane.text}" for lane in lanes)
+    caption = (
+        "Paired difference, second minus first, with its 95 % interval. Where the interval holds zero, "
+        "these rows do not tell the arms apart."
+    )
+    return _figure(
+        interval_chart(lanes, rounded_range([-reach, reach], steps=10), unit.difference_tick, summary, zero=True),
+        caption,
+    )
+
+
+def curve_figures(curves: Sequence[Curve]) -> Markup:
+    """One chart for each last name: "train/loss" and "val/loss" share theirs."""
+    names = dict.fromkeys(curve.name.rsplit("/", 1)[-1] for curve in curves)
+    charts = [
+        _curve_figure(name, [curve for curve in curves if curve.name.rsplit("/", 1)[-1] == name]) for name in names
+    ]
+    return element("div", {"class": "charts"}, *charts) if charts else Markup()
+
+
+def _curve_figure(name: str, curves: Sequence[Curve]) -> Markup:
+    keys = [
+        element(
+            "li",
+            {"class": f"series-{index % 6}"},
+            element("span", {"class": "swatch"}),
+            f"{curve.name}: {_ends(curve)}",
+        )
+        for index, curve in enumerate(curves)
+    ]
+    notes = [_curve_note(curve) for curve in curves]
+    summary = f"{name} by step: " + "; ".join(f"{curve.name} {_ends(curve)}" for curve in curves)
+    caption = " ".join(["By optimiser step.", *(note for note in notes if note)])
+    chart = curve_chart(curves, summary)
+    return element(
+        "div",
+        {"class": "chart"},
+        element("h3", {}, name.replace("_", " ")),
+        element("ul", {"class": "legend"}, *keys),
+        _figure(chart, caption),
+    )
+
+
+def _ends(curve: Curve) -> str:
+    points = finite_points(curve)
+    return f"{significant(points[0][1])} \u2192 {significant(points[-1][1])}" if points else "no finite value"
+
+
+def _curve_note(curve: Curve) -> str:
+    points = finite_points(curve)
+    lost = len(curve.values) - len(points)
+    notes = [f"{curve.name}: {count(lost)} of {count(len(curve.values))} values were not finite."] if lost else []
+    if is_jagged(points):
+        notes.append(f"{curve.name}: faint as logged, bold a mean over {mean_window(len(points))} points.")
+    return " ".join(notes)
+
+
+def split_figure(sizes: Mapping[str, int]) -> Markup:
+    """Rows in each split."""
+    if not sizes:
+        return Markup()
+    summary = "Rows in each split: " + ", ".join(f"{name} {count(size)}" for name, size in sizes.items())
+    return _figure(bar_chart(sizes, summary), f"Rows in each split, {count(sum(sizes.values()))} in all.")
+
+
+def _extent(lanes: Sequence[Lane]) -> list[float]:
+    bounds_of = [bound for lane in lanes if lane.interval is not None for bound in lane.interval]
+    return bounds_of + [lane.value for lane in lanes if lane.value is not None]
+
+
+def _figure(chart: Markup, caption: str) -> Markup:
+    return element("figure", {}, chart, element("figcaption", {}, caption))

@@ -1,0 +1,205 @@
+"use strict";
+// The gallery: sorts, searches and turns the pages of the rows in the element "rows". Texts enter as text nodes alone.
+(() => {
+  const app = document.getElementById("gallery-app");
+  if (!app) return;
+  const data = JSON.parse(document.getElementById("rows").textContent);
+  const PAGE = 12;
+  const LONG = 240;
+  const state = { view: 0, tab: data.views[0].tabs[0].key, query: "", page: 0 };
+  const haystacks = new Map();
+
+  function make(name, attributes = {}, ...children) {
+    const node = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (typeof value === "function") node.addEventListener(key, value);
+      else node.setAttribute(key, value);
+    }
+    node.append(...children);
+    return node;
+  }
+
+  const view = () => data.views[state.view];
+  const outcome = (index) => data.rows[index].outcomes[state.view];
+  const isRight = (score) => score >= data.right_score;
+
+  function haystack(index) {
+    if (!haystacks.has(index)) {
+      const row = data.rows[index];
+      const texts = [row.id, row.question, ...row.references, ...row.answers.map((answer) => answer[1])];
+      haystacks.set(index, texts.join("\n").toLocaleLowerCase());
+    }
+    return haystacks.get(index);
+  }
+
+  function found() {
+    const words = state.query.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+    return data.rows.map((_, index) => index).filter((index) => words.every((word) => haystack(index).includes(word)));
+  }
+
+  // Text with the searched words marked.
+  function marked(text) {
+    const words = state.query.split(/\s+/).filter(Boolean).map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    if (!words.length) return [text];
+    return text.split(new RegExp("(" + words.join("|") + ")", "giu")).map((part, i) => (i % 2 ? make("mark", {}, part) : part));
+  }
+
+  function textPiece(text) {
+    const node = make("span", { class: "text-piece", dir: "auto" });
+    if (text === "") node.append(make("span", { class: "small" }, "(empty)"));
+    else if (text.length <= LONG) node.append(...marked(text));
+    else {
+      const start = Array.from(text.slice(0, LONG - 60)).slice(0, -1).join("");
+      const more = make("button", { type: "button", class: "link", click: () => node.replaceChildren(...marked(text)) },
+        "show all " + text.length.toLocaleString("en") + " characters");
+      node.append(...marked(start), "\u2026 ", more);
+    }
+    return node;
+  }
+
+  function answerLine([arm, text, score, parsed]) {
+    const right = isRight(score);
+    const binary = score === 0 || score === 1;
+    const sign = make("span", { class: "sign", "aria-hidden": "true" }, right ? "\u2713" : "\u2717");
+    const spoken = make("span", { class: "unseen" }, right ? "right: " : "wrong: ");
+    const value = make("dd", { class: right ? "is-right" : "is-wrong" }, sign, spoken, textPiece(text));
+    const notes = [];
+    if (parsed === null) notes.push("no answer found in it");
+    else if (parsed.trim() !== text.trim()) notes.push("read as \u201c" + parsed + "\u201d");
+    if (!binary) notes.push("score " + (score === null ? "\u2013" : score.toFixed(3)));
+    if (notes.length) value.append(" ", make("span", { class: "small" }, "(" + notes.join(", ") + ")"));
+    return [make("dt", {}, arm), value];
+  }
+
+  function card(index) {
+    const row = data.rows[index];
+    const list = make("dl", {});
+    const references = row.references.flatMap((reference, i) => (i ? [" \u00b7 ", textPiece(reference)] : [textPiece(reference)]));
+    list.append(make("dt", {}, row.references.length > 1 ? "references" : "reference"), make("dd", {}, ...references));
+    for (const answer of row.answers) list.append(...answerLine(answer));
+    const label = view().tabs.find((tab) => tab.key === outcome(index)).label;
+    const words = make("div", { class: "words" }, make("p", { class: "question" }, textPiece(row.question)), list,
+      make("p", { class: "foot small" }, make("span", {}, label), make("span", {}, ...marked(row.id))));
+    const node = make("article", { class: "row", tabindex: "-1", "aria-label": label + ", row " + row.id });
+    const pictures = (data.pictures[index] || []).map((address, i) =>
+      make("img", { src: address, alt: "Picture " + (i + 1) + " of row " + row.id, loading: "lazy" }));
+    if (pictures.length) node.append(make("div", { class: "pictures" }, ...pictures));
+    node.append(words);
+    return node;
+  }
+
+  // The parts that stay while rows change.
+  const tabs = make("div", { role: "tablist", "aria-label": "Which rows" });
+  const rows = make("div", { class: "rows" });
+  const panel = make("div", { role: "tabpanel", id: "gallery-panel", "aria-label": "Rows" }, rows);
+  const status = make("span", { role: "status" });
+  const explained = make("p", { class: "note" });
+  const search = make("input", { type: "search", id: "gallery-search", autocomplete: "off", spellcheck: "false",
+    placeholder: "Search questions, answers, ids" });
+  const previous = make("button", { type: "button" }, "\u2190 Previous");
+  const next = make("button", { type: "button" }, "Next \u2192");
+
+  function drawTabs(matches) {
+    tabs.replaceChildren(...view().tabs.map((tab) => {
+      const hits = tab.key === "" ? matches.length : matches.filter((index) => outcome(index) === tab.key).length;
+      const chosen = tab.key === state.tab;
+      const number = (state.query ? hits : tab.count).toLocaleString("en");
+      return make("button", { type: "button", role: "tab", "aria-selected": String(chosen), tabindex: chosen ? "0" : "-1",
+        "aria-controls": "gallery-panel", click: () => choose(tab.key) }, tab.label, make("span", { class: "count" }, number));
+    }));
+  }
+
+  function draw() {
+    const matches = found();
+    drawTabs(matches);
+    const listed = matches.filter((index) => state.tab === "" || outcome(index) === state.tab);
+    const pages = Math.max(1, Math.ceil(listed.length / PAGE));
+    state.page = Math.min(Math.max(state.page, 0), pages - 1);
+    const start = state.page * PAGE;
+    const shown = listed.slice(start, start + PAGE);
+    rows.replaceChildren(...shown.map(card));
+    if (!shown.length) rows.append(make("p", { class: "empty" }, state.query ? "No row holds these words." : "No row is in this class."));
+    else rows.firstChild.tabIndex = 0;
+    status.textContent = shown.length
+      ? (start + 1) + "\u2013" + (start + shown.length) + " of " + listed.length.toLocaleString("en") : "0 rows";
+    previous.disabled = state.page === 0;
+    next.disabled = state.page >= pages - 1;
+    const { first, second } = view();
+    const graded = data.graded ? " An answer is called right from score " + data.right_score + " on." : "";
+    explained.textContent = (first === null ? "Answers of " + second + "."
+      : "Fixed: wrong in " + first + ", right in " + second + ". Broken: right in " + first + ", wrong in " + second + ".") + graded;
+  }
+
+  function choose(key) {
+    const inTabs = tabs.contains(document.activeElement);
+    state.tab = key;
+    state.page = 0;
+    draw();
+    if (inTabs) tabs.querySelector('[aria-selected="true"]').focus();
+  }
+
+  function turn(by, last = false) {
+    state.page += by;
+    draw();
+    const target = last ? rows.lastElementChild : rows.firstElementChild;
+    if (target && target.matches(".row")) target.focus();
+  }
+
+  // Moves the focus by one row, over the edge of a page too.
+  function step(by) {
+    const all = Array.from(rows.querySelectorAll(".row"));
+    const current = all.indexOf(document.activeElement.closest(".row"));
+    const target = all[current + by];
+    if (target && (current >= 0 || by > 0)) target.focus();
+    else if (by > 0 && current >= 0 && !next.disabled) turn(1);
+    else if (by < 0 && current === 0 && !previous.disabled) turn(-1, true);
+  }
+
+  tabs.addEventListener("keydown", (event) => {
+    const keys = view().tabs.map((tab) => tab.key);
+    const at = keys.indexOf(state.tab);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: keys.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    choose(keys[(to + keys.length) % keys.length]);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target === search && event.key === "Escape") search.blur();
+    if (event.target.matches("input, select, textarea")) return;
+    const act = { j: () => step(1), k: () => step(-1), n: () => next.disabled || turn(1), p: () => previous.disabled || turn(-1),
+      "/": () => search.focus() }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+  let waiting = 0;
+  search.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { state.query = search.value.trim(); state.page = 0; draw(); }, 120);
+  });
+  previous.addEventListener("click", () => turn(-1));
+  next.addEventListener("click", () => turn(1));
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => { fold.open = true; }));
+
+  const controls = make("div", { class: "controls" });
+  if (data.views.length > 1) {
+    const options = data.views.map((one, index) =>
+      make("option", { value: String(index) }, one.first === null ? one.second : one.first + " \u2192 " + one.second));
+    const select = make("select", { id: "gallery-view" }, ...options);
+    select.addEventListener("change", () => {
+      state.view = Number(select.value);
+      if (!view().tabs.some((tab) => tab.key === state.tab)) state.tab = view().tabs[0].key;
+      state.page = 0;
+      draw();
+    });
+    controls.append(make("label", { for: "gallery-view" }, "Compare"), select);
+  }
+  controls.append(make("label", { for: "gallery-search" }, "Search"), search);
+  const keys = make("p", { class: "note keys" });
+  for (const [key, what] of [["j", "next row"], ["k", "row before"], ["n", "next page"], ["p", "page before"], ["/", "search"]]) {
+    keys.append(make("kbd", {}, key), " " + what + "\u2003");
+  }
+  app.append(controls, tabs, explained, panel, make("div", { class: "pager" }, previous, status, next), keys);
+  draw();
+})();

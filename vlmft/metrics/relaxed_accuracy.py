@@ -1,0 +1,141 @@
+"""Relaxed accuracy of chart questions: numbers within 5 %, all else exact (Masry et al. 2022, ChartQA, section 5.1).
+
+The paper's authors published no code, and a dozen implementations disagree on "1,200", "four" or a gold of 0. Two stand
+here: `relaxed_accuracy_strict` to compare with published figures, `relaxed_accuracy` to judge the answer and not its
+spelling. What a model scores more under the second is its format debt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vlmft.metrics.final_answer import announced_answer, answer_slot
+from vlmft.metrics.numerals import NUMBER_WORDS, folded
+from vlmft.metrics.score import Score, expect_references
+
+TOLERANCE = Fraction(1, 20)
+"""Of the gold value, never of the prediction. A fraction, because 1.05 is within 5 % of 1 and as floats it is not."""
+
+YEAR = re.compile(r"1[89]\d\d|20\d\d|2100")
+"""A gold of four bare digits in 1800..2100 is taken for a year and must be met exactly: 5 % of 2010 are 100 years.
+
+The question is not known here, so this is a guess. Of 26 such golds in a sample of 450 ChartQA rows 25 are years. It
+ends at 1800, because smaller ones are more often amounts ("1408"); "1,931" and "1931.0" are never taken for years.
+"""
+
+_MARKS = " \"'`*«»“”"
+_ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
+_CURRENCY = "[$€£¥₽₹₩₴]?"
+_NUMBER = re.compile(
+    rf"(?P<sign>[-+]?) ?{_CURRENCY} ?(?P<value>(?:\d{{1,3}}(?:[, ]\d{{3}})+|\d+)(?:\.\d+)?(?:e[-+]?\d{{1,2}})?|\.\d+"
+    rf"|\d+/0*[1-9]\d*) ?{_CURRENCY} ?(?P<percent>%|percent|per cent|процент\w*)?"
+)
+_LONGEST_NUMBER = 40
+_ITEM = re.compile(r"\s*('[^']*'|\"[^\"]*\"|[^,;]+)")
+_LIST_AND = re.compile(r",? (?:and|и) | ?& ?")
+
+
+def relaxed_accuracy_strict(prediction: str, references: Sequence[str]) -> Score:
+    """1 where pix2struct's `relaxed_correctness` says so of the stripped texts; raises ValueError without references.
+
+    https://github.com/google-research/pix2struct, pix2struct/metrics.py, whose oddities are kept: "14%" is 0.14,
+    "1,200" is no number, a gold of 0 is compared as text, 2015 is right for the year 2010.
+    """
+    expect_references(references)
+    answer = prediction.strip()
+    right = bool(answer) and any(_pix2struct(answer, reference.strip()) for reference in references)
+    return Score(float(right), answer or None)
+
+
+def _pix2struct(answer: str, gold: str) -> bool:
+    answer_value, gold_value = _pix2struct_float(answer), _pix2struct_float(gold)
+    if answer_value is not None and gold_value:
+        return abs(answer_value - gold_value) / abs(gold_value) <= 0.05
+    return answer.lower() == gold.lower()
+
+
+def _pix2struct_float(text: str) -> float | None:
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def relaxed_accuracy(prediction: str, references: Sequence[str]) -> Score:
+    """1 where a careful reader would accept the answer; raises ValueError without references.
+
+    Looks for the answer behind "The answer is" or in an answer slot. Ignores case, quotes, a leading article and
+    trailing punctuation. Reads thousands separators, currency signs, fractions, number words; a percentage for a plain
+    number either way, "14%" for 14 and for 0.14. Years exact (see `YEAR`), a gold of 0 met by 0 alone, a gold list
+    ("[2003, 2009]") item by item in its order. Units are not dropped: "12 million" is not 12.
+    """
+    expect_references(references)
+    slot = answer_slot(prediction)
+    answer = _tidy(announced_answer(prediction) if slot is None else slot)
+    right = bool(answer) and any(_matches(answer, _tidy(reference)) for reference in references)
+    return Score(float(right), answer or None)
+
+
+def _tidy(text: str) -> str:
+    return _ARTICLE.sub("", folded(text).lstrip(_MARKS).rstrip(_MARKS + ".,;:!?"))
+
+
+def _matches(answer: str, gold: str) -> bool:
+    if not _is_list(gold):
+        # models trained on a list column answer "['91.1']"
+        items = _items(answer) if _is_list(answer) else []
+        return _same(items[0] if len(items) == 1 else answer, gold)
+    gold_items = _items(gold)
+    return any(_same_items(_items(text), gold_items) for text in (answer, _LIST_AND.sub(",", answer)))
+
+
+def _is_list(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]")
+
+
+def _items(text: str) -> list[str]:
+    return [_tidy(item) for item in _ITEM.findall(text[1:-1] if _is_list(text) else text)]
+
+
+def _same_items(answers: list[str], golds: list[str]) -> bool:
+    return len(answers) == len(golds) and all(map(_same, answers, golds))
+
+
+def _same(answer: str, gold: str) -> bool:
+    if answer == gold:
+        return True
+    answered, expected = _read_number(answer), _read_number(gold)
+    if answered is None or expected is None:
+        return False
+    if YEAR.fullmatch(gold):
+        return answered == expected
+    return any(abs(value - target) <= TOLERANCE * abs(target) for value, target in _readings(answered, expected))
+
+
+@dataclass(frozen=True)
+class _Number:
+    value: Fraction
+    is_percent: bool
+
+
+def _read_number(text: str) -> _Number | None:
+    word = NUMBER_WORDS.get(text.replace("-", " "))
+    if word is not None:
+        return _Number(Fraction(word), False)
+    # float() also reads "1_0", "nan" and "inf"; a looping model prints more digits than int() takes
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+    if match is None:
+        return None
+    value = Fraction(match["value"].replace(",", "").replace(" ", ""))
+    return _Number(-value if match["sign"] == "-" else value, match["percent"] is not None)
+
+
+def _readings(answered: _Number, expected: _Number) -> list[tuple[Fraction, Fraction]]:
+    """Pairs to compare. Only where one alone is a percentage is its value ambiguous: "1400%" never is "14%"."""
+    plain = (answered.value, expected.value)
+    if answered.is_percent == expected.is_percent:
+        return [plain]
+    return [plain, (answered.value / 100, plain[1]) if answered.is_percent else (plain[0], expected.value / 100)]

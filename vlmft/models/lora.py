@@ -1,0 +1,124 @@
+"""Parts of a model, and adapters on them: resolved to full names, counted, never on what the config did not name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from vlmft.config.check import ConfigError, nearest
+from vlmft.config.schema import LoraInit, ModelConfig, PartsConfig, Tuning
+
+Part = Literal["language", "connector", "vision"]
+PARTS: tuple[Part, ...] = ("language", "connector", "vision")
+
+CONNECTOR = re.compile(
+    r"(^|\.)(connector|multi_modal_projector|perceiver_resampler|visual\.(merger|deepstack_merger_list))(\.|$)"
+)
+VISION = re.compile(r"(^|\.)(vision_model|vision_tower|visual)(\.|$)")
+
+
+def part_of(name: str) -> Part:
+    """The part that a module or parameter belongs to, by its full name; what is neither vision nor connector is
+    language."""
+    if CONNECTOR.search(name):
+        return "connector"
+    return "vision" if VISION.search(name) else "language"
+
+
+def tuned_parts(parts: PartsConfig, tuning: Tuning) -> list[Part]:
+    return [part for part in PARTS if getattr(parts, part) == tuning]
+
+
+def target_names(model: PreTrainedModel, config: ModelConfig) -> list[str]:
+    """Full names of the linear layers that get an adapter, in the model's order.
+
+    Raises:
+        ConfigError: a name in model.lora.target_modules that matches no linear layer of the parts tuned by lora.
+    """
+    parts = tuned_parts(config.train, Tuning.lora)
+    output = model.get_output_embeddings()
+    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not output]
+    inside = [name for name in linear if part_of(name) in parts]
+    leaves = sorted({name.rpartition(".")[2] for name in inside})
+    for target in config.lora.target_modules:
+        if target not in leaves:
+            where = ", ".join(parts)
+            raise ConfigError(
+                f"model.lora.target_modules: {target!r} is no linear layer of {where}; {nearest(target, leaves)}"
+            )
+    return [name for name in inside if name.rpartition(".")[2] in config.lora.target_modules]
+
+
+def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrainedModel | PeftModel:
+    """The model with fp32 adapters on its lora parts and its full parts trainable; the rest stays frozen.
+
+    The adapters start the same for the same seed, whatever else drew random numbers before.
+    """
+    for name, parameter in model.named_parameters():
+        if part_of(name) in tuned_parts(config.train, Tuning.full):
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+    if not tuned_parts(config.train, Tuning.lora):
+        return model
+    full = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    peft_config = PeftLoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora.dropout,
+        target_modules=target_names(model, config),
+        init_lora_weights="gaussian" if config.lora.init == LoraInit.gaussian else True,
+        bias="none",
+        base_model_name_or_path=config.path,
+    )  # type: ignore[call-arg]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, peft_config)
+    for name in full:  # get_peft_model freezes everything but its own
+        adapted.get_base_model().get_parameter(name).requires_grad_(True)
+    return adapted
+
+
+def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model itself, adapters inside it where there are any."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter of all that is trained, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def count_by_part(model: torch.nn.Module) -> dict[str, dict[str, int]]:
+    """Part -> {"trainable", "modules"}: numbers of trained parameters, and of adapted layers."""
+    counts: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
+    for name, parameter in trainable(model).items():
+        counts[part_of(name)]["trainable"] += parameter.numel()
+        counts[part_of(name)]["modules"] += "lora_A" in name
+    return {part: {"trainable": c["trainable"], "modules": c["modules"]} for part, c in counts.items()}
+
+
+def load_adapter(model: PreTrainedModel, folder: str) -> PeftModel:
+    """The base with a saved PEFT adapter on it, from safetensors alone: PEFT would read a pickle where there are none.
+
+    Raises:
+        ConfigError: no adapter_model.safetensors in the folder.
+    """
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"run: there is no adapter_model.safetensors in {folder!r}; did the training end?")
+    adapted: PeftModel = PeftModel.from_pretrained(model, folder, is_trainable=False, autocast_adapter_dtype=True)
+    return adapted
+
+
+def unused_gradient_names(model: torch.nn.Module) -> dict[str, Any]:
+    """Trainable parameters without a gradient, and frozen ones with one: both must be empty after a backward pass."""
+    return {
+        "trainable_without": [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None],
+        "frozen_with": [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None],
+    }

@@ -1,0 +1,181 @@
+"""The only place where the rooms meet: settings in, model, data and their connections out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from vlmft.config.check import ConfigError, checked_options
+from vlmft.config.schema import DataConfig, EvaluationConfig, ModelConfig, TrainConfig, TrainerConfig
+from vlmft.data.base import VLMDataModule
+from vlmft.data.dataset import Dataset
+from vlmft.data.ledger import Ledger
+from vlmft.evaluation.predict import Answerer
+from vlmft.metrics import METRICS, metric_named
+from vlmft.models import lora
+from vlmft.models.family import Family, make_family
+from vlmft.models.load import Source, load_model, load_source
+from vlmft.sample import Message, Prompt
+
+
+@dataclass
+class Inferred:
+    """A setting that the user left open: what it became, and why."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+@dataclass
+class Built:
+    """What a run works with."""
+
+    source: Source
+    family: Family
+    model: PreTrainedModel | PeftModel
+    data: VLMDataModule
+    device: torch.device
+    fingerprint: dict[str, str]
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return lora.base_of(self.model)
+
+    def answerer(self, evaluation: EvaluationConfig) -> Answerer:
+        """Generation with this model, whatever adapter state it is in."""
+        return Answerer(
+            self.family,
+            self.base,
+            evaluation.rows_per_batch,
+            self.data.max_new_tokens,
+            self.data.ledger.refuse,
+            self.data.config.workers,
+        )
+
+
+def pick_device(trainer: TrainerConfig) -> torch.device:
+    """The device that `trainer.accelerator` means here.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    asked = {"gpu": "cuda"}.get(trainer.accelerator, trainer.accelerator)
+    if asked == "auto":
+        asked = next(kind for kind, there in kinds.items() if there)
+    if not kinds.get(asked, False):
+        raise ConfigError(
+            f"trainer.accelerator: Expected auto, cpu, gpu or mps that is there, got {trainer.accelerator!r}"
+        )
+    return torch.device(asked, 0) if asked == "cuda" else torch.device(asked)
+
+
+def pick_precision(trainer: TrainerConfig, device: torch.device) -> str:
+    """Lightning's precision: what was asked for, or the best that the device computes in."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    if device.type != "cuda":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def make_dataset(config: DataConfig) -> Dataset:
+    """The dataset that the config names, its options checked against its signature.
+
+    Raises:
+        ConfigError: also for a value that the dataset itself refuses, and a path that it does not take.
+    """
+    dataset_class = checked_options(config)
+    arguments = dict(config.options)
+    takes = inspect.signature(dataset_class).parameters
+    for name in ("path", "revision"):
+        value = getattr(config, name)
+        if value is not None and name not in takes:
+            raise ConfigError(f"data.{name}: {dataset_class.__name__} is generated and takes none; leave it out")
+        if name in takes:
+            arguments[name] = value
+    try:
+        return dataset_class(**arguments)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ConfigError(f"data.options: {error}") from error
+
+
+def build(
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    trainer: TrainerConfig,
+    *,
+    seed: int,
+    rows_per_step: int = 1,
+    ledger_path: Path | None = None,
+    adapters: bool = True,
+) -> Built:
+    """Model on its device, adapters on it, data connected to the family's encoder."""
+    dataset = make_dataset(data_config)  # first: a wrong path is told before a model is loaded
+    if data_config.metric is not None and data_config.metric not in METRICS:
+        try:
+            metric_named(data_config.metric)
+        except ValueError as error:
+            raise ConfigError(f"data.metric: {error}") from error
+    ledger = Ledger(ledger_path, data_config.on_bad_row, data_config.bad_row_ceiling)
+    source, hf_config = load_source(model_config)
+    family = make_family(model_config, source, hf_config)
+    data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed)
+    device = pick_device(trainer)
+    base = load_model(model_config, source, hf_config, device, seed)
+    model = lora.attach(base, model_config, seed) if adapters else base
+    return Built(source, family, model, data, device, fingerprint(family, source))
+
+
+def fingerprint(family: Family, source: Source) -> dict[str, str]:
+    """What an adapter was trained under, each as a hash or commit: prompt format, processor, base."""
+    parts = family.fingerprint_parts
+    hashes = {name: _short(parts[name]) for name in sorted(parts)}
+    probe = Prompt((Message("user", ("What is this?",)),))
+    return {
+        **hashes,
+        "prompt_ids": _short(family.encode_prompt("probe", probe).input_ids.tolist()),
+        "base": source.commit,
+    }
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint_sha256(fingerprint: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()
+
+
+def infer(config: TrainConfig) -> list[Inferred]:
+    """Fills what the user left open, in place, and says what each became and where it came from."""
+    found: list[Inferred] = []
+    if config.train.lr is None:
+        config.train.lr = config.model.default_lr
+        found.append(Inferred("train.lr", config.train.lr, f"model.default_lr of {config.model.name}"))
+    if config.trainer.max_epochs is None:
+        if config.trainer.max_steps >= 0:
+            config.trainer.max_epochs = -1
+            found.append(Inferred("trainer.max_epochs", -1, "trainer.max_steps is set"))
+        else:
+            config.trainer.max_epochs = config.data.default_epochs
+            found.append(Inferred("trainer.max_epochs", config.data.default_epochs, "data.default_epochs"))
+    if config.train.rows_per_batch is None:
+        config.train.rows_per_batch = config.train.rows_per_step
+        found.append(Inferred("train.rows_per_batch", config.train.rows_per_step, "train.rows_per_step"))
+    device = pick_device(config.trainer)
+    found.append(Inferred("device", str(device), f"trainer.accelerator={config.trainer.accelerator}"))
+    if config.trainer.precision == "auto":
+        config.trainer.precision = pick_precision(config.trainer, device)
+        found.append(Inferred("trainer.precision", config.trainer.precision, f"what {device.type} computes in"))
+    return found

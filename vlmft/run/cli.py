@@ -1,0 +1,42 @@
+"""The `vlmft` command: small tools around a run. `vlmft trace data=shapes model=tiny index=0`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from vlmft.config.check import ConfigError
+from vlmft.config.entry import run_entry
+from vlmft.config.schema import TraceConfig
+from vlmft.config.tools import compose_tool
+
+USAGE = """usage: vlmft TOOL [key=value ...]
+
+  trace   one sample's whole way, each stage printed: vlmft trace data=shapes model=tiny index=0
+
+Every tool takes --json. Training and evaluation are train.py and evaluate.py.
+"""
+
+
+def run_trace(overrides: Sequence[str]) -> None:
+    config = compose_tool("trace", TraceConfig, overrides)
+    from vlmft.run.trace import trace  # after the check: torch takes seconds to import
+
+    trace(config, colour=sys.stdout.isatty())
+
+
+TOOLS: dict[str, Callable[[Sequence[str]], None]] = {"trace": run_trace}
+
+
+def main() -> None:
+    arguments = ["json=true" if argument == "--json" else argument for argument in sys.argv[1:]]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+
+    def call() -> None:
+        if arguments[0] not in TOOLS:
+            raise ConfigError(f"Expected one of the tools {', '.join(TOOLS)}, got {arguments[0]!r}; see vlmft --help")
+        TOOLS[arguments[0]](arguments[1:])
+
+    run_entry(call)

@@ -1,0 +1,119 @@
+"""The run folder: outputs/<model>-<data>/<name, or hash of the config>, and the files that are written first."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from vlmft.config.check import ConfigError, checked
+from vlmft.config.schema import TrainConfig
+
+CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+OUTSIDE_THE_HASH = ("name", "output_root", "logger")
+"""Settings that change no result."""
+
+
+def plain(config: Any) -> Any:
+    """Dataclasses as nested dicts of plain values, enums by name."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, enum.Enum):
+        return config.name
+    if isinstance(config, dict):
+        return {key: plain(value) for key, value in config.items()}
+    return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Ten hex digits: equal settings, equal folder."""
+    settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """A new folder for this run.
+
+    Raises:
+        ConfigError: the folder holds a finished or broken run already.
+    """
+    folder = Path(config.output_root) / f"{config.model.name}-{config.data.name}" / (config.name or config_hash(config))
+    if (folder / CONFIG_FILE).exists():
+        state = "finished" if (folder / SUMMARY_FILE).exists() else "unfinished"
+        raise ConfigError(
+            f"name: {folder} holds a {state} run of these settings; give this one another name (name=...), "
+            "another seed, or remove the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(plain(config)), folder / CONFIG_FILE)
+    write_json(folder / "environment.json", environment())
+    return folder
+
+
+def read_run(folder: str) -> TrainConfig:
+    """The config of a run folder, checked against today's schema.
+
+    Raises:
+        ConfigError: not a run folder, or a key that no longer exists.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"run: there is no {CONFIG_FILE} in {folder!r}; give the folder that train.py printed")
+    loaded = OmegaConf.load(path)
+    return checked(loaded, TrainConfig)  # type: ignore[arg-type]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Written beside its place and renamed: whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+LIBRARIES = (
+    "vlmft",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+)
+
+
+def environment() -> dict[str, str]:
+    """Versions, platform, and the checkout's commit where there is one."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "not installed"
+    return {**versions, "python": platform.python_version(), "platform": platform.platform(), "commit": _commit()}
+
+
+def _commit() -> str:
+    where = Path(__file__).resolve().parent
+    try:
+        git = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def command_line() -> str:
+    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,19 @@
+"""python -m vlmft.run.make_tiny: writes the tiny models' configs, tokenizers and processors into the package."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from vlmft.data.shapes_pretrain import tokenizer_texts
+from vlmft.models.tiny import build_tiny, build_tiny_qwen2vl
+
+
+def main(folder: Path | None = None) -> None:
+    weights = folder or Path(str(importlib.resources.files("vlmft.models"))) / "weights"
+    build_tiny(weights / "tiny", tokenizer_texts())
+    build_tiny_qwen2vl(weights / "tiny_qwen2vl", tokenizer_texts())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Before training, in seconds: would this run learn what it is meant to learn, from what it is meant to see?
+
+Every check is one that a published experiment failed: answers cut or shifted, whole prompts in the loss, adapters
+without gradients, images that never reached the model, gold answers in the evaluation prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import Init, TrainConfig, Tuning
+from vlmft.evaluation.canaries import CanaryResult
+from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
+from vlmft.run.blank import blanked
+from vlmft.run.build import Built
+from vlmft.sample import BadRowError, EncodedRow, Sample
+from vlmft.training.loss import summed_cross_entropy
+
+LOOKED_AT = 64
+"""Training rows that are encoded to find the longest."""
+LR_RANGE = {Tuning.lora: (1e-6, 1e-2), Tuning.full: (1e-7, 3e-3)}
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    ok: bool
+    sentence: str
+
+
+def preflight(built: Built, config: TrainConfig, canary: CanaryResult | None) -> list[Check]:
+    """All checks. Leaves weights, gradients, modes and random numbers as they were."""
+    rows, samples = _rows(built)
+    checks = [_supervised(built, rows[:2])]
+    with _undisturbed(built):
+        checks.append(_first_loss(built, config, rows[:8]))
+        checks.append(_gradients(built, config, rows[:2]))
+        checks += _images(built, samples)
+        checks.append(_longest(built, config, rows))
+    checks.append(_learning_rate(config))
+    if canary is not None:
+        checks.append(Check("leak canary", canary.ok, canary.sentence))
+    return checks
+
+
+def require(checks: Sequence[Check]) -> None:
+    """
+    Raises:
+        ConfigError: a check failed; names them all.
+    """
+    failed = [f"{check.name}: {check.sentence}" for check in checks if not check.ok]
+    if failed:
+        raise ConfigError("preflight: " + "; ".join(failed) + " (preflight=false trains all the same)")
+
+
+def _rows(built: Built) -> tuple[list[EncodedRow], list[Sample]]:
+    ids = built.data.ids["train"]
+    if not ids:
+        raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
+    rows, samples = [], []
+    for row_id in ids[:: max(1, len(ids) // LOOKED_AT)][:LOOKED_AT]:
+        for sample in built.data.samples([row_id]):
+            with contextlib.suppress(BadRowError):  # the ledger hears of it when its window comes
+                rows.append(built.family.encode(sample))
+                samples.append(sample)
+    if not rows:
+        raise ConfigError(f"data: none of {min(len(ids), LOOKED_AT)} training rows fits this model; see the ledger")
+    return rows, samples
+
+
+@contextlib.contextmanager
+def _undisturbed(built: Built) -> Iterator[None]:
+    modes = {module: module.training for module in built.model.modules()}
+    with torch.random.fork_rng():
+        yield
+    built.model.zero_grad(set_to_none=True)
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def _loss(built: Built, rows: Sequence[EncodedRow], *, grad: bool = False) -> torch.Tensor:
+    batch = built.family.collate(rows, "right", built.base).to(built.device)
+    features = built.family.image_features(built.base, batch.images, grad=grad)
+    with torch.autocast(built.device.type, torch.bfloat16, enabled=built.device.type == "cuda"):
+        logits = built.family.forward(built.base, batch, features, batch.keep)
+    return summed_cross_entropy(logits, batch.targets) / len(batch.targets)
+
+
+def _supervised(built: Built, rows: Sequence[EncodedRow]) -> Check:
+    texts = [built.family.show(row.input_ids[row.supervised].tolist()) for row in rows]
+    ok = all(row.n_supervised > 1 and row.input_ids[-1] == built.family.end_id for row in rows)
+    return Check("learns", ok, "the loss is on " + " and ".join(repr(text) for text in texts) + ", nothing else")
+
+
+def _first_loss(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
+    built.model.eval()
+    with torch.no_grad():
+        first = float(_loss(built, rows))
+        off = built.model.disable_adapter() if isinstance(built.model, PeftModel) else contextlib.nullcontext()
+        with off:
+            base = float(_loss(built, rows))
+    chance = math.log(built.base.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]
+    same = math.isclose(first, base, rel_tol=1e-3, abs_tol=1e-4)
+    sane = math.isfinite(first) and (first < chance or config.model.init == Init.random)
+    text = f"{first:.3f}, of the base alone {base:.3f}, by chance ln V = {chance:.3f}"
+    if not same:
+        text += "; new adapters must not change the base"
+    if not sane:
+        text += "; worse than chance: template, labels or weights are wrong"
+    return Check("first loss", same and sane, text)
+
+
+def _gradients(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
+    parts = config.model.train
+    grad = not {"vision", "connector"} <= set(tuned_parts(parts, Tuning.frozen))
+    names = trainable(built.model)
+    problems: list[str] = []
+    for moment in ("at first", "after an evaluation pass"):
+        built.model.train()
+        built.model.zero_grad(set_to_none=True)
+        _loss(built, rows, grad=grad).backward()  # type: ignore[no-untyped-call]
+        odd = unused_gradient_names(built.model)
+        problems += [
+            f"{moment} {len(found)} {kind.replace('_', ' ')} gradient ({found[0]})"
+            for kind, found in odd.items()
+            if found
+        ]
+        still = [n for n, p in names.items() if "lora_B" in n and p.grad is not None and not p.grad.any()]
+        problems += [f"{moment} {len(still)} adapters with a zero gradient ({still[0]})"] if still else []
+        built.model.eval()
+        with torch.no_grad():
+            _loss(built, rows)
+    found = (
+        "; ".join(problems) or f"on all {len(names)} trained tensors, on nothing else, also after an evaluation pass"
+    )
+    return Check("gradients", not problems, found)
+
+
+def _images(built: Built, samples: Sequence[Sample]) -> list[Check]:
+    seen = [sample for sample in samples if sample.prompt.images][:4]
+    if not seen:
+        return []
+    built.model.eval()
+    with torch.no_grad():
+        real = float(_loss(built, [built.family.encode(sample) for sample in seen]))
+        blank = float(
+            _loss(built, [built.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for s in seen])
+        )
+    text = f"loss {real:.4f} with the images, {blank:.4f} with black ones"
+    return [Check("images matter", real != blank, text)]
+
+
+def _longest(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
+    longest = max(rows, key=lambda row: row.length)
+    tokens = config.train.tokens_per_batch
+    n_rows = config.train.rows_per_batch or config.train.rows_per_step
+    n_rows = min(n_rows, max(1, tokens // longest.length)) if tokens else n_rows
+    text = f"{n_rows} rows of {longest.length} tokens (the longest of {len(rows)} looked at) go through at once"
+    grad = not {"vision", "connector"} <= set(tuned_parts(config.model.train, Tuning.frozen))
+    built.model.train()
+    try:
+        _loss(built, [longest] * n_rows, grad=grad).backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        return Check("longest row", False, f"{text.replace('go', 'do not go')}; lower train.rows_per_batch")
+    return Check("longest row", True, text)
+
+
+def _learning_rate(config: TrainConfig) -> Check:
+    lr: Any = config.train.lr
+    tunings = [getattr(config.model.train, part) for part in ("language", "connector", "vision")]
+    tuning = Tuning.full if Tuning.full in tunings else Tuning.lora
+    low, high = LR_RANGE[tuning]
+    text = f"{lr:g} for {tuning.name}; usual are {low:g} to {high:g}"
+    return Check("learning rate", low <= lr <= high, text)

@@ -1,0 +1,120 @@
+"""What a run prints and the sentences that its report quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vlmft.evaluation.compare import Comparison
+from vlmft.evaluation.score import ArmSummary
+from vlmft.run.build import Inferred
+from vlmft.run.preflight import Check
+
+MARKS = {True: "ok  ", False: "FAIL"}
+
+
+def console() -> Console:
+    """Plain and wide where there is no terminal, so that a table never wraps in a log."""
+    found = Console(highlight=False, soft_wrap=True)
+    return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=140)
+
+
+def print_inferred(inferred: Sequence[Inferred]) -> None:
+    for item in inferred:
+        value = f"{item.value:g}" if isinstance(item.value, float) else item.value
+        print(f"  {item.key} = {value}  (from {item.origin})")
+
+
+def print_parts(counts: Mapping[str, Mapping[str, int]], total: int) -> None:
+    for part, count in counts.items():
+        if count["trainable"]:
+            modules = f" in {count['modules']} adapted layers" if count["modules"] else ""
+            print(f"  {part}: {count['trainable']:,} trained parameters{modules} ({count['trainable'] / total:.2%})")
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    for check in checks:
+        print(f"  {MARKS[check.ok]} {check.name}: {check.sentence}")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
+
+
+def print_arms(arms: Mapping[str, ArmSummary], comparisons: Sequence[Comparison], notes: Sequence[str]) -> None:
+    """The table of arms, the paired differences, and what to know beside them."""
+    first = next(iter(arms.values()))
+    table = Table(title=f"{first.metric} on {first.n} rows")
+    for name in ("arm", "n", first.metric, "95 % interval", "not parsed", "cut", "most frequent answer", "answers/s"):
+        table.add_column(name, justify="left" if name in ("arm", "most frequent answer") else "right", no_wrap=True)
+    for arm in arms.values():
+        table.add_row(
+            arm.arm,
+            str(arm.n),
+            percent(arm.value),
+            interval(arm.interval),
+            percent(arm.parse_failures / arm.n),
+            percent(arm.truncated / arm.n),
+            f"{_short(arm.top_answer)} ({percent(arm.top_share)})",
+            f"{arm.answers_per_second:.1f}" if arm.answers_per_second else "stored",
+        )
+    console().print(table)
+    print(f"always giving the most frequent reference would score {percent(first.majority_share)}")
+    for comparison in comparisons:
+        print(comparison_sentence(comparison))
+    for note in notes:
+        print(f"note: {note}")
+
+
+def _short(text: str | None, length: int = 24) -> str:
+    if text is None:
+        return "none parsed"
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def comparison_sentence(found: Comparison) -> str:
+    """The paired result of two arms, to be quoted alone."""
+    low, high = (100 * bound for bound in found.interval)
+    return (
+        f"{found.first} -> {found.second}: {100 * found.difference:+.1f} points "
+        f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} p = {found.p_value:.2g}, "
+        f"{found.only_second} rows fixed, {found.only_first} broken, n = {found.n}: {found.verdict}"
+    )
+
+
+def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Comparison]) -> str:
+    """The report's sentence."""
+    if not comparisons:
+        arm = next(iter(arms.values()))
+        bounds = interval(arm.interval)
+        return f"{model} ({arm.arm}) reaches {percent(arm.value)} {arm.metric} ({bounds}) on {arm.n} rows of {data}."
+    found = comparisons[0]
+    metric = next(iter(arms.values())).metric
+    ends = {
+        "better": "better",
+        "worse": "worse",
+        "not distinguishable": "not distinguishable: this test set cannot tell the two apart",
+    }
+    return (
+        f"Tuning {model} on {data} moved {metric} from {percent(found.first_value)} to {percent(found.second_value)} "
+        f"({100 * found.difference:+.1f} points, 95 % interval {100 * found.interval[0]:+.1f} to "
+        f"{100 * found.interval[1]:+.1f}, {found.p_test} p = {found.p_value:.2g}, n = {found.n}): "
+        f"{ends[found.verdict]}."
+    )
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def where(paths: Mapping[str, Any]) -> None:
+    width = max(len(name) for name in paths)
+    for name, path in paths.items():
+        print(f"  {name.ljust(width)}  {path}")

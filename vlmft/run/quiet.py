@@ -1,0 +1,29 @@
+"""Libraries' chatter off, so that what a run prints can be read."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import transformers
+
+NOISY = ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "kernels", "httpx", "huggingface_hub")
+
+
+def quiet_libraries() -> None:
+    """Errors still show. Called by the entries, never on import."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # Named one by one: what these say is either meant (frozen parts in eval mode) or theirs to mend.
+    for message in (
+        ".*in eval mode at the start of training.*",
+        ".*does not have many workers.*",
+        ".*is_gradient_checkpointing. is deprecated.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*base_model_name_or_path. was renamed.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+        ".*Could not find a config file in.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

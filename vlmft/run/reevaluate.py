@@ -1,0 +1,89 @@
+"""python evaluate.py: a run's own config and adapter again, or an untuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig
+from vlmft.models.lora import load_adapter
+from vlmft.run.build import Built, build
+from vlmft.run.evaluate import NO_ADAPTER, adapter_sha256, evaluate_arms
+from vlmft.run.folder import SUMMARY_FILE, read_run
+from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
+from vlmft.run.present import duration, print_arms, where
+from vlmft.run.quiet import quiet_libraries
+from vlmft.run.results import ADAPTER, Phases, Summary, read_fingerprint, report, write_results
+from vlmft.training.tracking import METRICS_FILE
+
+
+def reevaluate(config: EvaluateConfig) -> Path:
+    """Evaluates and reports; returns the folder of this evaluation.
+
+    Raises:
+        ConfigError: no such run, an adapter of another prompt, processor or base, or an arm that cannot be had.
+    """
+    keep_freed_pages()
+    quiet_libraries()
+    run = read_run(config.run) if config.run is not None else None
+    model, data = (run.model, run.data) if run is not None else (config.model, config.data)
+    assert model is not None and data is not None  # checked() has seen to it
+    data.options = {**data.options, **config.data_options}
+    folder = evaluation_folder(config, model, data)
+    summary = Summary(model.name, data.name)
+    clock = Phases(summary)
+    with clock("load"):
+        seed = run.seed if run is not None else config.seed
+        built = build(model, data, config.trainer, seed=seed, ledger_path=folder / "bad_rows.jsonl", adapters=False)
+        notes = _with_adapter(built, Path(config.run), config) if config.run is not None else []
+    arms = config.evaluation.arms if run is not None else ["untuned"]
+    settings = run.evaluation if run is not None else config.evaluation
+    with clock("evaluate"):
+        found = evaluate_arms(built, settings, arms, config.split, folder, fresh=config.fresh)  # type: ignore[arg-type]
+    found.notes = notes + found.notes
+    summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
+    summary.bad_rows = len(built.data.ledger.bad)
+    summary.adapter_sha256 = adapter_sha256(built) if run is not None else NO_ADAPTER
+    summary.add(found)
+    metrics = Path(config.run) / METRICS_FILE if config.run is not None else folder / METRICS_FILE
+    content = report(built, run or config, summary, found, [], metrics, settings.gallery_rows)
+    path = write_results(content, folder)
+    summary.write(folder)
+    if config.json:
+        print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
+        return folder
+    print_arms(found.arms, found.comparisons, found.notes)
+    if found.canary is not None:
+        print(f"leak canary {found.canary.sentence}")
+    print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
+    print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
+    where({"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE})
+    return folder
+
+
+def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConfig) -> Path:
+    """<run>/evaluations/<split and what differs>, or outputs/<model>-<data>/untuned-<split> without a run."""
+    name = "-".join([config.split, *(f"{key}={value}" for key, value in sorted(config.data_options.items()))])
+    if config.run is not None:
+        folder = Path(config.run) / "evaluations" / name
+    else:
+        folder = Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _with_adapter(built: Built, run: Path, config: EvaluateConfig) -> list[str]:
+    """Puts the run's adapter on the model after its fingerprint has been compared; returns notes for the table."""
+    adapter = run / ADAPTER
+    stored = read_fingerprint(adapter) or {}
+    differing = sorted(
+        name for name in {*stored, *built.fingerprint} if stored.get(name) != built.fingerprint.get(name)
+    )
+    if differing and not config.allow_fingerprint_mismatch:
+        raise ConfigError(
+            f"run: the adapter was trained under another {', '.join(differing)} than this evaluation has; "
+            "restore it, or set allow_fingerprint_mismatch=true and read the table with that in mind"
+        )
+    built.model = load_adapter(built.base, str(adapter))
+    built.model.eval()
+    return [f"the adapter was trained under another {', '.join(differing)}"] if differing else []

@@ -1,0 +1,216 @@
+"""What a run leaves behind: adapter, summary.json, report.html. The keys of summary.json are documented here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from peft import PeftModel
+
+from vlmft.evaluation.report import Curve, Report, ReportAnswer, ReportRow, rows_to_picture, write_report
+from vlmft.models.lora import base_of
+from vlmft.run.build import Built
+from vlmft.run.evaluate import Evaluation
+from vlmft.run.folder import SUMMARY_FILE, command_line, environment, plain, write_json
+from vlmft.run.memory import peak_memory_bytes
+from vlmft.run.preflight import Check
+from vlmft.run.present import headline
+from vlmft.sample import Sample
+from vlmft.training.tracking import read_metrics
+
+ADAPTER = "adapter"
+FINGERPRINT_FILE = "fingerprint.json"
+THUMBNAIL_PIXELS = 160
+
+
+@dataclass
+class Phase:
+    """One stretch of a run."""
+
+    seconds: float
+    peak_memory_bytes: int
+    """Largest resident memory of the process up to the end of this phase."""
+    peak_device_memory_bytes: int | None = None
+    """Largest GPU memory in this phase; null on CPU."""
+
+
+@dataclass
+class Summary:
+    """summary.json, key by key."""
+
+    model: str
+    data: str
+    metric: str | None = None
+    """Name of the metric that all values below are of; null where nothing was tested."""
+    split: str | None = None
+    sentence: str | None = None
+    """The result in words."""
+    arms: list[dict[str, Any]] = field(default_factory=list)
+    """Per arm: n, value, Wilson interval, parse failures, cut answers, most frequent answer, majority share, speed."""
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    """Per pair: difference, paired bootstrap interval, p value and its test, rows only one arm got right, verdict."""
+    leak_canary: dict[str, Any] | None = None
+    """n, ids whose prediction moved, ids whose prompt showed the sentinel, ok."""
+    notes: list[str] = field(default_factory=list)
+    best_checkpoint: str | None = None
+    best_value: float | None = None
+    """Validation metric of the best checkpoint."""
+    steps: int = 0
+    """Optimiser steps taken."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows per split, as used."""
+    bad_rows: int = 0
+    """Rows in the ledger: looked at and not used."""
+    skipped_windows: int = 0
+    """Windows whose step was not taken."""
+    trained_parameters: int = 0
+    adapter_sha256: str | None = None
+    phases: dict[str, Phase] = field(default_factory=dict)
+    """load, preflight, train, evaluate: seconds and peak memory."""
+    environment: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Takes over what an evaluation found."""
+        self.metric = next(iter(evaluation.arms.values())).metric
+        self.split = evaluation.split
+        self.arms = [arm.to_dict() for arm in evaluation.arms.values()]
+        self.comparisons = [found.to_dict() for found in evaluation.comparisons]
+        self.leak_canary = evaluation.canary.to_dict() if evaluation.canary else None
+        self.notes = list(evaluation.notes)
+        self.sentence = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
+
+    def headline_values(self) -> dict[str, float]:
+        """For the tracker: one number per arm, and the paired difference."""
+        values = {f"{self.split}/{self.data}/{self.metric}/{arm['arm']}": arm["value"] for arm in self.arms}
+        pairs = {f"{self.split}/difference/{c['first']}-{c['second']}": c["difference"] for c in self.comparisons}
+        return {**values, **pairs}
+
+    def write(self, folder: Path) -> None:
+        self.environment, self.command = environment(), command_line()
+        write_json(folder / SUMMARY_FILE, asdict(self))
+
+
+class Phases:
+    """Times the phases of a run into its summary: `with clock("train"): ...`."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        gpu = torch.cuda.is_available()
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            device = torch.cuda.max_memory_allocated() if gpu else None
+            self.summary.phases[name] = Phase(round(seconds, 2), peak_memory_bytes(), device)
+
+
+def save_adapter(built: Built, folder: Path) -> Path:
+    """The adapter in PEFT's own format with processor and fingerprint beside it; or, after full training, the model."""
+    built.family.processor.save_pretrained(folder)  # type: ignore[attr-defined]
+    write_json(folder / FINGERPRINT_FILE, built.fingerprint)
+    if isinstance(built.model, PeftModel):
+        built.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    else:
+        base_of(built.model).to(torch.bfloat16).save_pretrained(folder, max_shard_size="50GB")
+    return folder
+
+
+def read_fingerprint(folder: Path) -> dict[str, str] | None:
+    path = folder / FINGERPRINT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def report(
+    built: Built,
+    config: Any,
+    summary: Summary,
+    evaluation: Evaluation,
+    checks: Sequence[Check],
+    metrics: Path,
+    gallery_rows: int,
+) -> Report:
+    """The report's content, from what the run measured."""
+    rows = [_report_row(sample, evaluation) for sample in evaluation.samples]
+    found = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
+    if evaluation.canary is not None:
+        found["leak canary"] = evaluation.canary.sentence
+    content = Report(
+        title=f"{summary.model} on {summary.data}",
+        sentence=summary.sentence or "",
+        arms=tuple(summary.arms),
+        comparisons=tuple(summary.comparisons),
+        warnings=tuple(evaluation.notes),
+        curves=curves(read_metrics(metrics)),
+        split_sizes=summary.rows,
+        rows=tuple(rows),
+        checks=found,
+        settings=plain(config),
+        versions=environment(),
+        command=command_line(),
+    )
+    pictured = set(rows_to_picture(rows, content.views[0], gallery_rows))
+    with_pictures = tuple(
+        _with_thumbnails(row, sample) if position in pictured else row
+        for position, (row, sample) in enumerate(zip(rows, evaluation.samples, strict=True))
+    )
+    return dataclasses.replace(content, rows=with_pictures)
+
+
+def _report_row(sample: Sample, evaluation: Evaluation) -> ReportRow:
+    answers = tuple(
+        ReportAnswer(arm, rows[sample.id].text, rows[sample.id].score.value, rows[sample.id].score.parsed)
+        for arm, rows in evaluation.rows.items()
+    )
+    question = sample.prompt.messages[-1].text
+    return ReportRow(sample.id, question, tuple(sample.references), answers, ())
+
+
+def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
+    thumbnails = []
+    for image in sample.prompt.images:
+        picture = PIL.Image.fromarray(image.pixels)
+        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=80)
+        thumbnails.append(data.getvalue())
+    return ReportRow(row.id, row.question, row.references, row.answers, tuple(thumbnails))
+
+
+CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
+    """Loss, learning rate, gradient norm and every validation metric over steps."""
+    names = [
+        n
+        for line in lines
+        for n in line
+        if n in CURVES or (n.startswith("val/") and not n.endswith(("num", "unparsed")))
+    ]
+    found = []
+    for name in dict.fromkeys(names):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        found.append(Curve(name, tuple(int(step) for step, _ in points), tuple(float(value) for _, value in points)))
+    return tuple(found)
+
+
+def write_results(content: Report, folder: Path) -> Path:
+    path = folder / "report.html"
+    write_report(content, path)
+    return path

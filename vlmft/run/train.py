@@ -1,0 +1,208 @@
+"""python train.py: infer, build, preflight, fit, keep the best, evaluate untuned and tuned, report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from peft import PeftModel
+
+from vlmft.config.schema import Init, TrainConfig
+from vlmft.metrics import metric_named
+from vlmft.metrics.mean_score import MeanScore
+from vlmft.models.lora import count_by_part, trainable
+from vlmft.run.build import Built, build, infer
+from vlmft.run.evaluate import adapter_sha256, canary_on, evaluate_arms
+from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, plain, run_folder
+from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
+from vlmft.run.preflight import Check, preflight, require
+from vlmft.run.present import duration, print_arms, print_checks, print_inferred, print_parts, where
+from vlmft.run.quiet import quiet_libraries
+from vlmft.run.results import ADAPTER, Phases, Summary, report, save_adapter, write_results
+from vlmft.training.checkpoint import Checkpoints, FolderCheckpointIO, read_checkpoint
+from vlmft.training.module import VLMModule
+from vlmft.training.progress import progress_bar
+from vlmft.training.tracking import METRICS_FILE, MetricsFile, Wandb
+
+DRY_RUN_ROWS = 16
+
+
+def total_steps(config: TrainConfig, n_windows: int) -> int:
+    """Optimiser steps of the whole run, without asking Lightning: its own estimate drops a loader's state."""
+    limit = config.trainer.limit_train_batches
+    if limit is not None:
+        n_windows = int(min(n_windows, limit)) if limit >= 1 else math.floor(n_windows * limit)
+    epochs = config.trainer.max_epochs
+    steps = n_windows * epochs if epochs is not None and epochs >= 0 else config.trainer.max_steps
+    return min(steps, config.trainer.max_steps) if config.trainer.max_steps >= 0 else steps
+
+
+def validation(built: Built, config: TrainConfig) -> Callable[[Sequence[str]], Mapping[str, float]]:
+    """Row ids -> logged values: the dataset's own metric on generated answers."""
+    data, answerer = built.data, built.answerer(config.evaluation)
+    prefix = f"val/{config.data.name}"
+
+    def validate(row_ids: Sequence[str]) -> Mapping[str, float]:
+        samples = {sample.id: sample for sample in data.samples(row_ids)}
+        score = MeanScore(metric_named(data.metric_name))
+        for answers in answerer.batches(data.questions(list(samples)), skip=lambda ids: False):
+            score.update([a.text for a in answers.values()], [samples[row_id].references for row_id in answers])
+        result = score.compute()
+        return {
+            f"{prefix}/{data.metric_name}": result["value"],
+            f"{prefix}/num": float(result["num"]),
+            f"{prefix}/unparsed": float(result["unparsed"]),
+        }
+
+    return validate
+
+
+def make_trainer(config: TrainConfig, folder: Path, loggers: Sequence[Logger], checkpoints: Checkpoints) -> L.Trainer:
+    """Lightning's Trainer with our checkpoint format; everything it does to gradients is ours."""
+    settings = config.trainer
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        limit_train_batches=_count_or_share(settings.limit_train_batches),
+        limit_val_batches=_count_or_share(settings.limit_val_batches),
+        val_check_interval=_count_or_share(settings.val_check_interval),
+        # An interval counted in windows goes on over the ends of epochs.
+        check_val_every_n_epoch=None if (settings.val_check_interval or 0) >= 1 else settings.check_val_every_n_epoch,
+        num_sanity_val_steps=settings.num_sanity_val_steps,
+        log_every_n_steps=settings.log_every_n_steps,
+        fast_dev_run=settings.fast_dev_run,
+        deterministic="warn" if settings.deterministic else None,
+        logger=list(loggers),
+        callbacks=[checkpoints, progress_bar()],
+        plugins=[FolderCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+    )
+
+
+def _count_or_share(value: float | None) -> int | float | None:
+    """Lightning tells a count from a share by its type."""
+    return int(value) if value is not None and value >= 1 else value
+
+
+def fit(config: TrainConfig, built: Built, folder: Path, loggers: Sequence[Logger]) -> tuple[Checkpoints, int]:
+    """Trains, then puts the best checkpoint's weights back into the model. Also returns the optimiser steps taken."""
+    monitor = f"val/{config.data.name}/{built.data.metric_name}" if built.data.ids["val"] else None
+    checkpoints = Checkpoints(folder / "checkpoints", monitor, config.train.early_stopping_patience)
+    assert config.train.lr is not None
+    module = VLMModule(
+        built.family,
+        built.model,
+        config.model.train,
+        config.train,
+        config.train.lr,
+        total_steps(config, len(built.data.train_dataloader())),
+        validation(built, config),
+    )
+    trainer = make_trainer(config, folder, loggers, checkpoints)
+    trainer.fit(module, datamodule=built.data)
+    if not config.trainer.fast_dev_run:
+        module.load_state_dict(read_checkpoint(checkpoints.chosen())["state_dict"])
+    built.model.eval()
+    return checkpoints, trainer.global_step
+
+
+def train(config: TrainConfig) -> Path:
+    """One run from settings to report; returns its folder.
+
+    Raises:
+        ConfigError: the settings or a preflight check say that this run cannot be what it is meant to be.
+    """
+    keep_freed_pages()
+    quiet_libraries()
+    inferred = infer(config)
+    folder = run_folder(config)
+    print(f"{config.model.name} on {config.data.name}, run folder {folder}")
+    print_inferred(inferred)
+    summary = Summary(config.model.name, config.data.name)
+    loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE)]
+    tracker = None
+    if config.logger.wandb and not config.trainer.fast_dev_run:
+        run_name = f"{config.model.name}-{config.data.name}-{folder.name}"
+        tracker = Wandb(config.logger, folder, run_name, plain(config), "train")
+        loggers.append(tracker)
+    exit_code = 1
+    try:
+        _run(config, folder, summary, loggers)
+        exit_code = 0
+    finally:
+        if tracker is not None:
+            tracker.log_summary(summary.headline_values())
+            tracker.close(exit_code)
+            print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent)")
+    return folder
+
+
+def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger]) -> None:
+    clock = Phases(summary)
+    with clock("load"):
+        built = build(
+            config.model,
+            config.data,
+            config.trainer,
+            seed=config.seed,
+            rows_per_step=config.train.rows_per_step,
+            ledger_path=folder / "bad_rows.jsonl",
+        )
+        summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
+        summary.trained_parameters = sum(p.numel() for p in trainable(built.model).values())
+    print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
+    print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
+    with clock("preflight"):
+        checks = _checked(config, built)
+    if config.test and config.model.init == Init.pretrained and not isinstance(built.model, PeftModel):
+        # Full training overwrites the untuned model: its answers are stored before, and read again below.
+        evaluate_arms(built, config.evaluation, ["untuned"], "test", folder)
+    with clock("train"):
+        L.seed_everything(config.seed, verbose=False)
+        checkpoints, summary.steps = fit(config, built, folder, loggers)
+    summary.best_checkpoint, summary.best_value = checkpoints.best, checkpoints.best_value
+    save_adapter(built, folder / ADAPTER)
+    summary.adapter_sha256 = adapter_sha256(built)
+    places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
+    if config.test:
+        with clock("evaluate"):
+            places = {**_test(config, built, folder, summary, checks), **places}
+    summary.bad_rows = len(built.data.ledger.bad)
+    summary.write(folder)
+    print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
+    print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
+    where({**places, "summary": folder / SUMMARY_FILE})
+
+
+def _checked(config: TrainConfig, built: Built) -> list[Check]:
+    if not config.preflight:
+        return []
+    checks = preflight(built, config, canary_on(built, config.evaluation, "train"))
+    print("preflight")
+    print_checks(checks)
+    require(checks)
+    return checks
+
+
+def _test(
+    config: TrainConfig, built: Built, folder: Path, summary: Summary, checks: Sequence[Check]
+) -> dict[str, Path]:
+    """Evaluates the arms on the test split, prints the table, writes the report; returns where things lie."""
+    if config.trainer.fast_dev_run:
+        built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
+    found = evaluate_arms(built, config.evaluation, config.evaluation.arms, "test", folder)
+    summary.add(found)
+    print_arms(found.arms, found.comparisons, found.notes)
+    if found.canary is not None:
+        print(f"leak canary {found.canary.sentence}")
+    content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)
+    return {"report": write_results(content, folder), "predictions": folder / "predictions"}

@@ -1,0 +1,241 @@
+"""THE contract: every value that flows from a dataset through a model to an answer. Imports nothing of ours.
+
+| value        | made by                  | holds                                                               |
+|--------------|--------------------------|---------------------------------------------------------------------|
+| `Image`      | dataset                  | a picture by reference: size, content hash, how to decode it to RGB |
+| `Message`    | dataset                  | role + text pieces and images, in reading order                     |
+| `Prompt`     | dataset                  | messages up to the question. A type WITHOUT an answer               |
+| `Sample`     | dataset `to_sample`      | `Prompt` + answer (trained on) + references (scored against)        |
+| `EncodedRow` | family `encode`          | one sample as token ids for one model family; images still apart    |
+| `BadRow`     | any stage                | a row that is not used, and why                                     |
+| `Batch`      | family `collate`         | tensors of some rows of a window, in one layout                     |
+| `Answer`     | `evaluation/predict.py`  | model text for one prompt, and how it ended                         |
+
+Shapes: B rows, T tokens (padded), N image tokens, D model width. Arrays are numpy until `collate`, torch after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:  # torch and PIL are needed for annotations alone: checking a config must not import them
+    import PIL.Image
+    import torch
+
+Role = Literal["system", "user", "assistant"]
+Split = Literal["train", "val", "test"]
+Layout = Literal["right", "left", "shared_prefix"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class BadRowError(ValueError):
+    """A row that cannot be used. The message says why; whoever catches it knows the row's id."""
+
+
+def pixels_sha256(pixels: np.ndarray) -> str:
+    """Hash of (height, width, 3) uint8 pixels and their shape, hex."""
+    height, width, _ = pixels.shape
+    return hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture by reference. Two images with the same decoded pixels have the same `sha256`, whatever their files."""
+
+    load: Callable[[], PIL.Image.Image]
+    """Decodes to RGB under the one image policy (`vlmft/data/images.py`); raises `BadRowError`. Picklable."""
+    name: str
+    """What a person would look for: a path below the data folder, or "scene 12/34"."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(height, width, 3) uint8, decoded at each call: a split's worth of decoded images would fill the memory."""
+        pixels = np.asarray(self.load())
+        if "sha256" not in self.__dict__:  # the hash rides along, so that nobody decodes a second time for it
+            self.__dict__["sha256"] = pixels_sha256(pixels)
+        return pixels
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the decoded pixels and their shape, hex."""
+        return pixels_sha256(self.pixels)
+
+    def __getstate__(self) -> dict[str, Any]:  # travels to workers without its pixels
+        return {"load": self.load, "name": self.name, **({"sha256": self.sha256} if "sha256" in self.__dict__ else {})}
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: tuple[str | Image, ...]
+
+    @property
+    def text(self) -> str:
+        """The text pieces joined; images show as nothing."""
+        return "".join(piece for piece in self.content if isinstance(piece, str))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked: earlier turns and few-shot examples included, the answer never."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in reading order."""
+        return tuple(piece for message in self.messages for piece in message.content if isinstance(piece, Image))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of roles, texts and image contents, hex: equal prompts ask the same thing of any model."""
+        digest = hashlib.sha256()
+        for message in self.messages:
+            digest.update(f"\x1e{message.role}".encode())
+            for piece in message.content:
+                digest.update(
+                    b"\x1fi" + piece.sha256.encode() if isinstance(piece, Image) else b"\x1ft" + piece.encode()
+                )
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question to the model. A conversation of n assistant turns is n samples with one `conversation`."""
+
+    id: str
+    prompt: Prompt
+    answer: str
+    """The text that training teaches."""
+    references: tuple[str, ...]
+    """The texts that scoring accepts; at least one."""
+    conversation: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What a report may break down by, such as {"source": "human"}."""
+
+    @property
+    def group(self) -> str:
+        """Rows of one group never stand in two splits: the set of image contents, or the text where there is none."""
+        hashes = sorted({image.sha256 for image in self.prompt.images})
+        return "+".join(hashes) if hashes else self.prompt.sha256
+
+    def __post_init__(self) -> None:
+        if not self.references:
+            raise BadRowError("Expected at least one reference answer, got none; every question needs its gold text")
+        if not self.answer.strip():
+            raise BadRowError(f"Expected a non-empty answer, got {self.answer!r}; drop the row or fill it in")
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One image as its family's image processor made it, alone."""
+
+    sha256: str
+    arrays: Mapping[str, np.ndarray]
+    """The processor's output for this image alone, such as pixel_values; empty where features come from a cache."""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One sample for one family. Without an answer (`supervised` all False) it is a prompt for generation."""
+
+    id: str
+    input_ids: np.ndarray
+    """(T,) int64. Prompt ids exactly as generation sees them, then answer ids, then the end token."""
+    supervised: np.ndarray
+    """(T,) bool. True on the answer's ids and the end token: these are predicted and carry loss."""
+    prompt_length: int
+    """Ids before the answer."""
+    token_arrays: Mapping[str, np.ndarray]
+    """What else the processor says per token, each (T,) int64, such as mm_token_type_ids."""
+    images: tuple[EncodedImage, ...]
+    """In reading order."""
+
+    @property
+    def length(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def n_supervised(self) -> int:
+        return int(self.supervised.sum())
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is not used: goes to the ledger, is counted, and is never replaced by another."""
+
+    id: str
+    reason: str
+
+
+@dataclass
+class Batch:
+    """Tensors of B rows in one layout, T = the longest of them."""
+
+    row_ids: tuple[str, ...]
+    layout: Layout
+    input_ids: torch.Tensor
+    """(B, T) int64."""
+    attention_mask: torch.Tensor
+    """(B, T) int64, 1 on real tokens; in layout `shared_prefix` (B, 1, T, T) bool."""
+    position_ids: torch.Tensor
+    """(B, T) int64, or (3, B, T) where the family has three-dimensional positions. Padding holds 0 or 1, never read."""
+    supervised: torch.Tensor
+    """(B, T) bool, as in `EncodedRow`."""
+    token_arrays: dict[str, torch.Tensor]
+    """Each (B, T) int64."""
+    images: tuple[EncodedImage, ...]
+    """Of all rows, row by row, in reading order."""
+    image_arrays: dict[str, torch.Tensor]
+    """Small per-image facts that the language part needs beside the features, such as image_grid_thw (n_images, 3)."""
+
+    @property
+    def keep(self) -> torch.Tensor:
+        """(B, T) bool: positions whose logits predict a supervised token, which stand one before it."""
+        import torch
+
+        return torch.cat([self.supervised[:, 1:], torch.zeros_like(self.supervised[:, :1])], dim=1)
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(n_supervised,) int64: the ids that the logits at `keep` are to predict, in the same order."""
+        return self.input_ids[:, 1:][self.supervised[:, 1:]]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`; images stay apart as arrays."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("input_ids", "attention_mask", "position_ids", "supervised")
+        }
+        return dataclasses.replace(
+            self,
+            **moved,
+            token_arrays={k: v.to(device) for k, v in self.token_arrays.items()},
+            image_arrays={k: v.to(device) for k, v in self.image_arrays.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What evaluation hands to generation: an id and a prompt. There is no field for the answer."""
+
+    id: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one prompt."""
+
+    text: str
+    """Decoded new tokens without special tokens, stripped of surrounding white space."""
+    finish: Literal["stop", "length"]
+    """`stop`: the end token came; `length`: cut at `max_new_tokens`."""
+    n_new_tokens: int

@@ -1,0 +1,172 @@
+"""The LightningModule. The optimiser window is the unit of training: its rows may be cut into batches in any way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from transformers import PreTrainedModel
+
+from vlmft.config.schema import OptimizationConfig, PartsConfig, Tuning
+from vlmft.models.family import Family
+from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
+from vlmft.sample import Batch, EncodedRow
+from vlmft.training.loss import summed_cross_entropy
+from vlmft.training.optim import make_optimizer, make_schedule
+
+Validate = Callable[[Sequence[str]], Mapping[str, float]]
+"""Row ids -> logged name -> value: validation by generation, handed in so that this module never sees text."""
+
+
+def cut(rows: Sequence[EncodedRow], rows_limit: int, tokens_limit: int | None) -> list[list[EncodedRow]]:
+    """The rows by length, in parts of at most `rows_limit` rows and `tokens_limit` padded tokens (one row at least)."""
+    parts: list[list[EncodedRow]] = []
+    for row in sorted(rows, key=lambda row: (row.length, row.id)):
+        fits = parts and len(parts[-1]) < rows_limit
+        if fits and (tokens_limit is None or (len(parts[-1]) + 1) * row.length <= tokens_limit):
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+class VLMModule(L.LightningModule):
+    """A (quantised) VLM with adapters, trained on windows of encoded rows."""
+
+    def __init__(
+        self,
+        family: Family,
+        model: torch.nn.Module,
+        parts: PartsConfig,
+        config: OptimizationConfig,
+        lr: float,
+        total_steps: int,
+        validate: Validate,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.family, self.model, self.config, self.lr = family, model, config, lr
+        self.total_steps, self.validate = total_steps, validate
+        self.vision_grad = {"vision", "connector"} - set(tuned_parts(parts, Tuning.frozen)) != set()
+        self.frozen_parts = set(tuned_parts(parts, Tuning.frozen))
+        self.rows_per_batch = config.rows_per_batch or config.rows_per_step
+        self.validation_ids: list[str] = []
+        self.validation_sums = [0.0, 0]
+        self.window_end = time.perf_counter()
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model with adapters inside it."""
+        return base_of(self.model)  # type: ignore[arg-type]
+
+    def training_mode(self) -> None:
+        """Dropout on where something is trained; frozen vision and connector stay in eval mode."""
+        self.train()
+        for name, module in self.base.named_modules():
+            if name and part_of(name) in self.frozen_parts - {"language"}:
+                module.eval()
+
+    def on_train_start(self) -> None:
+        self.training_mode()
+
+    def batches(self, rows: Sequence[EncodedRow]) -> list[Batch]:
+        """The window in batches within `rows_per_batch` and `tokens_per_batch`, rows of like length together."""
+        cuts = cut(rows, self.rows_per_batch, self.config.tokens_per_batch)
+        return [self.family.collate(part, "right", self.base) for part in cuts]
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Summed cross-entropy over the supervised tokens of a batch: scalar fp32."""
+        batch = batch.to(self.device)
+        features = self.family.image_features(
+            self.base, batch.images, grad=self.vision_grad and torch.is_grad_enabled()
+        )
+        logits = self.family.forward(self.base, batch, features, batch.keep)
+        return summed_cross_entropy(logits, batch.targets)
+
+    def window_backward(self, rows: Sequence[EncodedRow]) -> float:
+        """Adds the gradient of the window's mean loss to the parameters; returns that loss.
+
+        Each batch's sum is divided by the whole window's token count, so cutting changes nothing but rounding.
+        """
+        n_tokens = sum(row.n_supervised for row in rows)
+        total = 0.0
+        for batch in self.batches(rows):
+            loss = self.loss_sum(batch)
+            self.manual_backward(loss / n_tokens)
+            total += float(loss.detach())
+        return total / n_tokens
+
+    def training_step(self, rows: list[EncodedRow], index: int) -> None:
+        waited = time.perf_counter() - self.window_end
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.window_backward(rows) if rows else float("nan")
+        norm = self._clip(optimizer)
+        lr = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step()  # type: ignore[union-attr, call-arg]
+        seconds = time.perf_counter() - self.window_end
+        self.window_end = time.perf_counter()
+        logged = {
+            "train/loss": loss,
+            "train/gradient_norm": norm,
+            "train/lr": lr,
+            "train/rows_per_second": len(rows) / seconds,
+            "train/supervised_tokens_per_second": sum(row.n_supervised for row in rows) / seconds,
+            "train/data_wait_share": max(0.0, waited) / seconds,
+        }
+        self.log_dict(logged, batch_size=len(rows))
+
+    def _clip(self, optimizer: Any) -> float:
+        """Unscales (fp16), clips to `max_gradient_norm` and returns the norm before clipping."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
+        limit = self.config.max_gradient_norm or float("inf")
+        return float(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit))
+
+    def on_validation_epoch_start(self) -> None:
+        self.validation_ids, self.validation_sums = [], [0.0, 0]
+
+    def validation_step(self, rows: list[EncodedRow], index: int) -> None:
+        self.validation_ids += [row.id for row in rows]
+        for batch in self.batches(rows):
+            self.validation_sums[0] += float(self.loss_sum(batch))
+            self.validation_sums[1] += int(batch.supervised.sum())
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking or not self.validation_ids:
+            return
+        loss, n_tokens = self.validation_sums
+        self.log_dict({"val/loss": loss / n_tokens, **self.validate(self.validation_ids)})
+        self.window_end = time.perf_counter()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(trainable(self.model), self.config, self.lr)
+        return [optimizer], [{"scheduler": make_schedule(optimizer, self.config, self.total_steps), "interval": "step"}]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # Lightning's signature
+        """Trained parameters alone: a checkpoint never holds the base."""
+        return {name: parameter.detach() for name, parameter in trainable(self.model).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copies trained parameters back in.
+
+        Raises:
+            RuntimeError: names differ from what is trained here.
+        """
+        mine = trainable(self.model)
+        if mine.keys() != state.keys():
+            odd = sorted(mine.keys() ^ state.keys())
+            raise RuntimeError(
+                f"Expected the checkpoint of the same trained parameters, but {len(odd)} differ: {odd[:3]}"
+            )
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(state[name])
+        return torch.nn.modules.module._IncompatibleKeys([], [])

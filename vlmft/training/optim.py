@@ -1,0 +1,63 @@
+"""Optimisers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from vlmft.config.schema import OptimizationConfig, OptimizerName, Schedule
+
+
+def parameter_groups(parameters: Mapping[str, torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with decay, vectors (biases, norms) without."""
+    matrices = [p for p in parameters.values() if p.ndim >= 2]
+    vectors = [p for p in parameters.values() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: OptimizationConfig, lr: float) -> Optimizer:
+    """The optimiser that `train.optimizer` names, at peak learning rate `lr`."""
+    groups = parameter_groups(parameters, config.weight_decay)
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == OptimizerName.adamw:
+        # Not fused: Lightning refuses gradient clipping beside a fused optimiser under bf16-mixed.
+        return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    import bitsandbytes as bnb
+
+    classes = {
+        OptimizerName.adamw_8bit: bnb.optim.AdamW8bit,
+        OptimizerName.paged_adamw_8bit: bnb.optim.PagedAdamW8bit,
+        OptimizerName.lion: bnb.optim.Lion,
+    }
+    optimizer: Optimizer = classes[config.optimizer](groups, lr=lr, betas=betas)
+    return optimizer
+
+
+def warmup_steps(config: OptimizationConfig, total_steps: int) -> int:
+    """Optimiser steps of linear warm-up."""
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    return round(config.warmup_ratio * total_steps)
+
+
+def make_schedule(optimizer: Optimizer, config: OptimizationConfig, total_steps: int) -> LambdaLR:
+    """Factor on the peak learning rate, stepped once an optimiser step: warm-up from 1/n, then the named course."""
+    warmup = warmup_steps(config, total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        if config.schedule == Schedule.linear:
+            return 1.0 - progress
+        if config.schedule == Schedule.cosine:
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 1.0
+
+    return LambdaLR(optimizer, factor)
