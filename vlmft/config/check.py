@@ -1,7 +1,7 @@
-"""From a composed config to checked dataclasses: unknown keys, cross-field truths, allowed classes. Imports no torch.
+"""From a composed config to checked dataclasses: unknown keys, types, contradictions, classes. No torch.
 
-Hydra rejects a plain `model.lora.rr=3` by itself, but lets `+model.lora.rr=3` and `++model.lora.rr=3` through and
-`OmegaConf.to_object` then drops them without a word. So the composed values are merged onto a fresh schema here.
+Hydra rejects a plain `model.lora.rr=3` by itself, but lets `+model.lora.rr=3` and `++model.lora.rr=3` through, and
+`OmegaConf.to_object` makes attributes of them that nobody reads. So the composed values meet a fresh schema here.
 """
 
 from __future__ import annotations
@@ -10,80 +10,144 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vlmft.config import schema
-
-ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
-"""A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
+from vlmft.config.contradictions import contradictions, foreign_target
 
 Config = TypeVar("Config", schema.TrainConfig, schema.EvaluateConfig, schema.TraceConfig)
+
+ELSEWHERE: Mapping[str, str] = {
+    "accumulate_grad_batches": "train.rows_per_batch",
+    "batch_size": "train.rows_per_step",
+    "epochs": "trainer.max_epochs",
+    "gradient_accumulation_steps": "train.rows_per_batch",
+    "gradient_clip_val": "train.max_gradient_norm",
+    "learning_rate": "train.lr",
+    "lora_r": "model.lora.r",
+    "max_grad_norm": "train.max_gradient_norm",
+    "max_length": "model.max_length_tokens",
+    "num_train_epochs": "trainer.max_epochs",
+    "num_workers": "data.workers",
+    "per_device_eval_batch_size": "evaluation.rows_per_batch",
+    "per_device_train_batch_size": "train.rows_per_batch",
+    "rank": "model.lora.r",
+}
+"""What other trainers call a setting -> what it is here."""
+
+REWORDED: tuple[tuple[str, str], ...] = (
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"Expected a whole number, got '\1'"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", r"Expected a number, got '\1'"),
+    (r"Value '(.*)' is not a valid bool .*", r"Expected true or false, got '\1'"),
+    (r"Invalid value '(.*)', expected one of \[(.*)\]", r"Expected one of \2, got '\1'"),
+    (r".*[Mm]issing mandatory value.*", "Expected a value, got none; set it"),
+    (r"field '.*' is not Optional", "Expected a value, got null; leave it out for its default"),
+    (r"Invalid type assigned: .* value: (.*)", r"Expected settings below it, as in a.b=c, got \1"),
+    (r"Invalid value assigned: (\w+) is not a ListConfig.*", r"Expected a list such as [a,b], got a \1"),
+    (r"Cannot assign (\w+) to Dict.*", r"Expected a mapping such as {a: 1}, got a \1"),
+    (r"KeyError raised while resolving interpolation: \"?(.*?)\"?", r"\1"),
+)
+"""OmegaConf's sentences -> ours."""
 
 
 class ConfigError(Exception):
     """A user's mistake in the settings: shown as one line, exit code 2."""
 
 
-def nearest(name: str, legal: Sequence[str]) -> str:
-    """ "; did you mean 'x'?" or the legal names, for the end of an error line."""
-    close = difflib.get_close_matches(name, legal, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(legal))}"
-
-
 def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config]) -> Config:
     """The composed `cfg` as dataclasses.
 
     Raises:
-        ConfigError: a key that the schema does not have, a value of the wrong type, or settings that contradict.
+        ConfigError: a key that the schema does not have, a value of the wrong type, settings that contradict, or
+            options that the dataset does not have.
     """
-    values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
-    assert isinstance(values, dict)
-    problems = list(unknown_keys(values, schema_class))
-    if problems:
-        raise ConfigError("; ".join(problems))
     try:
+        values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+        _raise_if(unknown_keys(typing.cast(dict[str, Any], values), schema_class))
         merged = OmegaConf.merge(OmegaConf.structured(schema_class), values)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
-    problems = list(contradictions(config))
-    if problems:
-        raise ConfigError("; ".join(problems))
+    _raise_if(contradictions(config))
+    if config.data is not None:
+        checked_options(config.data)
     return config
 
 
-def one_line(error: Exception) -> str:
-    """OmegaConf's message without its type notes, on one line, led by the full key."""
-    key = getattr(error, "full_key", None)
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip() and "_type=" not in line)
-    text = text.replace(f"full_key: {key}", "").strip()
-    if "Missing mandatory value" in text:
-        text = "Expected a value, got none; set it"
+def _raise_if(problems: Iterator[str]) -> None:
+    if text := " | ".join(problems):
+        raise ConfigError(text)
+
+
+def one_line(error: OmegaConfBaseException) -> str:
+    """OmegaConf's message in our words, on one line, led by the full key."""
+    key = error.full_key
+    if key and isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+        root = error.parent_node._get_root() if error.parent_node is not None else None
+        return no_such_setting(key, OmegaConf.get_type(root) if root is not None else None)
+    lines = (line.strip() for line in str(error).splitlines())
+    text = " ".join(line for line in lines if line and not re.match(r"full_key:|\w+_type=", line))
+    for pattern, ours in REWORDED:
+        text = re.sub(f"^{pattern}$", ours, text)
     return f"{key}: {text}" if key else text
+
+
+def unknown_keys(values: Mapping[str, Any], schema_class: type) -> Iterator[str]:
+    """A sentence for each key, at any depth, that `schema_class` has no field for."""
+
+    def below(values: Mapping[str, Any], group: type, prefix: str) -> Iterator[str]:
+        hints = typing.get_type_hints(group)
+        for key, value in values.items():
+            if key not in hints:
+                yield no_such_setting(f"{prefix}{key}", schema_class)
+                continue
+            inner = _dataclass_in(hints[key])
+            if inner is not None and isinstance(value, Mapping):
+                yield from below(value, inner, f"{prefix}{key}.")
+
+    return below(values, schema_class, "")
+
+
+def no_such_setting(key: str, schema_class: type | None) -> str:
+    """The sentence for an unknown dotted key, with the nearest legal one where `schema_class` is known."""
+    if schema_class is None or not dataclasses.is_dataclass(schema_class):
+        return f"{key}: no such setting"
+    return f"{key}: no such setting; {nearest_key(key, [k for k in all_keys(schema_class) if k != key])}"
+
+
+def nearest_key(key: str, legal: Sequence[str]) -> str:
+    """ "did you mean 'train.lr'?" for `lr`: the last name counts most, then the path; else what its group holds."""
+
+    def likeness(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one, other).ratio()
+
+    name = key.rpartition(".")[2]
+    if ELSEWHERE.get(name) in legal:
+        return f"did you mean {ELSEWHERE[name]!r}?"
+    best = max(legal, key=lambda other: likeness(name, other.rpartition(".")[2]) + likeness(key, other) / 2)
+    group, (best_group, _, best_name) = key.rpartition(".")[0], best.rpartition(".")
+    moved = best_group != group and group in legal  # from a group that exists: then only for a clear likeness
+    if likeness(name, best_name) >= (0.8 if moved else 0.6):
+        return f"did you mean {best!r}?"
+    siblings = [other.rpartition(".")[2] for other in legal if other.rpartition(".")[0] == group]
+    return f"expected one of {', '.join(siblings or [other for other in legal if '.' not in other])}"
+
+
+def nearest(name: str, legal: Sequence[str]) -> str:
+    """ "did you mean 'x'?", or the legal names, for the end of an error line."""
+    close = difflib.get_close_matches(name, legal, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(legal)) or 'none'}"
 
 
 def _dataclass_in(annotation: Any) -> type | None:
     candidates = [annotation, *typing.get_args(annotation)]
     return next((c for c in candidates if dataclasses.is_dataclass(c) and isinstance(c, type)), None)
-
-
-def unknown_keys(values: Mapping[str, Any], schema_class: type, prefix: str = "") -> Iterator[str]:
-    """A sentence for each key, at any depth, that `schema_class` has no field for."""
-    hints = typing.get_type_hints(schema_class)
-    for key, value in values.items():
-        if key not in hints:
-            yield f"{prefix}{key}: no such setting; {nearest(str(key), list(hints))}"
-            continue
-        inner = _dataclass_in(hints[key])
-        if inner is not None and isinstance(value, Mapping):
-            yield from unknown_keys(value, inner, f"{prefix}{key}.")
 
 
 def all_keys(schema_class: type, prefix: str = "") -> Iterator[str]:
@@ -96,23 +160,21 @@ def all_keys(schema_class: type, prefix: str = "") -> Iterator[str]:
 
 
 def import_allowed(key: str, target: str) -> Any:
-    """The class that `target` ("module.path:ClassName") names, from an allowed package.
+    """The class that `target` ("module.path:ClassName") names, written in an allowed package.
 
     Raises:
         ConfigError: another form, another package, or no such class; `key` is the setting that named it.
     """
+    _raise_if(foreign_target(key, target))
     module_name, _, class_name = target.partition(":")
-    if not class_name or module_name.split(".")[0] not in ALLOWED_PACKAGES:
-        raise ConfigError(
-            f"{key}: Expected module.path:ClassName inside {' or '.join(ALLOWED_PACKAGES)}, got {target!r}; "
-            "put own classes into a folder vlmft_plugins/ on the Python path"
-        )
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key}: {target!r} cannot be imported ({error}); check its spelling") from error
     if not inspect.isclass(found):
-        raise ConfigError(f"{key}: Expected a class, got {target!r}")
+        raise ConfigError(f"{key}: Expected a class, got {target!r}, a {type(found).__name__}")
+    # An allowed module may have imported a class from anywhere, such as pathlib's Path.
+    _raise_if(foreign_target(key, f"{found.__module__}:{found.__name__}"))
     return found
 
 
@@ -120,12 +182,16 @@ def checked_options(data: schema.DataConfig) -> type:
     """The dataset class, after its signature has accepted `data.options`.
 
     Raises:
-        ConfigError: an option that the constructor does not name, or a value of another type than its annotation.
+        ConfigError: no dataset class, an option that its constructor does not name, or a value of another type than
+            its annotation.
     """
     dataset_class = import_allowed("data.dataset", data.dataset)
-    parameters = inspect.signature(dataset_class).parameters
+    if inspect.isabstract(dataset_class) or not hasattr(dataset_class, "to_sample"):
+        raise ConfigError(f"data.dataset: Expected a class with index, read and to_sample, got {data.dataset!r}")
+    parameters = inspect.signature(dataset_class).parameters.values()
     hints = typing.get_type_hints(dataset_class.__init__)
-    legal = [name for name in parameters if name not in ("path", "revision")]
+    named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    legal = [name for name in named if name not in ("path", "revision")]
     for key, value in data.options.items():
         if key not in legal:
             raise ConfigError(f"data.options.{key}: {dataset_class.__name__} has no such option; {nearest(key, legal)}")
@@ -139,9 +205,9 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if origin is typing.Literal:
-        return value in arguments
+        return any(value == legal and type(value) is type(legal) for legal in arguments)
     if origin in (list, tuple, Sequence):
-        return isinstance(value, (list, tuple))
+        return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
     if arguments:  # a union
@@ -155,91 +221,3 @@ def _spelled(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
-def contradictions(config: schema.TrainConfig | schema.EvaluateConfig) -> Iterator[str]:
-    """The cross-field truths, all in one place: a sentence for each that does not hold."""
-    if isinstance(config, schema.EvaluateConfig):
-        yield from _evaluation_contradictions(config)
-        return
-    yield from _data_contradictions(config.data)
-    yield from _model_contradictions(config.model)
-    yield from _training_contradictions(config)
-
-
-def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
-    if config.run is not None and (config.model is not None or config.data is not None):
-        yield "run: Expected run= alone, got model= or data= beside it; a run brings its own model and data"
-    if config.run is None and (config.model is None or config.data is None):
-        yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
-    if config.split not in ("train", "val", "test"):
-        yield f"split: Expected train, val or test, got {config.split!r}"
-    if config.data is not None:
-        yield from _data_contradictions(config.data)
-    if config.model is not None:
-        yield from _model_contradictions(config.model)
-
-
-def _data_contradictions(data: schema.DataConfig) -> Iterator[str]:
-    for name in ("limit_train", "limit_val", "limit_test", "max_new_tokens"):
-        value = getattr(data, name)
-        if value is not None and value < 1:
-            yield f"data.{name}: Expected null or a whole number >= 1, got {value}"
-    if data.path is not None and not Path(data.path).expanduser().exists():
-        yield f"data.path: there is no file or folder {data.path!r}; check the path, or leave it out to load from the Hub"
-    if data.default_epochs < 1:
-        yield f"data.default_epochs: Expected a whole number >= 1, got {data.default_epochs}"
-    if data.workers < 0:
-        yield f"data.workers: Expected a whole number >= 0, got {data.workers}"
-    if not 0 <= data.bad_row_ceiling <= 1:
-        yield f"data.bad_row_ceiling: Expected a share between 0 and 1, got {data.bad_row_ceiling}"
-
-
-def _model_contradictions(model: schema.ModelConfig) -> Iterator[str]:
-    tunings = {f"model.train.{part}": getattr(model.train, part) for part in ("language", "connector", "vision")}
-    quantized = model.quantization.mode != schema.QuantizationMode.none
-    if model.train.language == schema.Tuning.full and quantized:
-        yield (
-            "model.train.language: full training needs weights that are not quantised, "
-            f"got model.quantization.mode={model.quantization.mode.name}; set it to none, or train=lora"
-        )
-    if model.init == schema.Init.random and quantized and schema.Tuning.full in tunings.values():
-        yield "model.init: random weights are trained in full; set model.quantization.mode=none"
-    if model.lora.r < 1:
-        yield f"model.lora.r: Expected a rank >= 1, got {model.lora.r}"
-    if not 0 <= model.lora.dropout < 1:
-        yield f"model.lora.dropout: Expected a probability in [0, 1), got {model.lora.dropout}"
-    if not model.lora.target_modules and schema.Tuning.lora in tunings.values():
-        yield "model.lora.target_modules: Expected at least one layer name, got none"
-
-
-def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
-    train, trainer = config.train, config.trainer
-    if all(getattr(config.model.train, part) == schema.Tuning.frozen for part in ("language", "connector", "vision")):
-        yield "model.train: Expected lora or full for at least one part, got frozen for all; there is nothing to train"
-    if train.rows_per_step < 1:
-        yield f"train.rows_per_step: Expected a whole number >= 1, got {train.rows_per_step}"
-    if train.rows_per_batch is not None and not train.rows_per_batch >= 1:
-        yield f"train.rows_per_batch: Expected null or a whole number >= 1, got {train.rows_per_batch}"
-    if train.tokens_per_batch is not None and train.tokens_per_batch < 1:
-        yield f"train.tokens_per_batch: Expected null or a whole number >= 1, got {train.tokens_per_batch}"
-    if train.lr is not None and not (math.isfinite(train.lr) and train.lr > 0):
-        yield f"train.lr: Expected a number > 0, got {train.lr}"
-    if not 0 <= train.warmup_ratio < 1:
-        yield f"train.warmup_ratio: Expected a share in [0, 1), got {train.warmup_ratio}"
-    if train.max_gradient_norm < 0:
-        yield f"train.max_gradient_norm: Expected a number >= 0, got {train.max_gradient_norm}"
-    if trainer.precision not in PRECISIONS:
-        yield f"trainer.precision: Expected one of {', '.join(PRECISIONS)}, got {trainer.precision!r}"
-    if trainer.devices != 1:
-        yield f"trainer.devices: Expected 1, got {trainer.devices}; training on several devices is not built yet"
-    for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):
-        value = getattr(trainer, name)
-        if value is not None and value < 0:
-            yield f"trainer.{name}: Expected null or a number >= 0, got {value}"
-    if train.early_stopping_patience is not None and trainer.limit_val_batches == 0:
-        yield "train.early_stopping_patience: needs validation, got trainer.limit_val_batches=0; set one of the two"
-
-
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-"""bf16-true and 16-true are left out: updates of a small learning rate round away in 16-bit adapters."""

@@ -1,23 +1,33 @@
-"""What both Hydra entries share: register the schemas, and answer a user's mistake with one line and exit code 2."""
+"""What the Hydra entries share: schemas, checked settings, and one line with exit code 2 for a user's mistake."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config import schema
-from vlmft.config.check import ConfigError, all_keys, nearest, one_line
+from vlmft.config.check import Config, ConfigError, all_keys, checked, nearest, nearest_key, one_line
+from vlmft.config.hydra_section import CLOSED, close_hydra_section, is_closed
 from vlmft.sample import BadRowError
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+OPEN_MAPPINGS = ("data.options", "data_options")
+"""Their keys are a dataset's own, so that Hydra knows none of them."""
 
 
 def conf_dir() -> Path:
@@ -32,47 +42,130 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=schema.TrainConfig)
     store.store(name="evaluate_schema", node=schema.EvaluateConfig)
+    close_hydra_section()
+
+
+def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+    """Makes `main(config)` a Hydra app over conf/<config_name>.yaml that gets its settings checked; see `run_entry`."""
+
+    def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
+        composed = False
+
+        @functools.wraps(main)
+        def job(cfg: DictConfig) -> None:
+            nonlocal composed
+            composed = True
+            with mistakes_in_one_line():  # here already: Hydra writes a line of its own about an exception in a job
+                main(checked(cfg, schema_class))
+
+        app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
+
+        @functools.wraps(main)
+        def start() -> None:
+            nonlocal composed
+            composed = False
+            _refuse_unknown_flags()
+            sys.argv[1:] = map(forced, sys.argv[1:])
+            try:
+                app()
+            except ValueError as error:
+                if composed or isinstance(error, OmegaConfBaseException):
+                    raise
+                raise ConfigError(_in_hydras_words(error)) from error
+
+        return start
+
+    return decorate
 
 
 def run_entry(main: Callable[[], None]) -> None:
-    """Calls a Hydra main function; a mistake of the user's ends as `error: ...` on stderr and exit code 2."""
+    """Calls `main`; a mistake of the user's ends as `error: ...` on stderr and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own several lines and exit 1; we want the exception
     register_schemas()
-    try:
+    with mistakes_in_one_line():
         main()
+
+
+@contextlib.contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    try:
+        yield
     except (ConfigError, BadRowError) as error:
         _mistake(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         _mistake(explained(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _mistake(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _mistake(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(EXIT_MISTAKE)
+
+
+def _refuse_unknown_flags() -> None:
+    """Hydra's parser would print its whole usage."""
+
+    def refuse(message: str) -> NoReturn:
+        _mistake(f"{message}; settings are written without dashes, as in train.lr=1e-4, and --help lists them")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    if parser.parse_args().experimental_rerun is not None:
+        _mistake("--experimental-rerun reads a pickle, which can run code; give the overrides again instead")
+
+
+def forced(override: str) -> str:
+    """`data.options.rows=3` as `++data.options.rows=3`: without the pluses, Hydra takes known keys only."""
+    is_open = override.startswith(tuple(key + sign for key in OPEN_MAPPINGS for sign in ".="))
+    return f"++{override}" if is_open else override
 
 
 def explained(error: Exception) -> str:
     """One line for what Hydra refused, with the nearest legal name."""
     text = str(error)
+    cause = error.__cause__ or error.__context__
+    file = re.match(r"In '(\w+/[^']+)'", text)
+    prefix = f"in {file[1]}.yaml: " if file else ""
+    override = re.match(r"Error merging override \+*([^=]+)=", text)
+    unknown = re.search(r"Could not override '([^'@]+)'\.", text)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, OmegaConfBaseException):
+        return one_line(error)
     if isinstance(error, MissingConfigException):
-        found = re.search(r"Could not find '([^']+)'", text)
-        if found and "/" in found[1]:
-            group, _, choice = found[1].rpartition("/")
-            choices = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-            return f"{group}={choice}: no such choice; {nearest(choice, choices)}" if choices else f"no group {group!r}"
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        key = unknown[1].split("@")[0]
-        legal = sorted({*all_keys(schema.TrainConfig), *all_keys(schema.EvaluateConfig)})
-        if key not in legal:
-            return f"{key}: no such setting; {nearest(key, legal) if _close(key, legal) else 'see --help'}"
-    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
-        return f"{text.splitlines()[0]}: {one_line(error.__cause__)}"  # type: ignore[arg-type]
-    return one_line(error)
+        return _no_such_choice(text)
+    if isinstance(error, OverrideParseException):
+        advice = """quotes of their own around special characters, as in 'data.path="C:/My Data"'"""
+        return f"{error.override}: Expected key=value, with {advice}; {text.splitlines()[0]}"
+    if prefix and "Key 'experiment' not in" in text:
+        return f"{prefix}Expected '# @package _global_' as the first line of an experiment, got none; add it"
+    if isinstance(cause, OmegaConfBaseException):
+        key = override[1] if override else str(cause.full_key)
+        return prefix + (f"{key}: {CLOSED}" if is_closed(key) else one_line(cause))
+    if unknown:  # as a group, so that it is not said of which schema
+        legal = {*all_keys(schema.TrainConfig), *all_keys(schema.EvaluateConfig)} - {unknown[1]}
+        return f"{prefix}{unknown[1]}: no such setting; {nearest_key(unknown[1], sorted(legal))}"
+    return _in_hydras_words(error)
 
 
-def _close(key: str, legal: list[str]) -> bool:
-    return nearest(key, legal).startswith("did you mean")
+def _no_such_choice(text: str) -> str:
+    missing = re.search(r"Could not find '(?:(.+)/)?([^'/]+)'", text)
+    listed = re.search(r"Available options in .*\n((?:\t.*\n?)+)", text)
+    if missing and missing[1] and listed:
+        choices = listed[1].split()
+        advice = nearest(missing[2], choices)
+        listing = "" if advice.startswith("expected") else f" (there are {', '.join(choices)})"
+        return f"{missing[1]}={missing[2]}: no such choice; {advice}{listing}"
+    return " ".join(text.split())
+
+
+def _in_hydras_words(error: Exception) -> str:
+    """Without its advice on pluses and its links."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = " ".join(line for line in lines if line and not re.match(r"See https?:|To append to", line))
+    if "Config group override must be" in text:
+        nulls = " ".join(argument for argument in sys.argv[1:] if argument.endswith("=null"))
+        return f"{nulls}: Expected one of the group's choices, got null; logger=none is one, for instance"
+    return text

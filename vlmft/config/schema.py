@@ -246,6 +246,8 @@ class TrainConfig:
     name: Optional[str] = None
     """Name of the run folder below output_root/<model>-<data>/; null takes a hash of the config."""
     output_root: str = "outputs"
+    resume: bool = False
+    """Go on where an interrupted run of these settings stopped; a finished one is left as it is, a new one starts."""
     preflight: bool = True
     """Check labels, first loss, gradients, images, memory and leaks before training (seconds)."""
     test: bool = True
@@ -270,7 +272,7 @@ class EvaluateConfig:
     fresh: bool = False
     """Throw this evaluation's stored answers away and generate all of them anew."""
     allow_fingerprint_mismatch: bool = False
-    """Evaluate an adapter under another prompt format, processor or base than it was trained with; the table says it."""
+    """Evaluate an adapter under another prompt format, processor or base than its own; the table says so."""
     output_root: str = "outputs"
     json: bool = False
     """Print summary.json instead of tables."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -14,17 +15,27 @@ from vlmft.config.schema import DataConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.sampler import WindowSampler, epoch_order
+from vlmft.data.splits import assert_disjoint, groups_of
 from vlmft.sample import SPLITS, BadRow, BadRowError, EncodedRow, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
 
 
-def _replaced(value: Any, golds: set[str], answer: str) -> Any:
+NUMBER = 8675309
+"""Stands for a gold answer that the source holds as a number."""
+
+
+def _replaced(value: Any, golds: set[str], answer: str, *, numbers: bool) -> Any:
     if isinstance(value, str):
-        return answer if value in golds else value
+        return answer if value.strip().casefold() in golds else value
     if isinstance(value, Mapping):
-        return {key: item if key == "id" else _replaced(item, golds, answer) for key, item in value.items()}
-    return [_replaced(item, golds, answer) for item in value] if isinstance(value, list) else value
+        return {key: _replaced(item, golds, answer, numbers=numbers) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_replaced(item, golds, answer, numbers=numbers) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool) and str(value) in golds:
+        return type(value)(NUMBER)
+    return value
 
 
 class EncodedRows(torch.utils.data.Dataset[EncodedRow | BadRow]):
@@ -59,6 +70,8 @@ class VLMDataModule(L.LightningDataModule):
         self.dataset, self.config, self.encode, self.ledger = dataset, config, encode, ledger
         self.rows_per_step, self.seed = rows_per_step, seed
         self.ids: dict[Split, Sequence[str]] = self._limited(dataset.index())
+        self.position = (0, 0)
+        """(epoch, windows of it already trained) at which the next training loader begins."""
 
     def _limited(self, index: Any) -> dict[Split, Sequence[str]]:
         ids: dict[Split, Sequence[str]] = {}
@@ -87,18 +100,28 @@ class VLMDataModule(L.LightningDataModule):
         """
         return self.dataset.to_sample(self.dataset.read(row_id))
 
-    def with_answer(self, row_id: str, answer: str) -> Sample:
-        """The row as if its gold answer were another, in the record already where it stands there as text.
+    def with_answer(self, row_id: str, answer: str) -> tuple[Sample, bool]:
+        """The row as if its gold answer were another, and whether its source record already said so.
 
-        For the leak canary: whatever reads the answer on the way to the prompt would show.
+        For the leak canary: whatever reads the answer on the way to the prompt would show. A gold answer that the
+        record holds as a number becomes `NUMBER`; one that is computed from the record cannot be replaced there.
         """
         sample = self.sample(row_id)
-        golds = {sample.answer, *sample.references}
+        golds = {text.strip().casefold() for text in (sample.answer, *sample.references)}
+        # Numbers only where texts are not enough: one of them may be equal to the answer by chance.
+        tried = [self._rewritten(row_id, golds, answer, numbers=numbers) or sample for numbers in (False, True)]
+        reached = [changed for changed in tried if changed.answer.strip().casefold() not in golds]
+        censored = dataclasses.replace((reached or tried)[0], answer=answer, references=(answer,))
+        return censored, bool(reached)
+
+    def _rewritten(self, row_id: str, golds: set[str], answer: str, *, numbers: bool) -> Sample | None:
+        record = self.dataset.read(row_id)
+        changed = _replaced(record, golds, answer, numbers=numbers)
+        kept = {key: value for key, value in record.items() if key == "id"}
         try:
-            changed = self.dataset.to_sample(_replaced(self.dataset.read(row_id), golds, answer))
-        except (BadRowError, ValueError):  # the dataset takes no such answer
-            changed = sample
-        return dataclasses.replace(changed, answer=answer, references=(answer,))
+            return self.dataset.to_sample({**changed, **kept})
+        except (ValueError, TypeError, LookupError, AttributeError):  # the dataset takes no such answer
+            return None
 
     def samples(self, row_ids: Sequence[str]) -> list[Sample]:
         """The rows as samples, without those that the ledger takes."""
@@ -110,6 +133,21 @@ class VLMDataModule(L.LightningDataModule):
             except BadRowError as error:
                 self.ledger.refuse(BadRow(row_id, str(error)))
         return found
+
+    def check_splits(self) -> None:
+        """Makes sure that no row and no image stands in two of the splits as used; decodes every image once.
+
+        Raises:
+            ConfigError: with the count and one pair of rows by name.
+        """
+        assert_disjoint(self.ids)
+        if not self.dataset.disjoint_by_construction:
+            groups_of({split: self._readable(split) for split in SPLITS})
+
+    def _readable(self, split: Split) -> Iterator[Sample]:
+        for row_id in self.ids[split]:
+            with contextlib.suppress(BadRowError):  # refused where it is used
+                yield self.sample(row_id)
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
         """What generation may see of these rows."""
@@ -131,7 +169,21 @@ class VLMDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed))
+        sampler = WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed)
+        sampler.epoch, sampler.served = self.position
+        return self._loader("train", sampler)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands: epochs ended, and windows trained of the one begun."""
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"epoch": self.trainer.current_epoch, "windows": progress.ready}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next training loader begin there. Lightning asks an iterator of it before it sets an epoch."""
+        n_windows = len(WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed))
+        ended = state_dict["windows"] >= n_windows
+        self.position = (state_dict["epoch"] + ended, 0 if ended else state_dict["windows"])
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader("val", None)

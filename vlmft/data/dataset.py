@@ -25,6 +25,8 @@ class Dataset(ABC):
     """The name of a metric in `vlmft/metrics`."""
     max_new_tokens: ClassVar[int]
     """Generation budget that fits the answers."""
+    disjoint_by_construction: ClassVar[bool] = False
+    """True where no image can stand in two splits, so that hundreds of thousands need not be drawn to see it."""
 
     @abstractmethod
     def index(self) -> Mapping[Split, Sequence[str]]:

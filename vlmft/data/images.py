@@ -44,8 +44,9 @@ DAMAGE = (
     struct.error,
     zlib.error,
     MemoryError,
+    Warning,
 )
-"""What Pillow's readers raise on damaged files."""
+"""What Pillow's readers raise on damaged files; a warning where the user made those errors."""
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -138,12 +139,12 @@ def _decoded(stream: BinaryIO, name: str) -> PIL.Image.Image:
     # The warning is an error where the user asked for that. It is not silenced with warnings.catch_warnings, which
     # resets the registry of warnings already shown: a library's warning would then be printed once for every image.
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise BadRowError(_too_large(str(error), name)) from error
-    except PIL.UnidentifiedImageError as error:  # its own message holds a memory address, which differs in every run
+        raise BadRowError(_too_large(str(error).partition(" exceeds")[0], name)) from error
+    except PIL.UnidentifiedImageError as error:  # its own message holds a memory address, another in every run
         raise BadRowError(f"Expected {_formats()}, got {_found(stream)} in {name}; replace the file") from error
     except DAMAGE as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise BadRowError(f"Expected a whole image, got a damaged one in {name} ({reason}); replace the file") from error
+        found = f"a damaged one in {name} ({type(error).__name__}: {error})"
+        raise BadRowError(f"Expected a whole image, got {found}; replace the file") from error
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -165,7 +166,8 @@ def _found(stream: BinaryIO) -> str:
     if not head:
         return "an empty file"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((what for mark, what in NOT_IMAGES.items() if start.startswith(mark)), f"a file that begins {head[:12]!r}")
+    named = (what for mark, what in NOT_IMAGES.items() if start.startswith(mark))
+    return next(named, f"a damaged or unknown file that begins {head[:12]!r}")
 
 
 def _upright(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from vlmft.config.schema import OnBadRow
@@ -19,6 +20,8 @@ class Ledger:
         self.path, self.policy, self.ceiling = path, policy, ceiling
         self.seen: set[str] = set()
         self.bad: dict[str, str] = {}
+        self.written = _ids_in(path) if path is not None and path.exists() else set()
+        """Ids in the file: an evaluation that is repeated finds its own ledger there."""
 
     def admit(self, row_id: str) -> None:
         self.seen.add(row_id)
@@ -32,7 +35,8 @@ class Ledger:
         self.seen.add(row.id)
         if row.id not in self.bad:
             self.bad[row.id] = row.reason
-            if self.path is not None:
+            if self.path is not None and row.id not in self.written:
+                self.written.add(row.id)
                 with self.path.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps({"id": row.id, "reason": row.reason}, ensure_ascii=False) + "\n")
         if self.policy == OnBadRow["raise"]:
@@ -43,3 +47,11 @@ class Ledger:
                 f"{len(self.bad)} of {len(self.seen)} rows are bad, more than data.bad_row_ceiling={self.ceiling:g} "
                 f"allows; first: row {next(iter(self.bad))}: {next(iter(self.bad.values()))}"
             )
+
+
+def _ids_in(path: Path) -> set[str]:
+    """Ids of the rows written down already. A torn last line is cut off: the next one would be glued to it."""
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    if torn:
+        os.truncate(path, path.stat().st_size - len(torn))
+    return {json.loads(line)["id"] for line in whole.splitlines()}

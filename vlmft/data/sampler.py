@@ -1,4 +1,4 @@
-"""Windows: the rows of one optimiser step, a pure function of (seed, epoch). State is one integer."""
+"""Windows: the rows of one optimiser step, a pure function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ def epoch_order(n_rows: int, seed: int, epoch: int) -> np.ndarray:
 class WindowSampler(Sampler[list[int]]):
     """Yields the row positions of each window. The last window of an epoch may be smaller; no row is left out.
 
-    Lightning calls `set_epoch`, stops asking at `len`, and stores `state_dict` in its checkpoints.
+    Lightning calls `set_epoch` before each epoch.
     """
 
     def __init__(self, n_rows: int, rows_per_step: int, seed: int) -> None:
         self.n_rows, self.rows_per_step, self.seed = n_rows, rows_per_step, seed
         self.epoch = 0
+        self.served = 0
+        """Windows of the first epoch asked for that were trained before: a resumed run begins after them."""
+
+    @property
+    def sampler(self) -> WindowSampler:
+        """Trap: Lightning calls `set_epoch` on a loader's `batch_sampler.sampler`, never on `batch_sampler` itself."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -31,5 +38,6 @@ class WindowSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = epoch_order(self.n_rows, self.seed, self.epoch)
-        for start in range(0, self.n_rows, self.rows_per_step):
+        first, self.served = self.served * self.rows_per_step, 0
+        for start in range(first, self.n_rows, self.rows_per_step):
             yield order[start : start + self.rows_per_step].tolist()

@@ -80,6 +80,7 @@ class ShapesPretrain(Dataset):
     name: ClassVar[str] = "shapes_pretrain"
     metric: ClassVar[str] = "exact_match"
     max_new_tokens: ClassVar[int] = 48
+    disjoint_by_construction: ClassVar[bool] = True  # scenes are numbered, and each split has numbers of its own
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The leak canary: gold answers replaced by a sentinel must move no prediction and stand in no prompt."""
+"""The leak canary: gold answers replaced by a sentinel must move no prediction and no prompt."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ Show = Callable[[Sequence[Sample]], Mapping[str, str]]
 @dataclass(frozen=True)
 class CanaryResult:
     n: int
+    in_source: int
+    """Rows whose source record held the gold answer, so that it was replaced before the prompt was made."""
     moved: tuple[str, ...]
     """Ids whose prediction changed with the gold answer."""
     exposed: tuple[str, ...]
-    """Ids whose prompt shows the sentinel."""
+    """Ids whose prompt, as the dataset made it or as the model reads it, changed with the gold answer."""
 
     @property
     def ok(self) -> bool:
@@ -31,29 +33,37 @@ class CanaryResult:
 
     @property
     def sentence(self) -> str:
+        replaced = f"on {self.n} rows the gold answer was replaced ({self.in_source} of them in the source record)"
         if self.ok:
-            return f"passed: on {self.n} rows the gold answer was replaced; no prediction moved, no prompt showed it"
+            return f"passed: {replaced}; no prediction and no prompt changed"
         odd = (*self.exposed, *self.moved)
         return (
-            f"LEAK: on {self.n} rows the gold answer was replaced; {len(self.moved)} predictions moved and "
-            f"{len(self.exposed)} prompts showed it (first: {odd[0]}); scores of this evaluation mean nothing"
+            f"LEAK: {replaced}; {len(self.moved)} predictions and {len(self.exposed)} prompts changed with it "
+            f"(first: {odd[0]}); scores of this evaluation mean nothing"
         )
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ok": self.ok}
 
 
-def leak_canary(samples: Sequence[Sample], censored: Sequence[Sample], ask: Ask, show: Show) -> CanaryResult:
+def leak_canary(
+    samples: Sequence[Sample], censored: Sequence[Sample], ask: Ask, show: Show, in_source: int
+) -> CanaryResult:
     """Asks the rows with their gold answers and with `SENTINEL` in their place.
 
     Args:
         samples: rows as they are.
         censored: the same rows, in order, with `SENTINEL` for answer and references.
+        in_source: how many of `censored` were made from a source record that says `SENTINEL`, too.
     """
-    before, after = ask(samples), ask(censored)
-    prompts = show(censored)
+    answers, censored_answers = ask(samples), ask(censored)
+    prompts, censored_prompts = show(samples), show(censored)
+    pairs = list(zip(samples, censored, strict=True))
+    rewritten = {one.id for one, other in pairs if one.prompt.sha256 != other.prompt.sha256}
+    rewritten |= {row_id for row_id in prompts if prompts[row_id] != censored_prompts.get(row_id)}
     return CanaryResult(
         n=len(samples),
-        moved=tuple(row_id for row_id in before if before[row_id] != after.get(row_id)),
-        exposed=tuple(row_id for row_id, text in prompts.items() if SENTINEL in text),
+        in_source=in_source,
+        moved=tuple(sample.id for sample in samples if answers.get(sample.id) != censored_answers.get(sample.id)),
+        exposed=tuple(sample.id for sample in samples if sample.id in rewritten),
     )

@@ -57,6 +57,8 @@ class Answerer:
     refuse: Refuse
     """Where a question goes that cannot be asked."""
     workers: int = 0
+    poll: Callable[[], None] = lambda: None
+    """Called before each batch; raises where the run was asked to stop."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class Answerer:
             generator=torch.Generator(),  # its own, so that asking does not move the global one
         )
         for rows in loader:
+            self.poll()
             assert len(rows) == next(sizes)
             good = [row for row in rows if isinstance(row, EncodedRow)]
             for row in rows:
@@ -86,8 +89,7 @@ class Answerer:
 
     def answer_rows(self, rows: Sequence[EncodedRow]) -> dict[str, Answer]:
         """Answers of one batch, by id."""
-        was_training = self.model.training
-        modes = {module: module.training for module in self.model.modules()} if was_training else {}
+        modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         with torch.inference_mode():
             batch = self.family.collate(rows, "left", self.model).to(self.model.device)

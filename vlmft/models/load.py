@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode, Tuning
+from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
 
 NOT_LANGUAGE = r"(?:.*\.)?(?:vision_model|vision_tower|visual|connector|multi_modal_projector|perceiver_resampler)"
 """Names of vision and connector modules over all architectures, as transformers matches its skip list: a regular
 expression from the start of the full name. A plain "vision_model" would skip nothing."""
 
-DIGEST_BYTES = 1 << 20
+DIGEST_BYTES = 1 << 24
+"""Read at once; a digest covers every byte."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,8 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
     try:
         model_config = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model.path: {config.path!r} cannot be read ({first}); check id, revision, network"
+            f"model.path: {config.path!r} cannot be read ({_first_line(error)}); check id, revision, network"
         ) from error
     if config.init == Init.random:
         commit = "random"
@@ -76,16 +85,17 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over name, size, first and last MiB of each weight file and the whole config: quick, and moves when
-    weights do."""
+    """sha256 of the weights, config and tokenizer in a folder, names included, as 40 hex digits. About a second a GB.
+
+    Every byte counts: training one part in full changes the middle of a weight file, and not its size.
+    """
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
+    names = ("*.safetensors", "config.json", "tokenizer.json")
+    for file in sorted(file for name in names for file in folder.glob(name)):
+        digest.update(f"{file.name}:{file.stat().st_size}:".encode())
         with file.open("rb") as stream:
-            digest.update(stream.read(DIGEST_BYTES))
-            stream.seek(max(0, size - DIGEST_BYTES))
-            digest.update(stream.read(DIGEST_BYTES))
+            while block := stream.read(DIGEST_BYTES):
+                digest.update(block)
     return digest.hexdigest()[:40]
 
 
@@ -95,21 +105,56 @@ def image_only(processor_class: type) -> type:
     Trap: do not override __init__; `from_args_and_dict` reads its argument names and would lose the chat template.
     """
     keep = [name for name in processor_class.get_attributes() if "video" not in name]  # type: ignore[attr-defined]
-    members = {"get_attributes": classmethod(lambda _: list(keep)), "__module__": processor_class.__module__}
+    members = {
+        "get_attributes": classmethod(lambda _: list(keep)),
+        "__module__": processor_class.__module__,
+        "__reduce__": lambda self: (_unpickled_image_only, (processor_class, self.__dict__)),  # travels to workers
+    }
     return type(processor_class.__name__, (processor_class,), members)
 
 
+def _unpickled_image_only(processor_class: type, state: dict[str, Any]) -> Any:
+    processor: Any = object.__new__(image_only(processor_class))
+    processor.__dict__.update(state)
+    return processor
+
+
 def load_processor(source: Source, model_type: str) -> Any:
-    """The model's own processor with PIL image processing; a video part that cannot be had is left out."""
-    if model_type == "smolvlm":  # its own processor wants a video part and num2words; ids and pixels are the same
-        return transformers.Idefics3Processor.from_pretrained(source.path, revision=source.revision)
+    """The model's own processor; a video part that cannot be had is left out.
+
+    Images go through the PIL backend everywhere: the torchvision one gives other pixels, and would make an answer
+    depend on what else is installed.
+
+    Raises:
+        ConfigError: no processor can be read there.
+    """
     try:
-        return AutoProcessor.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
-    except (ImportError, OSError) as error:
-        if "ideo" not in str(error):
-            raise ConfigError(f"model.path: no processor in {source.path!r} ({str(error).splitlines()[0]})") from error
-    processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
-    return image_only(processor_class).from_pretrained(source.path, revision=source.revision)  # type: ignore[attr-defined]
+        processor = _own_processor(source, model_type)
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            source.path, revision=source.revision, backend="pil"
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.path: no processor in {source.path!r} ({_first_line(error)}); use a folder or Hub id that has one"
+        ) from error
+    return processor
+
+
+def _own_processor(source: Source, model_type: str) -> Any:
+    path, revision = source.path, source.revision
+    if model_type == "smolvlm":  # its own processor wants a video part and num2words; ids and pixels are the same
+        return transformers.Idefics3Processor.from_pretrained(path, revision=revision)
+    try:
+        return AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (ImportError, OSError):
+        processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_type, ""), None)
+        if processor_class is None or not any("video" in name for name in processor_class.get_attributes()):
+            raise
+    return image_only(processor_class).from_pretrained(path, revision=revision)  # type: ignore[attr-defined]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def storage_dtype(device: torch.device) -> torch.dtype:
@@ -138,62 +183,62 @@ def quantization(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndBytes
 def load_model(
     config: ModelConfig, source: Source, model_config: Any, device: torch.device, seed: int
 ) -> PreTrainedModel:
-    """The base model on `device`, frozen, in eval mode, without adapters."""
-    dtype = storage_dtype(device)
-    attention = config.attention.name
-    if config.attention == Attention.auto:
-        attention = "eager" if device.type == "cpu" else "sdpa"
-    if config.init == Init.random:
-        model = _random_model(model_config, attention, seed).to(dtype).to(device)
-        if config.quantization.mode != QuantizationMode.none:
-            model = _quantized_copy(model, config, dtype, attention, device)
-    else:
-        model = AutoModelForImageTextToText.from_pretrained(
-            source.path,
-            revision=source.revision,
-            dtype=dtype,
-            attn_implementation=attention,
-            quantization_config=quantization(config.quantization, dtype),
-            device_map={"": device},
-            trust_remote_code=False,
-        )
+    """The base model on `device`, frozen, in eval mode, without adapters.
+
+    Raises:
+        ConfigError: no safetensors there (a pickle is never read), or no vision-language model.
+    """
+    try:
+        if config.init == Init.random:
+            model = _random_model(config, model_config, device, seed)
+        else:
+            model = _stored_model(source.path, source.revision, config, device)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.path: {config.path!r} gives no model ({_first_line(error)}); "
+            "use a vision-language model with safetensors weights, or model.init=random for new ones"
+        ) from error
     keep_autograd_on_cpu(model)
     model.requires_grad_(False)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _random_model(model_config: Any, attention: str, seed: int) -> PreTrainedModel:
+def _attention(config: ModelConfig, device: torch.device) -> str:
+    if config.attention != Attention.auto:
+        return config.attention.name
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
+def _stored_model(path: str, revision: str | None, config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    dtype = storage_dtype(device)
+    return AutoModelForImageTextToText.from_pretrained(  # type: ignore[no-any-return]
+        path,
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=_attention(config, device),
+        quantization_config=quantization(config.quantization, dtype),
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+
+
+def _random_model(config: ModelConfig, model_config: Any, device: torch.device, seed: int) -> PreTrainedModel:
+    attention = _attention(config, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention)  # type: ignore[no-any-return]
-
-
-def _quantized_copy(
-    model: PreTrainedModel, config: ModelConfig, dtype: torch.dtype, attention: str, device: torch.device
-) -> PreTrainedModel:
-    import tempfile
-
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # quantisation happens while loading, so a random model is stored first
+        model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention)
+    if config.quantization.mode == QuantizationMode.none:
+        return model.to(storage_dtype(device)).to(device)  # type: ignore[no-any-return]
+    with tempfile.TemporaryDirectory() as folder:  # quantisation happens while loading, so the model is stored first
         model.save_pretrained(folder)
-        return AutoModelForImageTextToText.from_pretrained(  # type: ignore[no-any-return]
-            folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            quantization_config=quantization(config.quantization, dtype),
-            device_map={"": device},
-        )
+        return _stored_model(folder, None, config, device)
 
 
 def keep_autograd_on_cpu(model: torch.nn.Module) -> None:
     """Trap: on CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in the first evaluation pass and uses a kernel
     without autograd from then on: all adapter gradients vanish without an error. Switched off, everything is exact."""
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def wants_full_precision(config: ModelConfig) -> bool:
-    """Whether some part is trained in full: its weights are then kept in fp32 beside a 16-bit rest."""
-    return Tuning.full in (config.train.language, config.train.connector, config.train.vision)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError, nearest
@@ -40,7 +41,8 @@ def target_names(model: PreTrainedModel, config: ModelConfig) -> list[str]:
     """Full names of the linear layers that get an adapter, in the model's order.
 
     Raises:
-        ConfigError: a name in model.lora.target_modules that matches no linear layer of the parts tuned by lora.
+        ConfigError: a name in model.lora.target_modules that matches no linear layer of the parts tuned by lora, or
+            such a part in which no name matches.
     """
     parts = tuned_parts(config.train, Tuning.lora)
     output = model.get_output_embeddings()
@@ -53,7 +55,15 @@ def target_names(model: PreTrainedModel, config: ModelConfig) -> list[str]:
             raise ConfigError(
                 f"model.lora.target_modules: {target!r} is no linear layer of {where}; {nearest(target, leaves)}"
             )
-    return [name for name in inside if name.rpartition(".")[2] in config.lora.target_modules]
+    names = [name for name in inside if name.rpartition(".")[2] in config.lora.target_modules]
+    for part in parts:
+        if not any(part_of(name) == part for name in names):
+            there = sorted({name.rpartition(".")[2] for name in inside if part_of(name) == part})
+            raise ConfigError(
+                f"model.train.{part}: Expected a linear layer of {part} in model.lora.target_modules, got none; "
+                f"add one of {', '.join(there)}, or set model.train.{part}=frozen"
+            )
+    return names
 
 
 def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrainedModel | PeftModel:
@@ -75,11 +85,12 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
         target_modules=target_names(model, config),
         init_lora_weights="gaussian" if config.lora.init == LoraInit.gaussian else True,
         bias="none",
-        base_model_name_or_path=config.path,
+        revision=config.revision,
     )  # type: ignore[call-arg]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, peft_config)
+    peft_config.base_model_name_or_path = config.path  # PEFT writes its own idea there: a cache or a temporary folder
     for name in full:  # get_peft_model freezes everything but its own
         adapted.get_base_model().get_parameter(name).requires_grad_(True)
     return adapted
@@ -108,11 +119,18 @@ def load_adapter(model: PreTrainedModel, folder: str) -> PeftModel:
     """The base with a saved PEFT adapter on it, from safetensors alone: PEFT would read a pickle where there are none.
 
     Raises:
-        ConfigError: no adapter_model.safetensors in the folder.
+        ConfigError: no adapter_model.safetensors in the folder, or tensors in it other than the adapter has. PEFT would
+            leave those out with a warning, and what is evaluated would be partly the untuned model.
     """
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
+    file = Path(folder) / "adapter_model.safetensors"
+    if not file.is_file():
         raise ConfigError(f"run: there is no adapter_model.safetensors in {folder!r}; did the training end?")
     adapted: PeftModel = PeftModel.from_pretrained(model, folder, is_trainable=False, autocast_adapter_dtype=True)
+    with safe_open(file, "pt") as stored:
+        mine = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        odd = sorted(mine.keys() ^ set(stored.keys()))
+    if odd:
+        raise ConfigError(f"run: {len(odd)} tensors of {str(file)!r} do not fit the model ({odd[0]}); export it anew")
     return adapted
 
 

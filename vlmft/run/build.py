@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError, checked_options
-from vlmft.config.schema import DataConfig, EvaluationConfig, ModelConfig, TrainConfig, TrainerConfig
+from vlmft.config.schema import DataConfig, EvaluationConfig, Init, ModelConfig, TrainConfig, TrainerConfig
 from vlmft.data.base import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
@@ -23,7 +23,7 @@ from vlmft.evaluation.predict import Answerer
 from vlmft.metrics import METRICS, metric_named
 from vlmft.models import lora
 from vlmft.models.family import Family, make_family
-from vlmft.models.load import Source, load_model, load_source
+from vlmft.models.load import Source, load_model, load_source, storage_dtype
 from vlmft.sample import Message, Prompt
 
 
@@ -46,13 +46,15 @@ class Built:
     data: VLMDataModule
     device: torch.device
     fingerprint: dict[str, str]
+    numerics: dict[str, str]
+    """What else moves an answer, if only by rounding: device, storage dtype, attention, quantisation."""
 
     @property
     def base(self) -> PreTrainedModel:
         return lora.base_of(self.model)
 
-    def answerer(self, evaluation: EvaluationConfig) -> Answerer:
-        """Generation with this model, whatever adapter state it is in."""
+    def answerer(self, evaluation: EvaluationConfig, poll: Callable[[], None] = lambda: None) -> Answerer:
+        """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
         return Answerer(
             self.family,
             self.base,
@@ -60,6 +62,7 @@ class Built:
             self.data.max_new_tokens,
             self.data.ledger.refuse,
             self.data.config.workers,
+            poll,
         )
 
 
@@ -134,18 +137,29 @@ def build(
     device = pick_device(trainer)
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
-    return Built(source, family, model, data, device, fingerprint(family, source))
+    commit = f"{source.commit}, seed {seed}" if model_config.init == Init.random else source.commit
+    return Built(source, family, model, data, device, fingerprint(family, commit), numerics_of(model_config, device))
 
 
-def fingerprint(family: Family, source: Source) -> dict[str, str]:
-    """What an adapter was trained under, each as a hash or commit: prompt format, processor, base."""
+def numerics_of(config: ModelConfig, device: torch.device) -> dict[str, str]:
+    mode = config.quantization.mode.name
+    double = f"{mode}, double" if config.quantization.double_quant and mode in ("nf4", "fp4") else mode
+    dtype = str(storage_dtype(device)).removeprefix("torch.")
+    return {"device": device.type, "dtype": dtype, "attention": config.attention.name, "quantization": double}
+
+
+def fingerprint(family: Family, commit: str) -> dict[str, str]:
+    """What an adapter was trained under, each as a hash or commit: prompt format, processor, base.
+
+    Random weights have their seed beside the commit: two seeds are two bases.
+    """
     parts = family.fingerprint_parts
     hashes = {name: _short(parts[name]) for name in sorted(parts)}
     probe = Prompt((Message("user", ("What is this?",)),))
     return {
         **hashes,
         "prompt_ids": _short(family.encode_prompt("probe", probe).input_ids.tolist()),
-        "base": source.commit,
+        "base": commit,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from vlmft.metrics import metric_named
 from vlmft.models.lora import trainable
 from vlmft.run.blank import blanked
 from vlmft.run.build import Built, fingerprint_sha256
-from vlmft.sample import Question, Sample, Split
+from vlmft.sample import BadRowError, Question, Sample, Split
 
 NO_ADAPTER = "none"
+BASELINES: Mapping[str, tuple[str, ...]] = {"tuned": ("untuned",), "blank": ("tuned", "untuned")}
+"""What an arm is compared with: the first of these that is evaluated, too."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Evaluation:
     comparisons: list[Comparison] = field(default_factory=list)
     canary: CanaryResult | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Arm -> seconds spent generating."""
+    """Arm -> seconds spent generating all of its answers; 0 where some were stored already."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know beside the numbers."""
 
@@ -77,7 +79,14 @@ def arm_question(arm: str, sample: Sample) -> Question:
 
 
 def evaluate_arms(
-    built: Built, settings: EvaluationConfig, arms: Sequence[str], split: Split, folder: Path, *, fresh: bool = False
+    built: Built,
+    settings: EvaluationConfig,
+    arms: Sequence[str],
+    split: Split,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """All arms on all rows of a split, with one loaded model; stored answers of the same key are used again.
 
@@ -88,12 +97,12 @@ def evaluate_arms(
     if not samples:
         raise ConfigError(f"split: {split} has no rows; choose another split or mend the data")
     result = Evaluation(split, samples)
-    answerer = built.answerer(settings)
+    answerer = built.answerer(settings, poll)
     for arm in arms:
         predictions = _answers(built, answerer, arm, result, folder, fresh=fresh)
-        result.seconds[arm] = predictions.seconds
-        if predictions.generated < len(predictions.answers):
-            stored = len(predictions.answers) - predictions.generated
+        stored = len(predictions.answers) - predictions.generated
+        result.seconds[arm] = predictions.seconds if stored <= 0 else 0.0
+        if stored > 0:
             result.notes.append(f"{arm}: {stored} of {len(predictions.answers)} answers were stored already")
     _score(built, result)
     with arm_state(built, arms[-1]):
@@ -115,6 +124,7 @@ def _answers(
         "adapter_sha256": NO_ADAPTER if arm == "untuned" else adapter_sha256(built),
         "fingerprint_sha256": fingerprint_sha256(built.fingerprint),
         "generation": answerer.settings,
+        "numerics": built.numerics,
     }
     questions = [arm_question(arm, sample) for sample in result.samples]
     with arm_state(built, arm):
@@ -137,16 +147,20 @@ def _score(built: Built, result: Evaluation) -> None:
         seconds = result.seconds[arm] or None
         result.arms[arm] = summarise(arm, kept, references, built.data.metric_name, seconds)
         result.notes += warnings(result.arms[arm])
-    arms = list(result.rows)
-    for arm in arms[1:]:
-        first = arms[0] if arm != "blank" or "tuned" not in arms else "tuned"
+    for first, arm in pairs_of(list(result.rows)):
         scores = [{row_id: result.rows[a][row_id].score.value for row_id in references} for a in (first, arm)]
         result.comparisons.append(compare(first, scores[0], arm, scores[1], groups))
 
 
+def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """(first, second) of each comparison, whatever the order of the arms: untuned with tuned, tuned with blank."""
+    found = ((next((b for b in BASELINES.get(arm, ()) if b in arms), None), arm) for arm in arms)
+    return [(first, second) for first, second in found if first is not None]
+
+
 def canary_on(built: Built, settings: EvaluationConfig, split: Split) -> CanaryResult | None:
     """The leak canary on the first rows of a split, by the path that evaluation takes; None where switched off."""
-    samples = built.data.samples(built.data.ids[split][: settings.canary_rows])
+    samples = [s for s in built.data.samples(built.data.ids[split][: settings.canary_rows]) if _encodes(built, s)]
     if not samples:
         return None
     answerer = built.answerer(settings)
@@ -159,5 +173,14 @@ def canary_on(built: Built, settings: EvaluationConfig, split: Split) -> CanaryR
         family = built.family
         return {row.id: family.show(family.encode_prompt(row.id, row.prompt).input_ids.tolist()) for row in rows}
 
-    censored = [built.data.with_answer(sample.id, SENTINEL) for sample in samples]
-    return leak_canary(samples, censored, ask, show)
+    pairs = [built.data.with_answer(sample.id, SENTINEL) for sample in samples]
+    in_source = sum(replaced for _, replaced in pairs)
+    return leak_canary(samples, [censored for censored, _ in pairs], ask, show, in_source)
+
+
+def _encodes(built: Built, sample: Sample) -> bool:
+    try:
+        built.family.encode_prompt(sample.id, sample.prompt)
+    except BadRowError:  # the ledger hears of it when the row is answered
+        return False
+    return True

@@ -21,7 +21,7 @@ from vlmft.config.schema import TrainConfig
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
-OUTSIDE_THE_HASH = ("name", "output_root", "logger")
+OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume")
 """Settings that change no result."""
 
 
@@ -42,23 +42,32 @@ def config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def run_folder(config: TrainConfig) -> Path:
-    """A new folder for this run.
+def run_folder(config: TrainConfig) -> tuple[Path, bool]:
+    """The folder for this run, and whether its run is finished already; both a new and an interrupted one are not.
 
     Raises:
-        ConfigError: the folder holds a finished or broken run already.
+        ConfigError: the folder holds a run and `resume` is not set, or it is a run of other settings.
     """
     folder = Path(config.output_root) / f"{config.model.name}-{config.data.name}" / (config.name or config_hash(config))
+    finished = (folder / SUMMARY_FILE).exists()
     if (folder / CONFIG_FILE).exists():
-        state = "finished" if (folder / SUMMARY_FILE).exists() else "unfinished"
-        raise ConfigError(
-            f"name: {folder} holds a {state} run of these settings; give this one another name (name=...), "
-            "another seed, or remove the folder"
-        )
+        if not config.resume:
+            raise ConfigError(
+                f"name: {folder} holds {'a finished' if finished else 'an interrupted'} run of these settings; "
+                f"{'give this one another name= or seed=' if finished else 'go on with it by resume=true'}"
+            )
+        before = read_run(str(folder))
+        if config_hash(before) != config_hash(config):
+            raise ConfigError(
+                f"name: {folder} holds a run of other settings; resume it with its own, or give a new name="
+            )
+        return folder, finished
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(plain(config)), folder / CONFIG_FILE)
     write_json(folder / "environment.json", environment())
-    return folder
+    beside = folder / f".{CONFIG_FILE}.partial"
+    OmegaConf.save(OmegaConf.create(plain(config)), beside)
+    beside.replace(folder / CONFIG_FILE)
+    return folder, False
 
 
 def read_run(folder: str) -> TrainConfig:

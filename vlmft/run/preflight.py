@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 
@@ -40,7 +42,7 @@ class Check:
 def preflight(built: Built, config: TrainConfig, canary: CanaryResult | None) -> list[Check]:
     """All checks. Leaves weights, gradients, modes and random numbers as they were."""
     rows, samples = _rows(built)
-    checks = [_supervised(built, rows[:2])]
+    checks = [_supervised(built, rows[:8], samples[:8])]
     with _undisturbed(built):
         checks.append(_first_loss(built, config, rows[:8]))
         checks.append(_gradients(built, config, rows[:2]))
@@ -95,10 +97,39 @@ def _loss(built: Built, rows: Sequence[EncodedRow], *, grad: bool = False) -> to
     return summed_cross_entropy(logits, batch.targets) / len(batch.targets)
 
 
-def _supervised(built: Built, rows: Sequence[EncodedRow]) -> Check:
-    texts = [built.family.show(row.input_ids[row.supervised].tolist()) for row in rows]
-    ok = all(row.n_supervised > 1 and row.input_ids[-1] == built.family.end_id for row in rows)
-    return Check("learns", ok, "the loss is on " + " and ".join(repr(text) for text in texts) + ", nothing else")
+def _backward(built: Built, rows: Sequence[EncodedRow], *, grad: bool) -> None:
+    loss = _loss(built, rows, grad=grad)
+    if loss.requires_grad:  # otherwise no parameter gets a gradient, which `_gradients` says
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _supervised(built: Built, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> Check:
+    texts = [repr(built.family.show(row.input_ids[row.supervised].tolist())) for row in rows[:2]]
+    for row, sample in zip(rows, samples, strict=True):
+        if problem := _mislabelled(built, row, sample):
+            return Check("learns", False, f"row {row.id} {problem}")
+    return Check("learns", True, "the loss is on " + " and ".join(texts) + ", nothing else")
+
+
+def _mislabelled(built: Built, row: EncodedRow, sample: Sample) -> str | None:
+    """What is wrong with a row's ids: they must be the prompt as generation sees it, then the answer, then the end."""
+    prompt = built.family.encode_prompt(sample.id, sample.prompt)
+    length = prompt.prompt_length
+    if row.prompt_length != length or (row.input_ids[:length] != prompt.input_ids).any():
+        return "is trained under another prompt than generation sees"
+    if (row.supervised != (np.arange(row.length) >= length)).any():
+        return f"has its loss on {built.family.show(row.input_ids[row.supervised].tolist())!r}, not on its answer alone"
+    if row.n_supervised < 2 or row.input_ids[-1] != built.family.end_id:
+        return f"ends in {built.family.show(row.input_ids[-1:].tolist())!r}, not in the end token"
+    learned = built.family.decode(row.input_ids[length:-1].tolist())
+    if _bare(learned) != _bare(sample.answer):
+        return f"teaches {learned!r}, while its answer is {sample.answer!r}"
+    return None
+
+
+def _bare(text: str) -> str:
+    """Without white space, letter case and forms of width, which a tokenizer may change."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _first_loss(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
@@ -123,11 +154,13 @@ def _gradients(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) ->
     parts = config.model.train
     grad = not {"vision", "connector"} <= set(tuned_parts(parts, Tuning.frozen))
     names = trainable(built.model)
-    problems: list[str] = []
+    still = [name for name, _ in built.model.named_parameters() if ".lora_" in name and name not in names]
+    problems = [f"{len(still)} adapter matrices are frozen ({still[0]})"] if still else []
+    problems += [] if names else ["nothing is trained"]
     for moment in ("at first", "after an evaluation pass"):
         built.model.train()
         built.model.zero_grad(set_to_none=True)
-        _loss(built, rows, grad=grad).backward()  # type: ignore[no-untyped-call]
+        _backward(built, rows, grad=grad)
         odd = unused_gradient_names(built.model)
         problems += [
             f"{moment} {len(found)} {kind.replace('_', ' ')} gradient ({found[0]})"
@@ -156,7 +189,7 @@ def _images(built: Built, samples: Sequence[Sample]) -> list[Check]:
             _loss(built, [built.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for s in seen])
         )
     text = f"loss {real:.4f} with the images, {blank:.4f} with black ones"
-    return [Check("images matter", real != blank, text)]
+    return [Check("images matter", not math.isclose(real, blank, rel_tol=1e-6), text)]
 
 
 def _longest(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
@@ -168,7 +201,7 @@ def _longest(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> C
     grad = not {"vision", "connector"} <= set(tuned_parts(config.model.train, Tuning.frozen))
     built.model.train()
     try:
-        _loss(built, [longest] * n_rows, grad=grad).backward()  # type: ignore[no-untyped-call]
+        _backward(built, [longest] * n_rows, grad=grad)
     except torch.OutOfMemoryError:
         return Check("longest row", False, f"{text.replace('go', 'do not go')}; lower train.rows_per_batch")
     return Check("longest row", True, text)

@@ -90,12 +90,12 @@ def comparison_sentence(found: Comparison) -> str:
 
 
 def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Comparison]) -> str:
-    """The report's sentence."""
-    if not comparisons:
-        arm = next(iter(arms.values()))
+    """The report's sentence: untuned against tuned where both were evaluated, else one arm's value."""
+    found = next((pair for pair in comparisons if (pair.first, pair.second) == ("untuned", "tuned")), None)
+    if found is None:
+        arm = arms.get("tuned", next(iter(arms.values())))
         bounds = interval(arm.interval)
         return f"{model} ({arm.arm}) reaches {percent(arm.value)} {arm.metric} ({bounds}) on {arm.n} rows of {data}."
-    found = comparisons[0]
     metric = next(iter(arms.values())).metric
     ends = {
         "better": "better",

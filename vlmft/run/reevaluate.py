@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig
-from vlmft.models.lora import load_adapter
+from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, Tuning
+from vlmft.models.lora import load_adapter, tuned_parts
 from vlmft.run.build import Built, build
 from vlmft.run.evaluate import NO_ADAPTER, adapter_sha256, evaluate_arms
 from vlmft.run.folder import SUMMARY_FILE, read_run
@@ -28,6 +28,11 @@ def reevaluate(config: EvaluateConfig) -> Path:
     run = read_run(config.run) if config.run is not None else None
     model, data = (run.model, run.data) if run is not None else (config.model, config.data)
     assert model is not None and data is not None  # checked() has seen to it
+    if run is not None and (full := tuned_parts(run.model.train, Tuning.full)):
+        raise ConfigError(
+            f"run: Expected a run of adapters alone, got one that trained {', '.join(full)} in full; its own report "
+            f"has both arms. A whole model is evaluated alone: model.path={config.run}/{ADAPTER} model.init=pretrained"
+        )
     data.options = {**data.options, **config.data_options}
     folder = evaluation_folder(config, model, data)
     summary = Summary(model.name, data.name)

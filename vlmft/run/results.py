@@ -15,9 +15,11 @@ from typing import Any
 import PIL.Image
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from vlmft.evaluation.report import Curve, Report, ReportAnswer, ReportRow, rows_to_picture, write_report
-from vlmft.models.lora import base_of
+from vlmft.models.lora import trainable
 from vlmft.run.build import Built
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.folder import SUMMARY_FILE, command_line, environment, plain, write_json
@@ -29,6 +31,8 @@ from vlmft.training.tracking import read_metrics
 
 ADAPTER = "adapter"
 FINGERPRINT_FILE = "fingerprint.json"
+FULL_PARTS_FILE = "full_parts.safetensors"
+"""Beside an adapter: the parts that were trained in full."""
 THUMBNAIL_PIXELS = 160
 
 
@@ -126,9 +130,22 @@ def save_adapter(built: Built, folder: Path) -> Path:
     write_json(folder / FINGERPRINT_FILE, built.fingerprint)
     if isinstance(built.model, PeftModel):
         built.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        full = {n: p.detach().cpu().contiguous() for n, p in trainable(built.model).items() if ".lora_" not in n}
+        if full:  # PEFT stores its own tensors alone
+            save_file(full, folder / FULL_PARTS_FILE)
     else:
-        base_of(built.model).to(torch.bfloat16).save_pretrained(folder, max_shard_size="50GB")
+        _save_in_bf16(built.base, folder)
     return folder
+
+
+def _save_in_bf16(model: PreTrainedModel, folder: Path) -> None:
+    """Stores the whole model and leaves its weights rounded as stored: what is evaluated next is what was saved."""
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():  # not model.to(): that would round buffers, such as rotary frequencies
+        parameter.data = parameter.data.to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="50GB")
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
 
 
 def read_fingerprint(folder: Path) -> dict[str, str] | None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from peft import PeftModel
 
-from vlmft.config.schema import Init, TrainConfig
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import TrainConfig, Tuning
 from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
-from vlmft.models.lora import count_by_part, trainable
+from vlmft.models.lora import count_by_part, trainable, tuned_parts
 from vlmft.run.build import Built, build, infer
 from vlmft.run.evaluate import adapter_sha256, canary_on, evaluate_arms
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, plain, run_folder
+from vlmft.run.lock import locked
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import duration, print_arms, print_checks, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, Phases, Summary, report, save_adapter, write_results
-from vlmft.training.checkpoint import Checkpoints, FolderCheckpointIO, read_checkpoint
+from vlmft.training.checkpoint import Checkpoints, FolderCheckpointIO, latest_whole, read_checkpoint
+from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.module import VLMModule
 from vlmft.training.progress import progress_bar
 from vlmft.training.tracking import METRICS_FILE, MetricsFile, Wandb
@@ -36,13 +39,15 @@ def total_steps(config: TrainConfig, n_windows: int) -> int:
     if limit is not None:
         n_windows = int(min(n_windows, limit)) if limit >= 1 else math.floor(n_windows * limit)
     epochs = config.trainer.max_epochs
+    if epochs == config.trainer.max_steps == -1:
+        raise ConfigError("trainer.max_epochs: Expected an end of training, got -1 without trainer.max_steps; set one")
     steps = n_windows * epochs if epochs is not None and epochs >= 0 else config.trainer.max_steps
     return min(steps, config.trainer.max_steps) if config.trainer.max_steps >= 0 else steps
 
 
-def validation(built: Built, config: TrainConfig) -> Callable[[Sequence[str]], Mapping[str, float]]:
+def validation(built: Built, config: TrainConfig, stop: StopRequest) -> Callable[[Sequence[str]], Mapping[str, float]]:
     """Row ids -> logged values: the dataset's own metric on generated answers."""
-    data, answerer = built.data, built.answerer(config.evaluation)
+    data, answerer = built.data, built.answerer(config.evaluation, poll=stop.check)
     prefix = f"val/{config.data.name}"
 
     def validate(row_ids: Sequence[str]) -> Mapping[str, float]:
@@ -93,10 +98,12 @@ def _count_or_share(value: float | None) -> int | float | None:
     return int(value) if value is not None and value >= 1 else value
 
 
-def fit(config: TrainConfig, built: Built, folder: Path, loggers: Sequence[Logger]) -> tuple[Checkpoints, int]:
-    """Trains, then puts the best checkpoint's weights back into the model. Also returns the optimiser steps taken."""
+def fit(
+    config: TrainConfig, built: Built, folder: Path, loggers: Sequence[Logger], stop: StopRequest
+) -> tuple[Checkpoints, VLMModule]:
+    """Trains, from the last whole checkpoint where there is one, then puts the best one's weights into the model."""
     monitor = f"val/{config.data.name}/{built.data.metric_name}" if built.data.ids["val"] else None
-    checkpoints = Checkpoints(folder / "checkpoints", monitor, config.train.early_stopping_patience)
+    checkpoints = Checkpoints(folder / "checkpoints", monitor, config.train.early_stopping_patience, stop)
     assert config.train.lr is not None
     module = VLMModule(
         built.family,
@@ -105,14 +112,28 @@ def fit(config: TrainConfig, built: Built, folder: Path, loggers: Sequence[Logge
         config.train,
         config.train.lr,
         total_steps(config, len(built.data.train_dataloader())),
-        validation(built, config),
+        validation(built, config, stop),
     )
+    start = resume_point(folder, loggers)
     trainer = make_trainer(config, folder, loggers, checkpoints)
-    trainer.fit(module, datamodule=built.data)
+    trainer.fit(module, datamodule=built.data, ckpt_path=str(start) if start is not None else None, weights_only=True)
     if not config.trainer.fast_dev_run:
         module.load_state_dict(read_checkpoint(checkpoints.chosen())["state_dict"])
     built.model.eval()
-    return checkpoints, trainer.global_step
+    return checkpoints, module
+
+
+def resume_point(folder: Path, loggers: Sequence[Logger]) -> Path | None:
+    """The last whole checkpoint, said aloud; the metrics file is cut back to it."""
+    start, damaged = latest_whole(folder / "checkpoints")
+    for sentence in damaged:
+        print(f"  {sentence}")
+    if start is not None:
+        print(f"  going on from {start.name}")
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            logger.cut_back(int(start.name.removeprefix("step-")) if start is not None else 0)
+    return start
 
 
 def train(config: TrainConfig) -> Path:
@@ -120,13 +141,27 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         ConfigError: the settings or a preflight check say that this run cannot be what it is meant to be.
+        SystemExit: 143 after SIGTERM, 130 after Ctrl-C; what was done is stored.
     """
     keep_freed_pages()
     quiet_libraries()
     inferred = infer(config)
-    folder = run_folder(config)
+    folder, finished = run_folder(config)
     print(f"{config.model.name} on {config.data.name}, run folder {folder}")
+    if finished:
+        print(f"  finished already: {folder / SUMMARY_FILE}")
+        return folder
     print_inferred(inferred)
+    with locked(folder), stop_request() as stop:
+        try:
+            _tracked(config, folder, stop)
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
+    return folder
+
+
+def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
     summary = Summary(config.model.name, config.data.name)
     loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE)]
     tracker = None
@@ -136,17 +171,19 @@ def train(config: TrainConfig) -> Path:
         loggers.append(tracker)
     exit_code = 1
     try:
-        _run(config, folder, summary, loggers)
+        _run(config, folder, summary, loggers, stop)
         exit_code = 0
+    except Interrupted as error:
+        exit_code = error.exit_code
+        raise
     finally:
         if tracker is not None:
             tracker.log_summary(summary.headline_values())
             tracker.close(exit_code)
             print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent)")
-    return folder
 
 
-def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger]) -> None:
+def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger], stop: StopRequest) -> None:
     clock = Phases(summary)
     with clock("load"):
         built = build(
@@ -157,25 +194,30 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
             rows_per_step=config.train.rows_per_step,
             ledger_path=folder / "bad_rows.jsonl",
         )
+        if config.trainer.fast_dev_run:
+            built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
         summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
         summary.trained_parameters = sum(p.numel() for p in trainable(built.model).values())
+    with clock("splits"):
+        built.data.check_splits()
     print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     with clock("preflight"):
         checks = _checked(config, built)
-    if config.test and config.model.init == Init.pretrained and not isinstance(built.model, PeftModel):
+    if config.test and "untuned" in config.evaluation.arms and tuned_parts(config.model.train, Tuning.full):
         # Full training overwrites the untuned model: its answers are stored before, and read again below.
-        evaluate_arms(built, config.evaluation, ["untuned"], "test", folder)
+        evaluate_arms(built, config.evaluation, ["untuned"], "test", folder, poll=stop.check)
     with clock("train"):
         L.seed_everything(config.seed, verbose=False)
-        checkpoints, summary.steps = fit(config, built, folder, loggers)
+        checkpoints, module = fit(config, built, folder, loggers, stop)
+    summary.steps, summary.skipped_windows = module.steps, module.skipped_windows
     summary.best_checkpoint, summary.best_value = checkpoints.best, checkpoints.best_value
     save_adapter(built, folder / ADAPTER)
     summary.adapter_sha256 = adapter_sha256(built)
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
     if config.test:
         with clock("evaluate"):
-            places = {**_test(config, built, folder, summary, checks), **places}
+            places = {**_test(config, built, folder, summary, checks, stop), **places}
     summary.bad_rows = len(built.data.ledger.bad)
     summary.write(folder)
     print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
@@ -194,12 +236,10 @@ def _checked(config: TrainConfig, built: Built) -> list[Check]:
 
 
 def _test(
-    config: TrainConfig, built: Built, folder: Path, summary: Summary, checks: Sequence[Check]
+    config: TrainConfig, built: Built, folder: Path, summary: Summary, checks: Sequence[Check], stop: StopRequest
 ) -> dict[str, Path]:
     """Evaluates the arms on the test split, prints the table, writes the report; returns where things lie."""
-    if config.trainer.fast_dev_run:
-        built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
-    found = evaluate_arms(built, config.evaluation, config.evaluation.arms, "test", folder)
+    found = evaluate_arms(built, config.evaluation, config.evaluation.arms, "test", folder, poll=stop.check)
     summary.add(found)
     print_arms(found.arms, found.comparisons, found.notes)
     if found.canary is not None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +20,12 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors.torch import load_file, save_file
 
+from vlmft.training.interruption import StopRequest
+
 FORMAT = 1
+FILES = ("tensors.safetensors", "state.json")
 KEEP = 2
+STEP = re.compile(r"step-\d{7}")
 
 
 class CheckpointError(RuntimeError):
@@ -27,15 +33,19 @@ class CheckpointError(RuntimeError):
 
 
 def packed(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
-    """`value` as JSON; its tensors go to `tensors` under their path and leave a mark.
+    """`value` as JSON; its tensors go to `tensors` under a number and their path, and leave a mark.
 
     Raises:
         TypeError: something that is neither plain nor a tensor, named by its path.
     """
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().contiguous().cpu().clone()
-        return {"__tensor__": path}
+        name = f"{len(tensors)}{path}"  # numbered, because {"a/b": x} and {"a": {"b": y}} have the same path
+        tensors[name] = value.detach().contiguous().cpu().clone()
+        return {"__tensor__": name}
     if isinstance(value, Mapping):
+        for key in value:
+            if key is not None and not isinstance(key, (bool, int, float, str)):
+                raise TypeError(f"Expected plain keys in a checkpoint, got a {type(key).__name__} at {path}/{key}")
         if all(isinstance(key, str) and not key.startswith("__") for key in value):
             return {key: packed(item, tensors, f"{path}/{key}") for key, item in value.items()}
         return {"__pairs__": [[key, packed(item, tensors, f"{path}/{key}")] for key, item in value.items()]}
@@ -73,22 +83,29 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
 def write_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
-    """Writes the folder whole or not at all, replacing an older one of that name."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    """Writes the folder whole or not at all. An older one of that name stays readable until the new one is there."""
+    beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     tensors: dict[str, torch.Tensor] = {}
     state = json.dumps(packed(content, tensors))
     save_file(tensors, beside / "tensors.safetensors")
     (beside / "state.json").write_text(state, encoding="utf-8")
-    hashes = {name: file_sha256(beside / name) for name in ("tensors.safetensors", "state.json")}
+    hashes = {name: file_sha256(beside / name) for name in FILES}
     (beside / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": hashes}), encoding="utf-8")
-    for file in beside.iterdir():
+    for file in (*beside.iterdir(), beside):
         _sync(file)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(_replaced(folder), ignore_errors=True)
+        folder.rename(_replaced(folder))
     beside.rename(folder)
     _sync(folder.parent)
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
@@ -97,16 +114,18 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no manifest, another format, or a file whose hash differs.
     """
+    if not folder.exists() and _replaced(folder).exists():
+        folder = _replaced(folder)  # the process ended between the two renames of `write_checkpoint`
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"Expected checkpoint format {FORMAT}, got {manifest['format']} in {folder}")
-        for name, expected in manifest["sha256"].items():
-            if file_sha256(folder / name) != expected:
+        for name in FILES:
+            if file_sha256(folder / name) != manifest["sha256"][name]:
                 raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the manifest's")
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} is not a whole checkpoint ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is not a whole checkpoint ({type(error).__name__}: {error})") from error
     content: dict[str, Any] = unpacked(state, load_file(folder / "tensors.safetensors"))
     return content
 
@@ -124,14 +143,40 @@ class FolderCheckpointIO(CheckpointIO):
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _is_dry(trainer: L.Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by Lightning from afar
+
+
+def steps_in(folder: Path) -> list[str]:
+    """Names of our checkpoints in a folder, oldest first; what is not ours is left alone."""
+    return sorted(path.name for path in folder.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir())
+
+
+def latest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that passes its hashes, and a sentence for each newer one that does not."""
+    damaged = []
+    for name in reversed(steps_in(folder)):
+        try:
+            read_checkpoint(folder / name)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        return folder / name, damaged
+    return None, damaged
+
+
 class Checkpoints(L.Callback):
     """Saves after each validation, keeps the best by the metric and the last two, and remembers which was best."""
 
-    def __init__(self, folder: Path, monitor: str | None, patience: int | None) -> None:
+    def __init__(
+        self, folder: Path, monitor: str | None, patience: int | None, stop: StopRequest | None = None
+    ) -> None:
         self.folder, self.monitor, self.patience = folder, monitor, patience
+        self.stop = stop or StopRequest()
         self.best: str | None = None
         self.best_value: float | None = None
         self.since_best = 0
+        self.stopping = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_value": self.best_value, "since_best": self.since_best}
@@ -140,31 +185,66 @@ class Checkpoints(L.Callback):
         self.best, self.best_value = state_dict["best"], state_dict["best_value"]
         self.since_best = state_dict["since_best"]
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.stop.installed:
+            self.stop.install()  # Lightning has just taken the signals for itself
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A window is done: the place to save before a stop, which comes when Lightning has logged the window.
+
+        Where validation is due, it is left to the validation to stop: a checkpoint from here would make Lightning
+        leave that validation out when the run goes on.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        if self.stop.number is None or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
             return
-        self.save(trainer)
+        if not _is_dry(trainer):
+            self.save(trainer)
+        self.stopping = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.stopping:
+            self.stop.check()
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.stop.check()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or _is_dry(trainer) or trainer.state.fn != "fit":
+            return
+        self.save(trainer, validated=True)
+        self.stop.check()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.fast_dev_run and not (self.folder / self.name(trainer)).exists():
+        if not _is_dry(trainer) and not (self.folder / self.name(trainer)).exists():
             self.save(trainer)
 
     @staticmethod
     def name(trainer: L.Trainer) -> str:
         return f"step-{trainer.global_step:07d}"
 
-    def save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer, *, validated: bool = False) -> None:
         """Writes this step's folder, updates the best, removes what is neither best nor among the last."""
-        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        if value is not None:
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor and validated else None
+        if value is not None and not math.isnan(value):  # nothing is better than NaN: it would stay the best for ever
             improved = self.best_value is None or float(value) > self.best_value
             self.since_best = 0 if improved else self.since_best + 1
             if improved:
                 self.best, self.best_value = self.name(trainer), float(value)
         self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.folder / self.name(trainer))
-        kept = sorted(path.name for path in self.folder.glob("step-*"))
-        for name in kept[:-KEEP]:
+        for name in steps_in(self.folder)[:-KEEP]:
             if name != self.best:
                 shutil.rmtree(self.folder / name)
         if self.patience is not None and self.since_best >= self.patience:
@@ -172,4 +252,4 @@ class Checkpoints(L.Callback):
 
     def chosen(self) -> Path:
         """The best checkpoint, or the last one where nothing was validated."""
-        return self.folder / (self.best or sorted(path.name for path in self.folder.glob("step-*"))[-1])
+        return self.folder / (self.best or steps_in(self.folder)[-1])

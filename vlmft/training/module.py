@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,17 @@ import lightning as L
 import torch
 from transformers import PreTrainedModel
 
+from vlmft.config.check import ConfigError
 from vlmft.config.schema import OptimizationConfig, PartsConfig, Tuning
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.sample import Batch, EncodedRow
 from vlmft.training.loss import summed_cross_entropy
 from vlmft.training.optim import make_optimizer, make_schedule
+from vlmft.training.random_state import random_state, set_random_state
+
+NOT_FINITE_LIMIT = 10
+"""Windows in a row without finite gradients before training stops. fp16's loss scaling begins with a few such."""
 
 Validate = Callable[[Sequence[str]], Mapping[str, float]]
 """Row ids -> logged name -> value: validation by generation, handed in so that this module never sees text."""
@@ -57,6 +63,15 @@ class VLMModule(L.LightningModule):
         self.validation_ids: list[str] = []
         self.validation_sums = [0.0, 0]
         self.window_end = time.perf_counter()
+        self.gradient_norm = float("nan")
+        self.window_rows = 0
+        self.steps = 0
+        """Optimiser steps that changed weights."""
+        self.skipped_windows = 0
+        self.not_finite = 0
+        """Windows in a row whose gradients were not finite."""
+        self.random: dict[str, Any] | None = None
+        """Random state of a resumed checkpoint until the first window begins."""
 
     @property
     def base(self) -> PreTrainedModel:
@@ -67,11 +82,31 @@ class VLMModule(L.LightningModule):
         """Dropout on where something is trained; frozen vision and connector stay in eval mode."""
         self.train()
         for name, module in self.base.named_modules():
+            # One by one: module.eval() would also silence a trained connector that lives inside a frozen tower.
             if name and part_of(name) in self.frozen_parts - {"language"}:
-                module.eval()
+                module.training = False
+
+    def cpu(self) -> VLMModule:
+        """Nothing. Lightning calls this when training ends, and evaluation goes on with the model where it is."""
+        return self
 
     def on_train_start(self) -> None:
         self.training_mode()
+        self.window_end = time.perf_counter()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counts = {"steps": self.steps, "skipped_windows": self.skipped_windows, "not_finite": self.not_finite}
+        checkpoint["counts"], checkpoint["random"] = counts, random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, count in checkpoint["counts"].items():
+            setattr(self, name, count)
+        self.random = checkpoint["random"]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.random is not None:  # not earlier: making loaders and iterators draws random numbers, too
+            set_random_state(self.random)
+            self.random = None
 
     def batches(self, rows: Sequence[EncodedRow]) -> list[Batch]:
         """The window in batches within `rows_per_batch` and `tokens_per_batch`, rows of like length together."""
@@ -105,16 +140,16 @@ class VLMModule(L.LightningModule):
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         optimizer.zero_grad(set_to_none=True)
-        loss = self.window_backward(rows) if rows else float("nan")
-        norm = self._clip(optimizer)
         lr = optimizer.param_groups[0]["lr"]
+        self.window_rows = len(rows)
+        loss = self.window_backward(rows) if rows else self._empty_backward()
         optimizer.step()
         schedule.step()  # type: ignore[union-attr, call-arg]
         seconds = time.perf_counter() - self.window_end
         self.window_end = time.perf_counter()
         logged = {
             "train/loss": loss,
-            "train/gradient_norm": norm,
+            "train/gradient_norm": self.gradient_norm,
             "train/lr": lr,
             "train/rows_per_second": len(rows) / seconds,
             "train/supervised_tokens_per_second": sum(row.n_supervised for row in rows) / seconds,
@@ -122,13 +157,33 @@ class VLMModule(L.LightningModule):
         }
         self.log_dict(logged, batch_size=len(rows))
 
-    def _clip(self, optimizer: Any) -> float:
-        """Unscales (fp16), clips to `max_gradient_norm` and returns the norm before clipping."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(optimizer.optimizer)
+    def _empty_backward(self) -> float:
+        """For a window whose rows were all bad: gradients of zero, because fp16's loss scaling asks for some."""
+        self.manual_backward(0.0 * next(iter(trainable(self.model).values())).sum())
+        return float("nan")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips to `max_gradient_norm`; a window without rows or finite gradients is counted and changes nothing.
+
+        Lightning calls this with unscaled gradients in every precision; unscaling them here would be the second time.
+
+        Raises:
+            ConfigError: one window after the other has no finite gradient.
+        """
         limit = self.config.max_gradient_norm or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit))
+        self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit))
+        if math.isfinite(self.gradient_norm) and self.window_rows:
+            self.not_finite = 0
+            self.steps += 1
+            return
+        self.skipped_windows += 1
+        self.not_finite += self.window_rows > 0
+        optimizer.zero_grad(set_to_none=True)  # without gradients, the step that follows changes nothing
+        if self.not_finite >= NOT_FINITE_LIMIT:
+            raise ConfigError(
+                f"train.lr: the gradients of {self.not_finite} windows in a row were not finite, up to window "
+                f"{self.trainer.global_step + 1}; lower train.lr={self.lr:g}, or raise trainer.precision"
+            )
 
     def on_validation_epoch_start(self) -> None:
         self.validation_ids, self.validation_sums = [], [0.0, 0]
@@ -144,13 +199,15 @@ class VLMModule(L.LightningModule):
             return
         loss, n_tokens = self.validation_sums
         self.log_dict({"val/loss": loss / n_tokens, **self.validate(self.validation_ids)})
-        self.window_end = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        self.window_end = time.perf_counter()  # after the checkpoint, so that neither counts as waiting for data
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(trainable(self.model), self.config, self.lr)
         return [optimizer], [{"scheduler": make_schedule(optimizer, self.config, self.total_steps), "interval": "step"}]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # Lightning's signature
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's signature
         """Trained parameters alone: a checkpoint never holds the base."""
         return {name: parameter.detach() for name, parameter in trainable(self.model).items()}
 
@@ -158,11 +215,13 @@ class VLMModule(L.LightningModule):
         """Copies trained parameters back in.
 
         Raises:
-            RuntimeError: names differ from what is trained here.
+            RuntimeError: names or shapes differ from what is trained here.
         """
         mine = trainable(self.model)
-        if mine.keys() != state.keys():
-            odd = sorted(mine.keys() ^ state.keys())
+        odd = sorted(mine.keys() ^ state.keys())
+        # copy_ would spread a matrix of rank 1 over one of rank 16 without a word
+        odd += [name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape]
+        if odd:
             raise RuntimeError(
                 f"Expected the checkpoint of the same trained parameters, but {len(odd)} differ: {odd[:3]}"
             )

@@ -29,6 +29,16 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = path
         self.started = time.monotonic()
+        if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write("\n")  # ends a torn line, so that the next one is not glued to it
+
+    def cut_back(self, step: int) -> None:
+        """Leaves only what was logged before this optimiser step: a resumed run logs the rest again."""
+        kept = [line for line in read_metrics(self.path) if line["step"] is not None and line["step"] < step]
+        beside = self.path.with_name(f".{self.path.name}.partial")
+        beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        beside.replace(self.path)
 
     @property
     def name(self) -> str:
@@ -68,7 +78,7 @@ def has_api_key() -> bool:
     """Whether W&B would find a key, without asking anybody: in the environment or in ~/.netrc."""
     try:
         stored = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):
         stored = {}
     return bool(os.environ.get("WANDB_API_KEY")) or any("wandb" in host for host in stored)
 
@@ -81,6 +91,8 @@ class Wandb(Logger):
     ) -> None:
         super().__init__()
         self.run: Any = None
+        self.id = self.where = "none"
+        """The run's page, or the folder of an offline run."""
         self.failed = False
         self.seconds = 0.0
         self._guarded(lambda: self._start(config, folder, run_name, settings, job))
@@ -101,7 +113,7 @@ class Wandb(Logger):
 
         mode = config.mode
         if mode == "auto":
-            mode = "online" if has_api_key() else "offline"
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
         # x_disable_meta: the metadata file holds sys.argv, where people put secrets.
         quiet = wandb.Settings(
             init_timeout=config.init_timeout_seconds, silent=True, console="off", x_disable_meta=True, save_code=False
@@ -117,7 +129,7 @@ class Wandb(Logger):
             "settings": quiet,
         }
         try:
-            self.run = wandb.init(mode=mode, **arguments)
+            self.run = wandb.init(mode=mode, **arguments)  # type: ignore[arg-type]  # wandb checks the name itself
         except (
             wandb.errors.CommError,
             wandb.errors.UsageError,
@@ -126,6 +138,8 @@ class Wandb(Logger):
         ) as error:
             print(f"wandb: {error}; logging offline", file=sys.stderr)
             self.run = wandb.init(mode="offline", **arguments)
+        self.id = str(self.run.id)
+        self.where = str(Path(self.run.dir).parent if self.run.offline else self.run.url)
 
     @property
     def name(self) -> str:
@@ -133,14 +147,7 @@ class Wandb(Logger):
 
     @property
     def version(self) -> str:
-        return self.run.id if self.run is not None else "none"
-
-    @property
-    def where(self) -> str:
-        """The run's page, or the folder of an offline run."""
-        if self.run is None:
-            return "none"
-        return str(Path(self.run.dir).parent if self.run.offline else self.run.url)
+        return self.id
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Settings went in at the start."""
@@ -156,4 +163,5 @@ class Wandb(Logger):
     def close(self, exit_code: int) -> None:
         """Ends the W&B run with the run's own exit code, so that a crash is not shown as finished."""
         if self.run is not None:
+            self.failed = False  # a run that failed to log must still be ended, or W&B waits for it at exit
             self._guarded(lambda: self.run.finish(exit_code=exit_code))

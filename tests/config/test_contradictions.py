@@ -1,0 +1,127 @@
+"""Ranges, choices, and truths across settings: each refused in one sentence, and no number without a range."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vlmft.config import schema
+from vlmft.config.check import ConfigError, all_keys
+from vlmft.config.contradictions import CHOICES, FOLDER_NAMES, LIMITS
+
+SCHEMAS = (schema.TrainConfig, schema.EvaluateConfig, schema.TraceConfig)
+LIMITED = [key for _, _, keys in LIMITS for key in keys.split()]
+
+
+def numbers(group: type, prefix: str = "") -> Iterator[str]:
+    """Keys of all whole numbers and numbers, optional ones too."""
+    for name, annotation in typing.get_type_hints(group).items():
+        kinds = {annotation, *typing.get_args(annotation)}
+        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
+        if nested:
+            yield from numbers(nested[0], f"{prefix}{name}.")
+        elif kinds & {int, float}:
+            yield prefix + name
+
+
+def test_every_number_has_a_range() -> None:
+    found = {key for root in SCHEMAS for key in numbers(root)}
+    assert len(found) > 25
+    assert found == set(LIMITED)
+    assert len(LIMITED) == len(set(LIMITED))
+
+
+def test_every_limit_and_choice_is_of_a_setting() -> None:
+    legal = {key for root in SCHEMAS for key in all_keys(root)}
+    assert {*LIMITED, *CHOICES, *FOLDER_NAMES} <= legal
+
+
+@pytest.mark.parametrize(("words", "holds"), [(words, holds) for words, holds, _ in LIMITS])
+@pytest.mark.parametrize("value", [math.nan, -math.inf, -2])
+def test_nothing_takes_nan_or_minus_two(words: str, holds: Callable[[float], bool], value: float) -> None:
+    assert not holds(value)
+
+
+CONTRADICTORY = {
+    ("seed=-1",): "seed: Expected a whole number >= 0, got -1",
+    ("train.rows_per_step=0",): "train.rows_per_step: Expected a whole number >= 1, got 0",
+    ("train.lr=nan",): "train.lr: Expected a number > 0, got nan",
+    ("train.lr=inf",): "train.lr: Expected a number > 0, got inf",
+    ("train.beta2=1",): "train.beta2: Expected a number in [0, 1), got 1",
+    ("model.lora.dropout=1",): "model.lora.dropout: Expected a number in [0, 1), got 1",
+    ("trainer.max_steps=0",): "trainer.max_steps: Expected -1 or a whole number >= 1, got 0",
+    ("trainer.limit_train_batches=2.5",): "trainer.limit_train_batches: Expected a share below 1 or a count >= 1,",
+    ("trainer.limit_val_batches=-1",): "trainer.limit_val_batches: Expected 0, a share below 1 or a count >= 1, got -1",
+    ("trainer.devices=2",): "trainer.devices: Expected 1, for training on several devices is not built yet, got 2",
+    ("trainer.precision=bf16-true",): "trainer.precision: Expected auto, 32-true, bf16-mixed or 16-mixed,",
+    ("trainer.accelerator=gpuu",): "trainer.accelerator: Expected auto, cpu, gpu, cuda or mps, got 'gpuu'",
+    ("logger.mode=disabled",): "logger.mode: Expected auto, online or offline, got 'disabled'",
+    ("evaluation.arms=[tuned,best]",): "evaluation.arms: Expected untuned, tuned or blank, got 'best'",
+    ("evaluation.arms=[]",): "evaluation.arms: Expected at least one of untuned, tuned, blank, got none",
+    ("model.train.language=frozen",): "model.train: Expected lora or full for at least one part, got frozen for all",
+    ("model.train.language=full",): "model.train.language: full training needs weights that are not quantised",
+    ("model.init=random", "model.train.connector=full"): "model.init: random weights are trained in full; ",
+    ("model.lora.target_modules=[]",): "model.lora.target_modules: Expected at least one layer name, got none",
+    (
+        "train.early_stopping_patience=2",
+        "trainer.limit_val_batches=0",
+    ): "train.early_stopping_patience: needs validation",
+    ("data.name=a/b",): "data.name: Expected a name for a folder",
+    ("model.name=..",): "model.name: Expected a name for a folder",
+}
+
+
+@pytest.mark.parametrize(("overrides", "said"), CONTRADICTORY.items())
+def test_refused_in_a_sentence(overrides: tuple[str, ...], said: str, compose: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose(*overrides)
+    assert str(refused.value).startswith(said)
+    assert "\n" not in str(refused.value) and " | " not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.limit_val_batches=0",
+        "trainer.limit_train_batches=0.5",
+        "trainer.val_check_interval=1000",
+        "trainer.max_epochs=-1",
+        "train.max_gradient_norm=0",
+        "train.warmup_steps=0",
+        "evaluation.canary_rows=0",
+        'name="опыт-1"',
+        "name=r16.b",
+    ],
+)
+def test_edges_that_hold(override: str, compose: Callable[..., object]) -> None:
+    compose(override)
+
+
+EVALUATE = {
+    (): "run: Expected run=<run folder>, or model= and data= for an untuned model",
+    ("model=tiny",): "run: Expected run=<run folder>, or model= and data= for an untuned model",
+    ("run=.", "model=tiny"): "run: Expected run= alone, got model= or data= beside it",
+    ("run=no/such/run",): "run: there is no folder 'no/such/run'; give the folder that train.py printed",
+    ("model=tiny", "data=shapes", "split=vall"): "split: Expected train, val or test, got 'vall'",
+    ("model=tiny", "data=shapes", "model.lora.r=0"): "model.lora.r: Expected a whole number >= 1, got 0",
+    ("model=tiny", "data=shapes", "data.path=no/such"): "data.path: there is no file or folder 'no/such'",
+    ("model=tiny", "data=shapes", "data.options.x=1"): "data.options.x: Shapes has no such option",
+}
+
+
+@pytest.mark.parametrize(("overrides", "said"), EVALUATE.items())
+def test_evaluate_is_refused_in_a_sentence(
+    overrides: tuple[str, ...], said: str, compose_evaluate: Callable[..., object]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose_evaluate(*overrides)
+    assert str(refused.value).startswith(said)
+
+
+def test_evaluate_takes_a_run_folder(compose_evaluate: Callable[..., schema.EvaluateConfig], tmp_path: Path) -> None:
+    assert compose_evaluate(f"run={tmp_path}").run == str(tmp_path)

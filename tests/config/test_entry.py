@@ -1,0 +1,264 @@
+"""The commands as a user meets them: help, one line for a mistake, exit codes; nothing heavy imported, no litter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
+
+from vlmft.config.entry import conf_dir, entry, explained, forced, register_schemas, run_entry
+from vlmft.config.schema import TrainConfig
+from vlmft.sample import BadRowError
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "lightning", "transformers", "peft", "datasets", "wandb")
+PROBE = """
+import json, pathlib, sys
+report, root, command, *arguments = sys.argv[1:]
+sys.path.insert(0, root)
+sys.argv = [command + ".py", *arguments]
+try:
+    main = __import__(command).main
+    from vlmft.config.entry import run_entry
+    run_entry(main)
+finally:
+    pathlib.Path(report).write_text(json.dumps(sorted(sys.modules)))
+"""
+
+
+def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def expect_one_line(stderr: str) -> str:
+    assert stderr.startswith("error: ") and stderr.endswith("\n") and stderr.count("\n") == 1, stderr
+    return stderr
+
+
+COMMANDS = {
+    "train": [
+        (["--help"], 0, "python train.py"),
+        (["--cfg", "job"], 0, "rows_per_step: 16"),
+        (["train.lrr=3"], 2, "train.lrr: no such setting; did you mean 'train.lr'?"),
+        (["+train.lrr=3"], 2, "train.lrr: no such setting; did you mean 'train.lr'?"),
+        (
+            ["data.options.train_row=3"],
+            2,
+            "data.options.train_row: Shapes has no such option; did you mean",
+        ),
+        (["optim=adam"], 2, "optim: no such setting; did you mean 'train.optimizer'?"),
+        (["data=chrtqa"], 2, "data=chrtqa: no such choice; did you mean 'chartqa'?"),
+        (["train.lr=nan", "-m"], 2, "train.lr: Expected a number > 0, got nan"),
+        (["--lr", "3"], 2, "unrecognized arguments: --lr; settings are written without dashes"),
+        (["trainer=null"], 2, "trainer=null: Expected one of the group's choices, got null"),
+    ],
+    "evaluate": [
+        (["--help"], 0, "python evaluate.py"),
+        (["--cfg", "job", "model=tiny", "data=shapes"], 0, "split: test"),
+        ([], 2, "run: Expected run=<run folder>, or model= and data="),
+        (["model=tiny", "data=shapes", "splt=val"], 2, "splt: no such setting; did you mean 'split'?"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "arguments", "code", "said"),
+    [(command, *case) for command, cases in COMMANDS.items() for case in cases],
+)
+def test_command(command: str, arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+    report = tmp_path / "modules.json"
+    work = tmp_path / "work"
+    work.mkdir()
+    done = run(["-c", PROBE, str(report), str(ROOT), command, *arguments], work)
+    assert done.returncode == code, done.stderr
+    if code == 0:
+        assert said in done.stdout and done.stderr == ""
+    else:
+        assert said in expect_one_line(done.stderr) and done.stdout == ""
+    modules = json.loads(report.read_text(encoding="utf-8"))
+    assert "vlmft.config.entry" in modules
+    assert not {module.split(".")[0] for module in modules} & set(HEAVY)
+    assert {path.name for path in work.iterdir()} <= {"multirun.yaml"} if "-m" in arguments else not [*work.iterdir()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_script_itself(command: str, tmp_path: Path) -> None:
+    assert len((ROOT / f"{command}.py").read_text(encoding="utf-8").splitlines()) < 80
+    assert f"python {command}.py" in run([str(ROOT / f"{command}.py"), "--help"], tmp_path).stdout
+    done = run([str(ROOT / f"{command}.py"), "+seedd=1", "model=tiny", "data=shapes"], tmp_path)
+    assert done.returncode == 2
+    assert expect_one_line(done.stderr) == "error: seedd: no such setting; did you mean 'seed'?\n"
+
+
+# From here on in this process, with a main function of the test's own.
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Hydra sets up logging, and we an environment variable."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    register_schemas()
+
+
+def ended(main: Callable[[TrainConfig], None], *arguments: str) -> int:
+    """The exit code of `python train.py ARGUMENTS` with this main."""
+    sys.argv = ["train.py", *arguments]
+    try:
+        run_entry(entry("train", TrainConfig)(main))
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+    return 0
+
+
+def nothing(config: TrainConfig) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def own_argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+def test_main_gets_checked_dataclasses() -> None:
+    seen: list[TrainConfig] = []
+    assert ended(seen.append, "train.lr=1e-3", "data.options.train_rows=5", "name=mine") == 0
+    assert [type(config) for config in seen] == [TrainConfig]
+    assert (seen[0].train.lr, seen[0].data.options, seen[0].name) == (1e-3, {"train_rows": 5}, "mine")
+
+
+def test_sweep_gets_each_value() -> None:
+    seen: list[TrainConfig] = []
+    assert ended(seen.append, "-m", "model.lora.r=4,8", "data.options.train_rows=5") == 0
+    assert [config.model.lora.r for config in seen] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lr=3"], "lr: no such setting; did you mean 'train.lr'?"),
+        (["seed=x"], "seed: Expected a whole number, got 'x'"),
+        (["+seed.x=1"], "seed"),
+        (["name=["], "name=[: Expected key=value"),
+        (["~modell"], "modell"),
+        (["experiment=nope"], "experiment=nope: no such choice; "),
+        (["hydra/launcher=nope"], "hydra/launcher=nope: no such choice; "),
+        (["logger=null"], "logger=null: Expected one of the group's choices, got null"),
+        (["--lr=3"], "unrecognized arguments: --lr=3; settings are written without dashes"),
+        (["--config-name", "nope"], "Cannot find primary config 'nope'"),
+        (["--config-dir", "no/such"], "Additional config directory"),
+        (["--shell-completion"], "Expecting one subcommand"),
+        (["-m", "lora.r=4,8"], "lora: no such setting; did you mean 'model.lora'?"),
+    ],
+)
+def test_mistake_on_the_command_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(nothing, *arguments) == 2
+    assert said in expect_one_line(capsys.readouterr().err)
+
+
+def test_broken_yaml_is_told_by_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/broken.yaml").write_text("# @package _global_\nseed: [3\n", encoding="utf-8")
+    assert ended(nothing, "--config-dir", str(tmp_path), "experiment=broken") == 2
+    line = expect_one_line(capsys.readouterr().err)
+    assert f"{tmp_path / 'experiment/broken.yaml'}, line 3: expected" in line
+
+
+def test_a_bad_row_is_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: TrainConfig) -> None:
+        raise BadRowError("shapes/train/000001: too long")
+
+    assert ended(main) == 2
+    assert expect_one_line(capsys.readouterr().err) == "error: shapes/train/000001: too long\n"
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(config: TrainConfig) -> None:
+        raise KeyboardInterrupt
+
+    assert ended(main) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), RuntimeError("ours"), KeyError("ours")])
+def test_a_defect_of_ours_is_no_mistake_of_the_user_s(error: Exception) -> None:
+    def main(config: TrainConfig) -> None:
+        raise error
+
+    with pytest.raises(type(error), match="ours"):
+        ended(main)
+
+
+def test_no_pickle_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chirp = tmp_path / "chirp"
+
+    class Canary:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+            return Path.touch, (chirp,)
+
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(Canary()))
+    assert ended(nothing, "--experimental-rerun", "config.pickle") == 2
+    assert "reads a pickle" in expect_one_line(capsys.readouterr().err)
+    assert not chirp.exists()
+
+
+def callback_file(folder: Path) -> Path:
+    """An experiment that has Hydra call pathlib.Path.touch; returns what that would make."""
+    (folder / "experiment").mkdir()
+    callback = f"{{_target_: pathlib.Path.touch, _args_: ['{folder}/chirp']}}"
+    content = f"# @package _global_\nhydra: {{callbacks: {{x: {callback}}}}}\n"
+    (folder / "experiment/gift.yaml").write_text(content, encoding="utf-8")
+    return folder / "chirp"
+
+
+def test_hydra_calls_nothing_that_a_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chirp = callback_file(tmp_path)
+    assert ended(nothing, "--config-dir", str(tmp_path), "experiment=gift") == 2
+    assert "hydra.callbacks.x._target_: closed here" in expect_one_line(capsys.readouterr().err)
+    assert not chirp.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Callback NoneType")
+def test_hydra_s_own_section_would_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defect: Hydra as it comes."""
+    chirp = callback_file(tmp_path)
+    monkeypatch.setattr("vlmft.config.entry.close_hydra_section", lambda: None)
+    ConfigStore.instance().store(group="hydra", name="config", node=HydraConf(), provider="hydra")
+    assert ended(nothing, "--config-dir", str(tmp_path), "experiment=gift") == 0
+    assert chirp.exists()
+
+
+def test_forced() -> None:
+    assert forced("data.options.a=1") == "++data.options.a=1"
+    assert forced("data.options={a: 1}") == "++data.options={a: 1}"
+    assert forced("data_options.a=1") == "++data_options.a=1"
+    for untouched in ("data.optionss.a=1", "data.path=x", "+data.options.a=1", "~data.options", "data=shapes"):
+        assert forced(untouched) == untouched
+
+
+def test_explained_is_one_line_for_anything() -> None:
+    assert explained(RuntimeError("one\n  two\nSee https://x.y\n")) == "one two"
+
+
+def test_conf_dir_has_the_roots() -> None:
+    assert {"train.yaml", "evaluate.yaml"} <= {path.name for path in conf_dir().glob("*.yaml")}

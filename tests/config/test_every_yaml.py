@@ -1,0 +1,96 @@
+"""Each file under conf/ composes alone and passes the check; what an experiment says wins over the defaults."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+
+from vlmft.config import schema
+from vlmft.config.check import checked
+from vlmft.config.entry import conf_dir
+from vlmft.config.tools import compose_tool
+
+FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
+ROOTS: dict[str, tuple[Any, list[str]]] = {
+    "train": (schema.TrainConfig, []),
+    "evaluate": (schema.EvaluateConfig, ["model=tiny", "data=shapes"]),
+    "trace": (schema.TraceConfig, []),
+}
+"""Root file -> its schema, and what it needs to be said beside it."""
+CHOICES = [file for file in FILES if file.parent != Path()]
+
+
+def test_every_file_is_found() -> None:
+    seen = [name for _, _, names in os.walk(conf_dir()) for name in names]
+    assert len(FILES) == len(seen) >= 10, "a file that does not end in .yaml is invisible to Hydra"
+    assert {file.stem for file in FILES if file.parent == Path()} == set(ROOTS)
+    assert {file.parts[0] for file in CHOICES} == {"model", "data", "trainer", "logger", "experiment"}
+    assert all(len(file.parts) == 2 for file in CHOICES)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_root_composes(root: str, compose: Callable[..., Any]) -> None:
+    schema_class, needed = ROOTS[root]
+    assert isinstance(compose_tool(root, schema_class, needed), schema_class)
+
+
+@pytest.mark.parametrize("file", CHOICES, ids=str)
+def test_choice_composes(file: Path, compose: Callable[..., Any]) -> None:
+    config = compose(f"{file.parent}={file.stem}")
+    own = yaml.safe_load((conf_dir() / file).read_text(encoding="utf-8"))
+    group = config if file.parts[0] == "experiment" else getattr(config, file.parts[0])
+    said = {key: value for key, value in own.items() if isinstance(value, (str, int, float, bool))}
+    assert said, f"{file} sets nothing"
+    for key, value in said.items():
+        found = getattr(group, key)
+        assert getattr(found, "name", found) == (float(value) if isinstance(found, float) else value)
+
+
+@pytest.mark.parametrize("file", [file for file in CHOICES if file.parts[0] in ("model", "data")], ids=str)
+def test_a_choice_is_named_after_its_file(file: Path, compose: Callable[..., Any]) -> None:
+    assert getattr(compose(f"{file.parent}={file.stem}"), file.parts[0]).name == file.stem
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_file_begins_by_saying_what_it_is_for(file: Path) -> None:
+    lines = (conf_dir() / file).read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2])
+
+
+def composed_from(folder: Path, *overrides: str) -> schema.TrainConfig:
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        return checked(hydra.compose("train", list(overrides)), schema.TrainConfig)
+
+
+@pytest.fixture
+def conf_with_seed(tmp_path: Path, compose: Callable[..., Any]) -> Path:
+    """A copy of conf/ whose train.yaml says seed: 0 and whose experiment/mine.yaml says seed: 7."""
+    folder = tmp_path / "conf"
+    shutil.copytree(conf_dir(), folder)
+    with (folder / "train.yaml").open("a", encoding="utf-8") as file:
+        file.write("\nseed: 0\n")
+    (folder / "experiment/mine.yaml").write_text("# @package _global_\nseed: 7\n", encoding="utf-8")
+    return folder
+
+
+def test_an_experiment_s_seed_wins_and_the_command_line_s_wins_over_it(conf_with_seed: Path) -> None:
+    assert composed_from(conf_with_seed).seed == 0
+    assert composed_from(conf_with_seed, "experiment=mine").seed == 7
+    assert composed_from(conf_with_seed, "experiment=mine", "seed=0").seed == 0
+
+
+def test_it_would_lose_with_self_last(conf_with_seed: Path) -> None:
+    """The defect: the same file with `_self_` at the end of its defaults."""
+    path = conf_with_seed / "train.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines.remove("  - _self_\n")
+    lines.insert(lines.index("  - experiment: null\n") + 1, "  - _self_\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    assert composed_from(conf_with_seed, "experiment=mine").seed == 0

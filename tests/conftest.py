@@ -1,0 +1,44 @@
+"""What all tests may ask for: a config that Hydra composed and `checked` accepted."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pytest
+
+from vlmft.config.entry import forced, register_schemas
+from vlmft.config.schema import EvaluateConfig, TrainConfig
+from vlmft.config.tools import compose_tool
+
+
+class Compose(Protocol):
+    def __call__(self, *overrides: str) -> TrainConfig: ...
+
+
+class ComposeEvaluate(Protocol):
+    def __call__(self, *overrides: str) -> EvaluateConfig: ...
+
+
+@pytest.fixture(scope="session")
+def compose() -> Compose:
+    """compose("model=tiny", "train.lr=1e-4"): what train.py would get from this command line.
+
+    Raises what a mistake raises: ConfigError, or Hydra's own exception, which `explained` puts into a line.
+    """
+    register_schemas()
+
+    def composed(*overrides: str) -> TrainConfig:
+        return compose_tool("train", TrainConfig, [forced(override) for override in overrides])
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def compose_evaluate() -> ComposeEvaluate:
+    """The same for evaluate.py."""
+    register_schemas()
+
+    def composed(*overrides: str) -> EvaluateConfig:
+        return compose_tool("evaluate", EvaluateConfig, [forced(override) for override in overrides])
+
+    return composed

@@ -1,0 +1,129 @@
+"""Nothing lost: a stopped run goes on and ends with the bytes of the run that nobody stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlmft.config.check import ConfigError
+from vlmft.run.lock import locked
+from vlmft.run.train import train
+from vlmft.training.checkpoint import latest_whole
+from vlmft.training.module import VLMModule
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SETTINGS = (
+    "model=tiny_qwen2vl", "model.lora.dropout=0.1", "data.limit_train=24", "data.limit_val=8", "data.limit_test=8",
+    "train.rows_per_step=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "evaluation.canary_rows=2",
+    "preflight=false", "logger=none", "name=run",
+)  # fmt: skip
+"""Twelve windows, a validation after the sixth and the twelfth, dropout so that random state matters."""
+
+
+def result(root: Path) -> dict[str, str]:
+    run = root / "tiny_qwen2vl-shapes" / "run"
+    files = ("adapter/adapter_model.safetensors", "predictions/untuned.jsonl", "predictions/tuned.jsonl")
+    found = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in files}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if "second" not in k and "share" not in k} for line in lines]
+    return {**found, "metrics": json.dumps(kept)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(compose, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("uninterrupted")
+    train(compose(*SETTINGS, f"output_root={root}"))
+    return result(root)
+
+
+def stop_at(window: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a real signal when the window begins."""
+    before = VLMModule.on_train_batch_start
+
+    def signalling(self: VLMModule, batch: object, batch_idx: int) -> None:
+        before(self, batch, batch_idx)
+        if self.trainer.global_step == window:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(VLMModule, "on_train_batch_start", signalling)
+
+
+@pytest.mark.parametrize(
+    ("window", "number", "code", "kept"),
+    [
+        (2, signal.SIGTERM, 143, "step-0000003"),  # inside an epoch
+        (8, signal.SIGINT, 130, "step-0000009"),  # inside the second epoch
+        (5, signal.SIGTERM, 143, None),  # validation is due: it is left at once, and done again
+    ],
+)
+def test_signal_then_resume(
+    window: int, number: int, code: int, kept: str | None, compose, uninterrupted, tmp_path: Path
+) -> None:
+    config = (*SETTINGS, f"output_root={tmp_path}")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(window, number, patch)
+        with pytest.raises(SystemExit) as stopped:
+            train(compose(*config))
+    assert stopped.value.code == code
+    latest, _ = latest_whole(tmp_path / "tiny_qwen2vl-shapes" / "run" / "checkpoints")
+    assert (latest.name if latest is not None else None) == kept
+    train(compose(*config, "resume=true"))
+    assert result(tmp_path) == uninterrupted
+
+
+def test_damaged_checkpoint_falls_back(compose, uninterrupted, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = (*SETTINGS, f"output_root={tmp_path}")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(8, signal.SIGTERM, patch)
+        with pytest.raises(SystemExit):
+            train(compose(*config))
+    checkpoints = tmp_path / "tiny_qwen2vl-shapes" / "run" / "checkpoints"
+    newest = checkpoints / "step-0000009" / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    (checkpoints / "step-notes").mkdir()  # not ours: left alone
+    train(compose(*config, "resume=true"))
+    said = capsys.readouterr().out
+    assert "step-0000009/tensors.safetensors is damaged" in said
+    assert "going on from step-0000006" in said
+    assert result(tmp_path) == uninterrupted
+    assert (checkpoints / "step-notes").exists()
+
+
+def test_folder_states(compose, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = (*SETTINGS, f"output_root={tmp_path}", "trainer.max_steps=1", "test=false")
+    folder = train(compose(*config, "resume=true"))  # nothing to resume: a new run
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        train(compose(*config))
+    train(compose(*config, "resume=true"))
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="run of other settings"):
+        train(compose(*config, "resume=true", "seed=1"))
+    (folder / "summary.json").unlink()
+    with pytest.raises(ConfigError, match="resume=true"):
+        train(compose(*config))
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from vlmft.run.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): pass"
+    with locked(tmp_path):
+        second = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+        assert f"in use by process {os.getpid()}" in second.stderr
+    third = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert third.returncode == 0  # the lock went with its holder, the file may stay
+
+
+@pytest.mark.slow
+def test_kill_matrix() -> None:
+    """Three real SIGKILLs, inside training, saving and validation, with 0 and 2 workers."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_matrix.py"), "--kills", "3"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=ROOT)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "3 of 3 runs ended with the uninterrupted hashes; 0 windows repeated or lost" in found.stdout

@@ -1,0 +1,68 @@
+"""Every command in the README is composed here or run, and what it says of the code is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vlmft.config.schema import TraceConfig
+from vlmft.config.tools import compose_tool
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OTHER_COMMANDS = {"pip", "pytest"}
+
+
+def commands() -> list[list[str]]:
+    """The command lines of all bash blocks, without comments, one list of words each."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    parts = [part.strip() for line in lines for part in re.split(r"\s#\s", line)[0].split("&&")]
+    inline = re.findall(r"`((?:python (?:train|evaluate)\.py|vlmft trace) [^`]*)`", README)
+    return [shlex.split(command) for command in [*parts, *inline] if "<" not in command]
+
+
+COMMANDS = commands()
+
+
+def test_commands_are_found() -> None:
+    assert len(COMMANDS) >= 14
+    assert [words[:2] for words in COMMANDS[:2]] == [["pip", "install"], ["python", "train.py"]]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path: Path) -> None:
+    """A folder that stands for the reader's own is replaced by one that exists; `--cfg job` prints what is composed."""
+    overrides = [re.sub(r"=(RUN_)?FOLDER$", f"={tmp_path}", w) for w in words[2:] if w not in ("--cfg", "job", "-m")]
+    overrides = [re.sub(r"=([^\[',]+),.*", r"=\1", w) if "-m" in words else w for w in overrides]
+    if words[1:2] == ["train.py"]:
+        assert compose(*overrides).model.name
+    elif words[1:2] == ["evaluate.py"]:
+        config = compose_evaluate(*overrides)
+        assert config.run is not None or config.model is not None
+    elif words[:2] == ["vlmft", "trace"]:
+        assert compose_tool("trace", TraceConfig, overrides).data.name
+    else:
+        assert words[0] in OTHER_COMMANDS
+
+
+def test_tree_names_what_is_there() -> None:
+    """Each file that the annotated tree or a link names exists."""
+    linked = re.findall(r"\]\(((?:vlmft|conf|docs|benchmarks)/[^)]+)\)", README)
+    tree = README.partition("## The code")[2]
+    named = re.findall(r"\b(\w+\.py)\b", tree.partition("```\n")[2].partition("```")[0])
+    assert len(linked) >= 4
+    assert len(named) >= 15
+    there = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    assert not [path for path in linked if not (ROOT / path).exists()]
+    assert not [name for name in named if name not in there]
+
+
+def test_setup_lists_every_package() -> None:
+    """setup.cfg names packages one by one, because conf/ becomes vlmft.conf; a new folder must not be forgotten."""
+    listed = set(re.findall(r"^    (vlmft[\w.]*)$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), flags=re.M))
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "vlmft").rglob("__init__.py")}
+    assert listed == found | {"vlmft.conf"}

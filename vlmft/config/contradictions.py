@@ -1,0 +1,165 @@
+"""What types alone cannot say about settings: ranges, choices, and truths across fields. Sentences, no exceptions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from vlmft.config import schema
+
+ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
+"""A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
+TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)})(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
+
+AnyConfig: TypeAlias = schema.TrainConfig | schema.EvaluateConfig | schema.TraceConfig
+
+
+def _count_or_share(value: float) -> bool:
+    return 0 < value < 1 or (math.isfinite(value) and value >= 1 and value == int(value))
+
+
+LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "a whole number >= 1",
+        lambda value: value >= 1,
+        "data.limit_train data.limit_val data.limit_test data.max_new_tokens data.default_epochs "
+        "model.max_length_tokens model.lora.r train.rows_per_step train.rows_per_batch train.tokens_per_batch "
+        "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps "
+        "evaluation.rows_per_batch",
+    ),
+    (
+        "a whole number >= 0",
+        lambda value: value >= 0,
+        "seed index data.workers train.warmup_steps evaluation.canary_rows evaluation.gallery_rows",
+    ),
+    (
+        "-1 or a whole number >= 1",
+        lambda value: value == -1 or value >= 1,
+        "trainer.max_epochs trainer.max_steps",
+    ),
+    ("-1 or a whole number >= 0", lambda value: value >= -1, "trainer.num_sanity_val_steps"),
+    ("1, for training on several devices is not built yet", lambda value: value == 1, "trainer.devices"),
+    (
+        "a number > 0",
+        lambda value: 0 < value < math.inf,
+        "train.lr model.default_lr model.lora.alpha logger.init_timeout_seconds",
+    ),
+    ("a number >= 0", lambda value: 0 <= value < math.inf, "train.weight_decay train.max_gradient_norm"),
+    (
+        "a number in [0, 1)",
+        lambda value: 0 <= value < 1,
+        "train.beta1 train.beta2 train.warmup_ratio model.lora.dropout",
+    ),
+    ("a share from 0 to 1", lambda value: 0 <= value <= 1, "data.bad_row_ceiling"),
+    ("a share below 1 or a count >= 1", _count_or_share, "trainer.limit_train_batches trainer.val_check_interval"),
+    (
+        "0, a share below 1 or a count >= 1",
+        lambda value: value == 0 or _count_or_share(value),
+        "trainer.limit_val_batches",
+    ),
+)
+"""Every number there is (a test sees to that): words, predicate, keys. NaN holds in none of them; null is not asked."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "split": ("train", "val", "test"),
+    "logger.mode": ("auto", "online", "offline"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    # bf16-true and 16-true are left out: updates of a small learning rate round away in 16-bit adapters.
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
+    "evaluation.arms": ("untuned", "tuned", "blank"),
+}
+FOLDER_NAMES = ("name", "model.name", "data.name")
+"""These become folders: one path component each."""
+
+
+def contradictions(config: AnyConfig) -> Iterator[str]:
+    """A sentence for each thing about `config` that does not hold."""
+    yield from _out_of_range(config)
+    yield from _bad_names(config)
+    if config.data is not None and config.data.path is not None and not Path(config.data.path).expanduser().exists():
+        path = config.data.path
+        yield f"data.path: there is no file or folder {path!r}; check it, or leave it out where the dataset needs none"
+    if config.model is not None:
+        yield from _model_contradictions(config.model)
+    if isinstance(config, schema.TrainConfig):
+        yield from _training_contradictions(config)
+    if isinstance(config, schema.EvaluateConfig):
+        yield from _evaluation_contradictions(config)
+
+
+def value_at(config: AnyConfig, key: str) -> Any:
+    """The value of a dotted key; None where a group on the way is null or not part of this config."""
+    node: Any = config
+    for name in key.split("."):
+        node = getattr(node, name, None)
+    return node
+
+
+def _out_of_range(config: AnyConfig) -> Iterator[str]:
+    for words, holds, keys in LIMITS:
+        for key in keys.split():
+            value = value_at(config, key)
+            if value is not None and not holds(value):
+                yield f"{key}: Expected {words}, got {value}"
+    for key, legal in CHOICES.items():
+        value = value_at(config, key)
+        if value == []:
+            yield f"{key}: Expected at least one of {', '.join(legal)}, got none"
+        for chosen in value if isinstance(value, list) else [value]:
+            if chosen is not None and chosen not in legal:
+                yield f"{key}: Expected {', '.join(legal[:-1])} or {legal[-1]}, got {chosen!r}"
+
+
+def _bad_names(config: AnyConfig) -> Iterator[str]:
+    for key in FOLDER_NAMES:
+        value = value_at(config, key)
+        if value is not None and not re.fullmatch(r"[\w+-][\w.+-]*", value):
+            yield f"{key}: Expected a name for a folder, of letters, digits and . _ - +, got {value!r}"
+    for key in ("data.dataset", "model.family"):
+        value = value_at(config, key)
+        if value is not None and (key, value) != ("model.family", "generic"):
+            yield from foreign_target(key, value)
+
+
+def foreign_target(key: str, target: str) -> Iterator[str]:
+    """A sentence if `target` is no module.path:ClassName of an allowed package. Looks at the text alone."""
+    if not TARGET.fullmatch(target):
+        yield (
+            f"{key}: Expected module.path:ClassName inside {' or '.join(ALLOWED_PACKAGES)}, got {target!r}; "
+            "put own classes into a folder vlmft_plugins/ on the Python path"
+        )
+
+
+def _model_contradictions(model: schema.ModelConfig) -> Iterator[str]:
+    tunings = [model.train.language, model.train.connector, model.train.vision]
+    mode = model.quantization.mode
+    if mode != schema.QuantizationMode.none:
+        if model.train.language == schema.Tuning.full:
+            yield (
+                "model.train.language: full training needs weights that are not quantised, "
+                f"got model.quantization.mode={mode.name}; set it to none, or model.train.language=lora"
+            )
+        elif model.init == schema.Init.random and schema.Tuning.full in tunings:
+            yield "model.init: random weights are trained in full; set model.quantization.mode=none"
+    if not model.lora.target_modules and schema.Tuning.lora in tunings:
+        yield "model.lora.target_modules: Expected at least one layer name, got none"
+
+
+def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
+    parts = config.model.train
+    if {parts.language, parts.connector, parts.vision} == {schema.Tuning.frozen}:
+        yield "model.train: Expected lora or full for at least one part, got frozen for all; there is nothing to train"
+    if config.train.early_stopping_patience is not None and config.trainer.limit_val_batches == 0:
+        yield "train.early_stopping_patience: needs validation, got trainer.limit_val_batches=0; set one of the two"
+
+
+def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
+    if config.run is not None and (config.model is not None or config.data is not None):
+        yield "run: Expected run= alone, got model= or data= beside it; a run brings its own model and data"
+    if config.run is None and (config.model is None or config.data is None):
+        yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
+    if config.run is not None and not Path(config.run).is_dir():
+        yield f"run: there is no folder {config.run!r}; give the folder that train.py printed"

@@ -1,0 +1,37 @@
+"""One process a run folder. The lock goes with its process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlmft.config.check import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks, so nothing is refused there
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock while it lasts.
+
+    Raises:
+        ConfigError: another process holds it; names that process.
+    """
+    path = folder / ".lock"
+    with path.open("a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise ConfigError(f"{folder} is in use by {holder}; wait for it, or give this run a name=") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield

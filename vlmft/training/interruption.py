@@ -1,0 +1,58 @@
+"""SIGTERM and Ctrl-C: a flag, looked at where stopping is safe."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The run was asked to stop and has stopped at a safe place. `exit_code` is 128 + signal: 143 or 130."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command with resume=true goes on")
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Remembers the first signal; a second one of Ctrl-C stops at once, as people expect."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.installed = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def check(self) -> None:
+        """
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    def install(self) -> None:
+        """Takes the signals over; again after Lightning, which takes them for itself when fitting starts."""
+        self.installed = True
+        for number in SIGNALS:
+            signal.signal(number, self.handle)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Signals become a request for as long as this lasts; the handlers before come back after it."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    request = StopRequest()
+    request.install()
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
