@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from vlmft.config.check import checked
-from vlmft.config.entry import conf_dir, run_entry
+from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import EvaluateConfig
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="evaluate")
-def main(cfg: DictConfig) -> None:
-    config = checked(cfg, EvaluateConfig)
+@entry("evaluate", EvaluateConfig)
+def main(config: EvaluateConfig) -> None:
     from vlmft.run.reevaluate import reevaluate  # after the check: torch and transformers take seconds to import
 
     reevaluate(config)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from vlmft.config.check import checked
-from vlmft.config.entry import conf_dir, run_entry
+from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import TrainConfig
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
-def main(cfg: DictConfig) -> None:
-    config = checked(cfg, TrainConfig)
+@entry("train", TrainConfig)
+def main(config: TrainConfig) -> None:
     from vlmft.run.train import train  # after the check: torch and transformers take seconds to import
 
     train(config)

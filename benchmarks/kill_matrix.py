@@ -153,7 +153,8 @@ def main() -> None:
     redone = [found.redone for found in trials]
     print(
         f"{same} of {len(trials)} runs ended with the uninterrupted hashes; {odd} windows repeated or lost; "
-        f"windows done again: median {statistics.median(redone):g}, most {max(redone)}; {time.monotonic() - started:.0f} s"
+        f"windows done again: median {statistics.median(redone):g}, most {max(redone)}; "
+        f"{time.monotonic() - started:.0f} s"
     )
     sys.exit(same != len(trials) or odd != 0)
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pytest
 
-from vlmft.config.entry import forced, register_schemas
+from vlmft.config.entry import register_schemas
 from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.config.tools import compose_tool
 
@@ -28,7 +28,7 @@ def compose() -> Compose:
     register_schemas()
 
     def composed(*overrides: str) -> TrainConfig:
-        return compose_tool("train", TrainConfig, [forced(override) for override in overrides])
+        return compose_tool("train", TrainConfig, overrides)
 
     return composed
 
@@ -39,6 +39,6 @@ def compose_evaluate() -> ComposeEvaluate:
     register_schemas()
 
     def composed(*overrides: str) -> EvaluateConfig:
-        return compose_tool("evaluate", EvaluateConfig, [forced(override) for override in overrides])
+        return compose_tool("evaluate", EvaluateConfig, overrides)
 
     return composed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sys
@@ -81,6 +82,8 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
 def run_entry(main: Callable[[], None]) -> None:
     """Calls `main`; a mistake of the user's ends as `error: ...` on stderr and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own several lines and exit 1; we want the exception
+    # Set before anything imports it: on a CPU bitsandbytes warns of a kernel that we do not want (models/load.py).
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     register_schemas()
     with mistakes_in_one_line():
         main()

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from vlmft.config.check import Config, checked
-from vlmft.config.entry import conf_dir
+from vlmft.config.entry import conf_dir, forced
 
 
 def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]) -> Config:
@@ -19,4 +19,4 @@ def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=schema_class)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return checked(compose(name, list(overrides)), schema_class)
+        return checked(compose(name, [forced(override) for override in overrides]), schema_class)

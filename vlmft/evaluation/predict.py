@@ -5,6 +5,7 @@ Batches are a function of the full row list, so that an interrupted evaluation r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -126,7 +127,7 @@ class PredictionFile:
             for line in stream:
                 if not line.endswith(b"\n"):
                     break
-                row = json.loads(line)
+                row = self._parsed(line)
                 stored = {name: row.get(name) for name in self.key}
                 if stored != self.key:
                     odd = next(name for name in self.key if stored[name] != self.key[name])
@@ -138,6 +139,16 @@ class PredictionFile:
                 whole += len(line)
         if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                return row
+        raise ConfigError(
+            f"{self.path}: Expected a line with an answer, got {line[:40]!r}; the file is damaged: set fresh=true to "
+            "generate all answers anew"
+        )
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows and syncs, so that what is answered stays answered."""

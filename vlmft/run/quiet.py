@@ -25,6 +25,7 @@ def quiet_libraries() -> None:
         ".*base_model_name_or_path. was renamed.*",
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*Could not find a config file in.*",
+        ".*Detected call of .lr_scheduler.step\\(\\). before.*",  # fp16's loss scaling left the first step out
         ".*your dataloader is not resumable.*",  # it is, by its sampler: vlmft/data/base.py
     ):
         warnings.filterwarnings("ignore", message=message)

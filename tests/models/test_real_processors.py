@@ -1,0 +1,111 @@
+"""The generic family on the real tokenizers, templates and image settings of SmolVLM and Qwen2-VL; no weights."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlmft.models.family import GenericFamily
+from vlmft.models.load import Source, load_processor
+from vlmft.sample import BadRowError, Image, Message, Prompt, Sample
+
+REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")
+ARCHIVE = REFERENCE / "fixtures" / "processors.tar.xz"
+REAL = {
+    "smolvlm": ("idefics3", 49190, 49279, " {}<end_of_utterance>"),
+    "qwen2vl": ("qwen2_vl", 151655, 151645, "{}<|im_end|>"),
+}
+"""Folder -> model type, ids of the image token and of the end token as published, and what is learned."""
+
+pytestmark = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}; set VLMFT_REFERENCE_DATA")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("processors")
+    with tarfile.open(ARCHIVE) as archive:
+        members = [member for member in archive if any(name in member.name for name in REAL)]
+        archive.extractall(made, members=members, filter="data")
+    return made
+
+
+@pytest.fixture(scope="module", params=REAL)
+def real(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def family(real: str, folder: Path) -> GenericFamily:
+    model_type, image_token_id, _, _ = REAL[real]
+    (found,) = {file.parent for file in folder.rglob("tokenizer.json") if real in file.parts}
+    processor = load_processor(Source(str(found), None, "unknown"), model_type)
+    return GenericFamily(processor, SimpleNamespace(image_token_id=image_token_id), 8192)
+
+
+@pytest.fixture(scope="module")
+def conversation(make_image: Callable[..., Image]) -> Sample:
+    """A system turn, an earlier turn with a picture of three rows, then a wide picture: few tiles, so it is quick."""
+    prompt = Prompt(
+        (
+            Message("system", ("Count.",)),
+            Message("user", (make_image(7, 3), "How many?\nЭто вопрос.")),
+            Message("assistant", ("12",)),
+            Message("user", ("And here: ", make_image(400, 100))),
+        )
+    )
+    return Sample("row", prompt, "10.5 %", ("10.5 %",))
+
+
+def test_prompt_and_answer_are_the_vendors_text(
+    family: GenericFamily, real: str, conversation: Sample, vendor_chat: Callable[[Prompt], list[dict[str, Any]]]
+) -> None:
+    """Prompt ids alone, and prompt and answer tokenised apart, are what the whole conversation tokenises to."""
+    chat = vendor_chat(conversation.prompt)
+    row = family.encode(conversation)
+    turn = {"role": "assistant", "content": [{"type": "text", "text": conversation.answer}]}
+    asked = family.processor.apply_chat_template(chat, tokenize=True, add_generation_prompt=True, return_dict=True)
+    whole = family.processor.apply_chat_template([*chat, turn], tokenize=True, return_dict=True)
+    assert row.input_ids[: row.prompt_length].tolist() == list(asked["input_ids"][0])
+    assert row.input_ids.tolist() == list(whole["input_ids"][0])[: row.length]
+    assert family.show(list(whole["input_ids"][0])[row.length :]).strip() == ""
+    _, _, end_id, learned = REAL[real]
+    assert family.end_id == row.input_ids[-1] == end_id
+    assert family.show(row.input_ids[row.supervised].tolist()) == learned.format(conversation.answer)
+
+
+def test_images_take_the_tokens_that_are_announced(family: GenericFamily, real: str, conversation: Sample) -> None:
+    row = family.encode(conversation)
+    per_tile, image_token_id = 64, REAL[real][1]
+    if real == "smolvlm":
+        places = [per_tile * image.arrays["pixel_values"].shape[1] for image in row.images]
+    else:
+        places = [int(image.arrays["image_grid_thw"].prod()) // 4 for image in row.images]
+    assert (row.input_ids == image_token_id).sum() == sum(places)
+    frames = [family.image_tokens(*size) - n for size, n in zip([(7, 3), (400, 100)], places, strict=True)]
+    assert frames == [0, 0] if real == "qwen2vl" else min(frames) > 0
+    chat = [{"role": m.role, "content": [_piece(c) for c in m.content]} for m in conversation.prompt.messages]
+    text = family.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    ids = family.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert row.prompt_length == len(ids) - 2 + family.image_tokens(7, 3) + family.image_tokens(400, 100)
+
+
+def _piece(content: str | Image) -> dict[str, str]:
+    return {"type": "text", "text": content} if isinstance(content, str) else {"type": "image"}
+
+
+def test_control_tokens_of_the_real_vocabulary(family: GenericFamily, real: str) -> None:
+    least = {"smolvlm": {"<image>", "<row_6_col_6>", "<global-img>"}, "qwen2vl": {"<|image_pad|>", "<|vision_end|>"}}
+    assert set(family.control_texts) >= least[real] | {family.end_text}
+    for control in family.control_texts:
+        with pytest.raises(BadRowError, match="own token"):
+            family.encode_prompt("row", Prompt((Message("user", (f"a{control}b",)),)))
+    plain = family.encode_prompt("row", Prompt((Message("user", ("<tool_call> < image > [row_1]",)),)))
+    assert "<tool_call> < image > [row_1]" in family.show(plain.input_ids.tolist())
+    assert plain.input_ids.dtype == np.int64

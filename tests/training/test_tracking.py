@@ -1,0 +1,237 @@
+"""metrics.jsonl tells what was logged; a tracker that fails, in whatever way, changes nothing about a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vlmft.config.schema import LoggerConfig
+from vlmft.training.tracking import MetricsFile, Wandb, has_api_key, read_metrics
+
+CANARY = "0123456789abcdef0123456789abcdef01234567"
+"""What a W&B key looks like."""
+
+
+def test_metrics_are_lines_of_plain_json(tmp_path: Path) -> None:
+    log = MetricsFile(tmp_path / "m.jsonl")
+    log.log_metrics({"train/loss": torch.tensor(1.5), "epoch": 0, "text": "left out"}, step=3)  # type: ignore[dict-item]
+    log.log_metrics({"val/loss": 2.0}, step=4)
+    first, second = read_metrics(tmp_path / "m.jsonl")
+    assert {**first, "seconds": None} == {"step": 3, "seconds": None, "train/loss": 1.5, "epoch": 0.0}
+    assert second["val/loss"] == 2.0 and second["seconds"] >= first["seconds"] >= 0
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    log = MetricsFile(tmp_path / "m.jsonl")
+    log.log_metrics({"a": float("nan"), "b": float("inf"), "c": torch.tensor(float("-inf")), "d": 0.0}, step=1)  # type: ignore[dict-item]
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    (line,) = [json.loads(text, parse_constant=refuse) for text in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert (line["a"], line["b"], line["c"], line["d"]) == (None, None, None, 0.0)
+
+
+def test_a_torn_last_line_is_left_out_and_spoils_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1, "x": 1.0}\n{"step": 2, "x"')
+    assert [line["step"] for line in read_metrics(path)] == [1]
+    MetricsFile(path).log_metrics({"x": 3.0}, step=3)
+    assert [line["step"] for line in read_metrics(path)] == [1, 3]
+
+
+def test_reading_what_is_not_there(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_cut_back_leaves_what_came_before(tmp_path: Path) -> None:
+    log = MetricsFile(tmp_path / "m.jsonl")
+    for step in (0, 5, 9, 10, 12):
+        log.log_metrics({"x": 1.0}, step=step)
+    log.cut_back(10)
+    assert [line["step"] for line in read_metrics(tmp_path / "m.jsonl")] == [0, 5, 9]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder and no W&B settings in the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_has_api_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not has_api_key()
+    netrc = home / ".netrc"
+    for text, found in {
+        "machine example.org\n login user\n password x\n": False,
+        "machine api.wandb.ai\n login user\n password x\n": True,
+        "machine wandb.firm.example\n login user\n password x\n": True,
+        "no netrc at all": False,
+        "": False,
+    }.items():
+        netrc.write_text(text)
+        netrc.chmod(0o600)
+        assert has_api_key() == found, text
+    netrc.write_bytes(b"machine \xff\xfe\x00 \x80")
+    assert has_api_key() in (True, False)  # and no exception
+    netrc.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    assert has_api_key()
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    assert not has_api_key()
+
+
+# --- a W&B that fails
+
+
+class Errors:
+    class CommError(Exception): ...
+
+    class UsageError(Exception): ...
+
+    class AuthenticationError(Exception): ...
+
+
+class FakeRun:
+    """A W&B run that raises where it is told to."""
+
+    def __init__(self, fails: str, mode: str) -> None:
+        self.fails, self.mode, self.id, self.offline = fails, mode, "abc", mode == "offline"
+        self.dir, self.url = "/somewhere/files", "https://wandb.example/run"
+        self.logged: list[dict[str, Any]] = []
+        self.summary = SimpleNamespace(update=self._summary)
+        self.exit_code: int | None = None
+
+    def _check(self, place: str) -> None:
+        if self.fails == place:
+            raise OSError(f"broken in {place}")
+
+    def log(self, values: dict[str, Any]) -> None:
+        self._check("log")
+        self.logged.append(values)
+
+    def _summary(self, values: dict[str, Any]) -> None:
+        self._check("summary")
+
+    def finish(self, exit_code: int) -> None:
+        self._check("finish")
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module in wandb's place: `fails` names where it raises; `runs` are those it started."""
+    module: Any = ModuleType("wandb")
+    module.fails, module.runs, module.asked = "", [], []
+    module.errors, module.Settings = Errors, SimpleNamespace
+
+    def init(mode: str, **arguments: Any) -> FakeRun:
+        module.asked.append((mode, arguments))
+        if module.fails == "init" or (module.fails == "online" and mode == "online"):
+            raise Errors.CommError("no network") if module.fails == "online" else ValueError("broken in init")
+        module.runs.append(FakeRun(module.fails, mode))
+        return module.runs[-1]  # type: ignore[no-any-return]
+
+    module.init = init
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def whole_life(tmp_path: Path, config: LoggerConfig | None = None) -> Wandb:
+    tracker = Wandb(config or LoggerConfig(), tmp_path, "run", {"seed": 0}, "train")
+    tracker.log_metrics({"train/loss": 1.0, "bad": float("nan")}, step=1)
+    tracker.log_metrics({"train/loss": 0.5}, step=2)
+    tracker.log_summary({"test/x": 1.0})
+    tracker.close(3)
+    assert (tracker.name, tracker.log_hyperparams({})) == ("wandb", None)
+    return tracker
+
+
+@pytest.mark.parametrize("place", ["init", "log", "summary", "finish"])
+def test_it_may_fail_anywhere(place: str, home: Path, fake_wandb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_wandb.fails = place
+    tracker = whole_life(home)
+    assert capsys.readouterr().err.count(f"broken in {place}") == 1  # said once, and no more
+    if place == "init":
+        assert (tracker.version, tracker.where) == ("none", "none") and fake_wandb.runs == []
+    if place in ("log", "summary"):  # it is ended all the same, with the run's own exit code
+        assert fake_wandb.runs[0].exit_code == 3
+
+
+def test_it_may_not_even_be_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert whole_life(home).failed
+    assert "going on with metrics.jsonl alone" in capsys.readouterr().err
+
+
+def test_a_whole_life(home: Path, fake_wandb: Any) -> None:
+    tracker = whole_life(home)
+    (run,) = fake_wandb.runs
+    assert not tracker.failed and tracker.version == "abc" and tracker.where == "/somewhere"
+    assert run.logged == [{"train/loss": 1.0, "bad": None, "step": 1}, {"train/loss": 0.5, "step": 2}]
+    assert run.exit_code == 3 and tracker.seconds >= 0
+
+
+def test_no_network_means_offline(home: Path, fake_wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    fake_wandb.fails = "online"
+    assert not whole_life(home).failed
+    assert [mode for mode, _ in fake_wandb.asked] == ["online", "offline"]
+
+
+@pytest.mark.parametrize(
+    ("configured", "environment", "key", "expected"),
+    [
+        ("auto", None, False, "offline"),
+        ("auto", None, True, "online"),
+        ("auto", "offline", True, "offline"),  # whoever says so in the environment is obeyed
+        ("auto", "disabled", True, "disabled"),
+        ("offline", "online", True, "offline"),
+        ("online", None, False, "online"),
+    ],
+)
+def test_mode(
+    configured: str,
+    environment: str | None,
+    key: bool,
+    expected: str,
+    home: Path,
+    fake_wandb: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    whole_life(home, LoggerConfig(mode=configured))
+    assert fake_wandb.asked[0][0] == expected
+    assert CANARY not in repr(fake_wandb.asked)
+
+
+@pytest.mark.slow
+def test_the_real_one_offline_writes_below_the_folder_and_no_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"data.token={CANARY}"])
+    folder = home / "run"
+    folder.mkdir()
+    before = set(Path.cwd().iterdir())
+    tracker = whole_life(folder)
+    assert not tracker.failed
+    assert Path(tracker.where).is_dir() and Path(tracker.where).is_relative_to(folder)
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in written)
+    assert [path for path in written if CANARY.encode() in path.read_bytes()] == []
+    assert set(Path.cwd().iterdir()) == before
