@@ -200,7 +200,9 @@ def test_keep_freed_pages_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_peak_memory_is_in_bytes() -> None:
-    before = memory.peak_memory_bytes()
-    assert 50 << 20 < before < 1 << 40
-    block = torch.ones(before // 4 + (16 << 20))  # more than everything so far
-    assert memory.peak_memory_bytes() > before and float(block[-1]) == 1.0
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("only Linux says what is resident now")
+    resident = int(statm.read_text().split()[1]) * 4096
+    # The kernel brings its two counters up to date at different times: 64 MiB are allowed for that.
+    assert resident - (64 << 20) <= memory.peak_memory_bytes() < 100 * resident

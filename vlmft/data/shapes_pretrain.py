@@ -61,7 +61,6 @@ COUNT_QUESTIONS = (
     "Сколько предметов на картинке?",
 )
 MAP_QUESTION = "Read the grid."
-CELLS_QUESTION = "Count by cell."
 CAPTION_QUESTION = "Describe the image."
 COMPARE_QUESTION = "Which image has more objects, the first or the second?"
 
@@ -88,22 +87,12 @@ class ShapesPretrain(Dataset):
         *,
         seed: int = 0,
         image_size: int = 96,
-        cells_percent: int = 0,
         train_rows: int = 500_000,
         val_rows: int = 300,
         test_rows: int = 300,
     ) -> None:
-        """
-        Args:
-            cells_percent: share of rows that ask how many objects lie in each cell; the others are shared out as in
-                `KIND_PERCENT`. It comes second in pretraining, and teaches to see objects that crowd a cell.
-
-        Raises:
-            ValueError: options that no scene fits.
-        """
-        if not 0 <= cells_percent <= 100:
-            raise ValueError(f"Expected cells_percent in 0..100, got {cells_percent!r}; it is a share of the rows")
-        self.seed, self.image_size, self.cells_percent = seed, image_size, cells_percent
+        """Raises ValueError for options that no scene fits."""
+        self.seed, self.image_size = seed, image_size
         self.rows: Mapping[Split, int] = {"train": train_rows, "val": val_rows, "test": test_rows}
         check_scene_options(seed, image_size, self.rows)
 
@@ -119,7 +108,7 @@ class ShapesPretrain(Dataset):
         """
         split, row = find_row(row_id, self.name, self.rows)
         draw = Draw(self.name, self.seed, FIRST_SCENE[split] + row)
-        kind = "cells" if self.cells_percent and draw.below(100) < self.cells_percent else _draw_kind(draw)
+        kind = _draw_kind(draw)
         while kind == "text" and split != "train":
             kind = _draw_kind(draw)
         return {"id": row_id, "kind": kind, "turns": _MAKERS[kind](draw, self.image_size)}
@@ -163,14 +152,6 @@ def _looks(scene: Scene) -> list[Look]:
 def _map(draw: Draw, image_size: int) -> tuple[Turn, ...]:
     scene = _scene(draw, image_size, most=10)
     return (Turn((scene,), MAP_QUESTION, read_grid(scene)),)
-
-
-def _cells(draw: Draw, image_size: int) -> tuple[Turn, ...]:
-    scene = _scene(draw, image_size, most=10)
-    counts = [0] * GRID**2
-    for item in scene.objects:
-        counts[GRID * (item.y * GRID // scene.image_size) + item.x * GRID // scene.image_size] += 1
-    return (Turn((scene,), CELLS_QUESTION, "".join(map(str, counts))),)
 
 
 def read_grid(scene: Scene) -> str:
@@ -308,7 +289,6 @@ def _text(draw: Draw, image_size: int) -> tuple[Turn, ...]:
 
 _MAKERS: Mapping[str, Callable[[Draw, int], tuple[Turn, ...]]] = {
     "map": _map,
-    "cells": _cells,
     "count": _count,
     "part_count": _part_count,
     "attribute": _attribute,

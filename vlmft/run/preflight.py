@@ -89,6 +89,15 @@ def _undisturbed(built: Built) -> Iterator[None]:
         module.training = mode
 
 
+@contextlib.contextmanager
+def _adapters_off(built: Built) -> Iterator[None]:
+    flags = [(parameter, parameter.requires_grad) for parameter in built.model.parameters()]
+    with built.model.disable_adapter() if isinstance(built.model, PeftModel) else contextlib.nullcontext():
+        yield
+    for parameter, flag in flags:  # trap: PEFT makes every adapter trainable when it switches them on again
+        parameter.requires_grad_(flag)
+
+
 def _loss(built: Built, rows: Sequence[EncodedRow], *, grad: bool = False) -> torch.Tensor:
     batch = built.family.collate(rows, "right", built.base).to(built.device)
     features = built.family.image_features(built.base, batch.images, grad=grad)
@@ -136,11 +145,10 @@ def _first_loss(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -
     built.model.eval()
     with torch.no_grad():
         first = float(_loss(built, rows))
-        off = built.model.disable_adapter() if isinstance(built.model, PeftModel) else contextlib.nullcontext()
-        with off:
+        with _adapters_off(built):
             base = float(_loss(built, rows))
     chance = math.log(built.base.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]
-    same = math.isclose(first, base, rel_tol=1e-3, abs_tol=1e-4)
+    same = math.isclose(first, base, rel_tol=1e-6)  # B is zero, and adding zeros rounds nothing
     sane = math.isfinite(first) and (first < chance or config.model.init == Init.random)
     text = f"{first:.3f}, of the base alone {base:.3f}, by chance ln V = {chance:.3f}"
     if not same:
