@@ -21,6 +21,7 @@ from vlmft.training.tracking import METRICS_FILE, read_metrics
 SMALL = (
     "model=tiny_qwen2vl",
     "data=shapes",
+    "data.options.train_rows=2000",
     "data.limit_train=32",
     "data.limit_val=16",
     "data.limit_test=24",

@@ -59,10 +59,10 @@ def test_trace_prints_all_stages(data: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_trace_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    traced("data=shapes", "json=true", "split=val", "index=1")
+    traced("data=shapes", "data.options.val_rows=9", "json=true", "split=val", "index=1")
     stages = json.loads(capsys.readouterr().out)
     assert list(stages) == STAGES
-    assert stages["0 index"] == {"split": "val", "rows": 200, "id": "shapes/A/val/000001"}
+    assert stages["0 index"] == {"split": "val", "rows": 9, "id": "shapes/A/val/000001"}
     answer = stages["2 render"]["answer"].strip("'")
     tokens = stages["3 encode"]["tokens"]
     assert "".join(text * count for text, supervised, count in tokens if supervised) == f"{answer}<|im_end|>"
@@ -78,7 +78,7 @@ def test_trace_colours_what_is_learnt(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("index=2000",), "index: Expected 0 to 1999, the rows of train, got 2000"),
+        (("index=30", "data.options.train_rows=30"), "index: Expected 0 to 29, the rows of train, got 30"),
         (("split=tset",), "split: Expected train, val or test, got 'tset'"),
         (("index=-1",), "index: "),
     ],
@@ -132,13 +132,14 @@ def test_everything_inferred_is_said(compose: Callable[..., Any], capsys: pytest
     found = infer(config)
     assert {item.key: item.value for item in found} == {
         "train.lr": 0.0015,
-        "trainer.max_epochs": 6,
-        "train.rows_per_batch": 16,
+        "trainer.max_epochs": config.data.default_epochs,
+        "train.rows_per_batch": config.train.rows_per_step,
         "device": "cpu",
         "trainer.precision": "32-true",
     }
     assert all(item.origin for item in found)
-    assert (config.train.lr, config.trainer.max_epochs, config.train.rows_per_batch) == (0.0015, 6, 16)
+    assert (config.train.lr, config.trainer.max_epochs) == (0.0015, config.data.default_epochs)
+    assert config.train.rows_per_batch == config.train.rows_per_step
     print_inferred(found)
     assert "  train.lr = 0.0015  (from model.default_lr of tiny_qwen2vl)" in capsys.readouterr().out.splitlines()
     assert [item.key for item in infer(config)] == ["device"]  # the rest is settled now

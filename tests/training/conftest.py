@@ -25,6 +25,7 @@ from vlmft.training.tracking import METRICS_FILE, MetricsFile, read_metrics
 SMALL = (
     "model=tiny_qwen2vl",
     "data=shapes",
+    "data.options.train_rows=2000",
     "model.quantization.mode=none",
     "data.limit_train=24",
     "data.limit_val=8",
