@@ -92,7 +92,7 @@ def test_command(command: str, arguments: list[str], code: int, said: str, tmp_p
     modules = json.loads(report.read_text(encoding="utf-8"))
     assert "vlmft.config.entry" in modules
     assert not {module.split(".")[0] for module in modules} & set(HEAVY)
-    assert {path.name for path in work.iterdir()} <= {"multirun.yaml"} if "-m" in arguments else not [*work.iterdir()]
+    assert {path.name for path in work.iterdir()} <= {"outputs"} if "-m" in arguments else not [*work.iterdir()]
 
 
 @pytest.mark.slow

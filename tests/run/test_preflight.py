@@ -167,7 +167,7 @@ def test_a_first_loss_above_chance(checked: Any) -> None:
     def change(built: Built, config: Any) -> None:
         config.model.init = Init.pretrained
 
-    assert "worse than chance" in failed(checked(Loud, change=change))["first loss"]
+    assert "far worse than chance" in failed(checked(Loud, change=change))["first loss"]
     assert "first loss" not in failed(checked(Loud))  # random weights may start anywhere
     assert "worse than chance" in failed(checked(NotANumber))["first loss"]
 
