@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vlmft.config.schema import EvaluateConfig, TrainConfig
-from vlmft.run.build import Built, build, infer
+from vlmft.data.base import VLMDataModule
+from vlmft.data.ledger import Ledger
+from vlmft.run.build import Built, build, infer, make_dataset
 from vlmft.run.reevaluate import reevaluate
 from vlmft.run.train import train
 from vlmft.training.tracking import METRICS_FILE, read_metrics
@@ -102,12 +105,27 @@ def trained(train_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def make_built(compose: Callable[..., TrainConfig]) -> Callable[..., tuple[TrainConfig, Built]]:
-    """make_built("key=value", ...) -> (config, what a run works with)."""
+    """make_built("key=value", ...) -> (config, what a run works with), as if newly built: a model is made only once."""
+    made: dict[tuple[str, ...], tuple[Built, dict[str, torch.Tensor], list[bool]]] = {}
 
-    def made(*overrides: str) -> tuple[TrainConfig, Built]:
+    def built_for(*overrides: str) -> tuple[TrainConfig, Built]:
         config = compose(*SMALL, *overrides)
         infer(config)
-        rows = config.train.rows_per_step
-        return config, build(config.model, config.data, config.trainer, seed=config.seed, rows_per_step=rows)
+        key = tuple(override for override in overrides if override.startswith("model"))
+        if key not in made:
+            found = build(config.model, config.data, config.trainer, seed=config.seed)
+            state = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
+            made[key] = found, state, [parameter.requires_grad for parameter in found.model.parameters()]
+        found, state, flags = made[key]
+        for name, tensor in found.model.state_dict().items():  # not load_state_dict: 4-bit weights do not take it
+            tensor.copy_(state[name])
+        for parameter, flag in zip(found.model.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+        found.model.zero_grad(set_to_none=True)
+        found.model.eval()
+        ledger = Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling)
+        dataset, rows = make_dataset(config.data), config.train.rows_per_step
+        data = VLMDataModule(dataset, config.data, found.family.encode, ledger, rows, config.seed)
+        return config, dataclasses.replace(found, data=data)
 
-    return made
+    return built_for

@@ -35,6 +35,7 @@ def test_a_run_again_gives_the_same_bytes(trained: Any, run: Path, evaluate_smal
     assert (again.folder / "report.html").is_file() and ours["sentence"] == theirs["sentence"]
 
 
+@pytest.mark.slow
 def test_stored_answers_are_used_and_said_so(run: Path, evaluate_small: Any) -> None:
     first = evaluate_small(f"run={run}")
     before = first.predictions("tuned")
@@ -63,6 +64,7 @@ def test_partly_stored_answers_give_no_speed(run: Path, evaluate_small: Any) -> 
     assert second.summary["arms"][1]["answers_per_second"] is None  # 24 answers in the time of 4 would be no speed
 
 
+@pytest.mark.slow
 def test_answers_of_another_adapter_are_refused(
     run: Path, evaluate_small: Any, train_small: Any, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_other_data_options(run: Path, evaluate_small: Any) -> None:
         evaluate_small(f"run={run}", "data_options.conditoin=B")
 
 
+@pytest.mark.slow
 def test_another_split(run: Path, evaluate_small: Any) -> None:
     found = evaluate_small(f"run={run}", "split=val", "evaluation.arms=[tuned]")
     assert found.folder.name == "val" and found.summary["split"] == "val"
@@ -119,6 +122,7 @@ def test_one_arm_makes_no_claim_about_two(run: Path, evaluate_small: Any) -> Non
     assert found.summary["sentence"].startswith("tiny_qwen2vl (tuned) reaches ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arms", ["[tuned,untuned]", "[blank,tuned,untuned]"])
 def test_the_order_of_arms_turns_no_result_round(arms: str, run: Path, trained: Any, evaluate_small: Any) -> None:
     found = evaluate_small(f"run={run}", f"evaluation.arms={arms}").summary
@@ -128,6 +132,7 @@ def test_the_order_of_arms_turns_no_result_round(arms: str, run: Path, trained: 
     assert ours == theirs and found["sentence"] == trained.summary["sentence"]
 
 
+@pytest.mark.slow
 def test_a_comparison_with_blank_is_no_headline(run: Path, evaluate_small: Any) -> None:
     found = evaluate_small(f"run={run}", "evaluation.arms=[tuned,blank]").summary
     assert [(pair["first"], pair["second"]) for pair in found["comparisons"]] == [("tuned", "blank")]
@@ -149,6 +154,7 @@ def test_the_untuned_model_alone(trained: Any, evaluate_small: Any, tmp_path: Pa
     assert found.predictions("untuned") == trained.predictions("untuned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

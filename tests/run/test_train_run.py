@@ -215,6 +215,7 @@ def test_a_broken_tracker_changes_no_result(
 # --- settings of the trainer: each does what its line in the schema says. 32 rows, 8 a step: 4 windows an epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "steps", "validated"),
     [
@@ -256,6 +257,7 @@ def test_limit_val_batches_is_the_n_that_is_logged(fit_small: Any) -> None:
     assert [line["val/shapes/num"] for line in run.metrics if "val/shapes/num" in line] == [8.0]
 
 
+@pytest.mark.slow
 def test_early_stopping(fit_small: Any) -> None:
     run = fit_small("train.early_stopping_patience=2", "trainer.max_epochs=9", "train.lr=1e-9")
     values = [line["val/shapes/count_accuracy"] for line in run.metrics if "val/shapes/count_accuracy" in line]
@@ -269,6 +271,7 @@ def test_early_stopping_between_two_ends_of_epochs(fit_small: Any) -> None:
     assert run.summary["steps"] == 3 and run.steps("val/loss") == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_fast_dev_run_goes_all_the_way(train_small: Any, tmp_path: Path) -> None:
     run = train_small(tmp_path, "trainer.fast_dev_run=true", "logger=wandb")
     assert run.summary["steps"] == 1 and run.summary["rows"]["test"] == 16
@@ -277,6 +280,7 @@ def test_fast_dev_run_goes_all_the_way(train_small: Any, tmp_path: Path) -> None
     assert not (run.folder / "wandb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["train.rows_per_batch=3", "train.tokens_per_batch=100", "data.workers=2"])
 def test_settings_that_change_nothing_but_rounding(setting: str, trained: Any, fit_small: Any) -> None:
     run = fit_small("model.quantization.mode=nf4", "data.max_new_tokens=null", setting)
@@ -333,6 +337,7 @@ def test_a_full_run_is_not_evaluated_as_if_it_had_an_adapter(full: Any, evaluate
         evaluate_small(f"run={full.folder}")
 
 
+@pytest.mark.slow
 def test_a_full_connector_beside_adapters(train_small: Any, evaluate_small: Any, tmp_path: Path) -> None:
     run = train_small(tmp_path, "model.train.connector=full", "model.quantization.mode=none", "train.lr=3e-3")
     stored = {row["id"]: row["text"] for row in map(json.loads, run.predictions("untuned").splitlines())}
