@@ -27,7 +27,7 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda value: value >= 1,
         "data.limit_train data.limit_val data.limit_test data.max_new_tokens data.default_epochs "
         "model.max_length_tokens model.lora.r train.rows_per_step train.rows_per_batch train.tokens_per_batch "
-        "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps "
+        "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
         "evaluation.rows_per_batch",
     ),
     (
@@ -41,7 +41,6 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "trainer.max_epochs trainer.max_steps",
     ),
     ("-1 or a whole number >= 0", lambda value: value >= -1, "trainer.num_sanity_val_steps"),
-    ("1, for training on several devices is not built yet", lambda value: value == 1, "trainer.devices"),
     (
         "a number > 0",
         lambda value: 0 < value < math.inf,
@@ -161,5 +160,7 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
         yield "run: Expected run= alone, got model= or data= beside it; a run brings its own model and data"
     if config.run is None and (config.model is None or config.data is None):
         yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
+    if config.trainer.devices != 1:
+        yield f"trainer.devices: Expected 1, for evaluation runs on one device, got {config.trainer.devices}"
     if config.run is not None and not Path(config.run).is_dir():
         yield f"run: there is no folder {config.run!r}; give the folder that train.py printed"

@@ -153,23 +153,26 @@ class VLMDataModule(L.LightningDataModule):
         """What generation may see of these rows."""
         return [Question(sample.id, sample.prompt) for sample in self.samples(row_ids)]
 
-    def _loader(self, split: Split, sampler: WindowSampler | None) -> DataLoader[Any]:
+    def _rank(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(self, split: Split, sampler: WindowSampler) -> DataLoader[Any]:
         rows = EncodedRows(self.dataset, self.ids[split], self.encode)
         workers = self.config.workers
         # Own generators: creating an iterator draws from the global one, which would move dropout between two runs.
         generator = torch.Generator().manual_seed(self.seed)
-        batching: dict[str, Any] = {"batch_sampler": sampler} if sampler else {"batch_size": self.rows_per_step}
         return DataLoader(
             rows,
+            batch_sampler=sampler,
             collate_fn=as_list,
             num_workers=workers,
             persistent_workers=workers > 0,
             generator=generator,
-            **batching,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        sampler = WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed)
+        sampler = WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed, *self._rank())
         sampler.epoch, sampler.served = self.position
         return self._loader("train", sampler)
 
@@ -186,7 +189,7 @@ class VLMDataModule(L.LightningDataModule):
         self.position = (state_dict["epoch"] + ended, 0 if ended else state_dict["windows"])
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", None)
+        return self._loader("val", WindowSampler(len(self.ids["val"]), self.rows_per_step, None, *self._rank()))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[EncodedRow]:
         """In the main process: bad rows go to the ledger, the others on."""

@@ -14,13 +14,16 @@ def epoch_order(n_rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class WindowSampler(Sampler[list[int]]):
-    """Yields the row positions of each window. The last window of an epoch may be smaller; no row is left out.
+    """Yields the row positions of each window: of several ranks, those of `rank`, dealt like cards.
 
-    Lightning calls `set_epoch` before each epoch.
+    The last window of an epoch may be smaller, and a rank may get none of it; no row is left out.
+
+    Without a seed the rows come in their own order. Lightning calls `set_epoch` before each epoch.
     """
 
-    def __init__(self, n_rows: int, rows_per_step: int, seed: int) -> None:
+    def __init__(self, n_rows: int, rows_per_step: int, seed: int | None, rank: int = 0, n_ranks: int = 1) -> None:
         self.n_rows, self.rows_per_step, self.seed = n_rows, rows_per_step, seed
+        self.rank, self.n_ranks = rank, n_ranks
         self.epoch = 0
         self.served = 0
         """Windows of the first epoch asked for that were trained before: a resumed run begins after them."""
@@ -37,7 +40,7 @@ class WindowSampler(Sampler[list[int]]):
         return -(-self.n_rows // self.rows_per_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = epoch_order(self.n_rows, self.seed, self.epoch)
+        order = np.arange(self.n_rows) if self.seed is None else epoch_order(self.n_rows, self.seed, self.epoch)
         first, self.served = self.served * self.rows_per_step, 0
         for start in range(first, self.n_rows, self.rows_per_step):
-            yield order[start : start + self.rows_per_step].tolist()
+            yield order[start : start + self.rows_per_step][self.rank :: self.n_ranks].tolist()

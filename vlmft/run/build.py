@@ -25,6 +25,7 @@ from vlmft.models import lora
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import Source, load_model, load_source, storage_dtype
 from vlmft.sample import Message, Prompt
+from vlmft.training.ranks import local_rank
 
 
 @dataclass
@@ -80,7 +81,10 @@ def pick_device(trainer: TrainerConfig) -> torch.device:
         raise ConfigError(
             f"trainer.accelerator: Expected auto, cpu, gpu or mps that is there, got {trainer.accelerator!r}"
         )
-    return torch.device(asked, 0) if asked == "cuda" else torch.device(asked)
+    there = torch.cuda.device_count() if asked == "cuda" else trainer.devices
+    if trainer.devices > there:
+        raise ConfigError(f"trainer.devices: Expected at most the {there} GPUs that are here, got {trainer.devices}")
+    return torch.device(asked, local_rank()) if asked == "cuda" else torch.device(asked)
 
 
 def pick_precision(trainer: TrainerConfig, device: torch.device) -> str:

@@ -42,13 +42,17 @@ def config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 
+def folder_of(config: TrainConfig) -> Path:
+    return Path(config.output_root) / f"{config.model.name}-{config.data.name}" / (config.name or config_hash(config))
+
+
 def run_folder(config: TrainConfig) -> tuple[Path, bool]:
     """The folder for this run, and whether its run is finished already; both a new and an interrupted one are not.
 
     Raises:
         ConfigError: the folder holds a run and `resume` is not set, or it is a run of other settings.
     """
-    folder = Path(config.output_root) / f"{config.model.name}-{config.data.name}" / (config.name or config_hash(config))
+    folder = folder_of(config)
     finished = (folder / SUMMARY_FILE).exists()
     if (folder / CONFIG_FILE).exists():
         if not config.resume:

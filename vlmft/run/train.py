@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ from vlmft.metrics.mean_score import MeanScore
 from vlmft.models.lora import count_by_part, trainable, tuned_parts
 from vlmft.run.build import Built, build, infer
 from vlmft.run.evaluate import adapter_sha256, canary_on, evaluate_arms
-from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, plain, run_folder
+from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder
 from vlmft.run.lock import locked
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
@@ -28,6 +31,7 @@ from vlmft.training.checkpoint import Checkpoints, FolderCheckpointIO, latest_wh
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.module import VLMModule
 from vlmft.training.progress import progress_bar
+from vlmft.training.ranks import WindowRanks, follows, leave_ranks, local_rank, n_ranks, rank
 from vlmft.training.tracking import METRICS_FILE, MetricsFile, Wandb
 
 DRY_RUN_ROWS = 16
@@ -48,12 +52,17 @@ def total_steps(config: TrainConfig, n_windows: int) -> int:
 def validation(built: Built, config: TrainConfig, stop: StopRequest) -> Callable[[Sequence[str]], Mapping[str, float]]:
     """Row ids -> logged values: the dataset's own metric on generated answers."""
     data, answerer = built.data, built.answerer(config.evaluation, poll=stop.check)
+    if config.trainer.devices > 1:
+        answerer.poll = lambda: None  # a rank that stopped here would leave the others waiting
     prefix = f"val/{config.data.name}"
 
     def validate(row_ids: Sequence[str]) -> Mapping[str, float]:
         samples = {sample.id: sample for sample in data.samples(row_ids)}
-        score = MeanScore(metric_named(data.metric_name))
-        for answers in answerer.batches(data.questions(list(samples)), skip=lambda ids: False):
+        score = MeanScore(metric_named(data.metric_name)).to(built.device)  # sums itself over the ranks
+        numbers = itertools.count()
+        for answers in answerer.batches(
+            data.questions(list(samples)), skip=lambda ids: next(numbers) % n_ranks() != rank()
+        ):
             score.update([a.text for a in answers.values()], [samples[row_id].references for row_id in answers])
         result = score.compute()
         return {
@@ -84,6 +93,7 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: Sequence[Logger], c
         fast_dev_run=settings.fast_dev_run,
         deterministic="warn" if settings.deterministic else None,
         logger=list(loggers),
+        strategy=WindowRanks() if settings.devices > 1 else "auto",
         callbacks=[checkpoints, progress_bar()],
         plugins=[FolderCheckpointIO()],
         enable_checkpointing=False,
@@ -117,6 +127,7 @@ def fit(
     start = resume_point(folder, loggers)
     trainer = make_trainer(config, folder, loggers, checkpoints)
     trainer.fit(module, datamodule=built.data, ckpt_path=str(start) if start is not None else None, weights_only=True)
+    leave_ranks()
     if not config.trainer.fast_dev_run:
         module.load_state_dict(read_checkpoint(checkpoints.chosen())["state_dict"])
     built.model.eval()
@@ -146,6 +157,8 @@ def train(config: TrainConfig) -> Path:
     keep_freed_pages()
     quiet_libraries()
     inferred = infer(config)
+    if follows():
+        return _follow(config)
     folder, finished = run_folder(config)
     print(f"{config.model.name} on {config.data.name}, run folder {folder}")
     if finished:
@@ -159,6 +172,28 @@ def train(config: TrainConfig) -> Path:
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)
     return folder
+
+
+def _follow(config: TrainConfig) -> Path:
+    """What a rank other than 0 does: its share of the training. It prints and writes nothing."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
+    folder = folder_of(config)
+    built = _built(config, folder)
+    L.seed_everything(config.seed + local_rank(), verbose=False)
+    with stop_request() as stop, contextlib.suppress(Interrupted):
+        fit(config, built, folder, [], stop)
+    return folder
+
+
+def _built(config: TrainConfig, folder: Path) -> Built:
+    return build(
+        config.model,
+        config.data,
+        config.trainer,
+        seed=config.seed,
+        rows_per_step=config.train.rows_per_step,
+        ledger_path=folder / "bad_rows.jsonl",
+    )
 
 
 def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
@@ -186,14 +221,7 @@ def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
 def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger], stop: StopRequest) -> None:
     clock = Phases(summary)
     with clock("load"):
-        built = build(
-            config.model,
-            config.data,
-            config.trainer,
-            seed=config.seed,
-            rows_per_step=config.train.rows_per_step,
-            ledger_path=folder / "bad_rows.jsonl",
-        )
+        built = _built(config, folder)
         if config.trainer.fast_dev_run:
             built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
         summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}

@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors.torch import load_file, save_file
 
 from vlmft.training.interruption import StopRequest
+from vlmft.training.ranks import gathered, rank
 
 FORMAT = 1
 FILES = ("tensors.safetensors", "state.json")
@@ -198,11 +199,16 @@ class Checkpoints(L.Callback):
         leave that validation out when the run goes on.
         """
         loop = trainer.fit_loop.epoch_loop
-        if self.stop.number is None or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
+        if not self._asked_to_stop() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
             return
         if not _is_dry(trainer):
             self.save(trainer)
         self.stopping = True
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any rank was: then all stop after the same window."""
+        self.stop.number = max((number for number in gathered(self.stop.number) if number is not None), default=None)
+        return self.stop.number is not None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -218,13 +224,15 @@ class Checkpoints(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.stop.check()
+        if self._asked_to_stop():
+            self.stop.check()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or _is_dry(trainer) or trainer.state.fn != "fit":
             return
         self.save(trainer, validated=True)
-        self.stop.check()
+        if self._asked_to_stop():
+            self.stop.check()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _is_dry(trainer) and not (self.folder / self.name(trainer)).exists():
@@ -244,7 +252,7 @@ class Checkpoints(L.Callback):
                 self.best, self.best_value = self.name(trainer), float(value)
         self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.folder / self.name(trainer))
-        for name in steps_in(self.folder)[:-KEEP]:
+        for name in steps_in(self.folder)[:-KEEP] if rank() == 0 else ():
             if name != self.best:
                 shutil.rmtree(self.folder / name)
         if self.patience is not None and self.since_best >= self.patience:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,13 +19,19 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import OptimizationConfig, PartsConfig, Tuning
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
+from vlmft.models.memory import or_none
 from vlmft.sample import Batch, EncodedRow
 from vlmft.training.loss import summed_cross_entropy
 from vlmft.training.optim import make_optimizer, make_schedule
 from vlmft.training.random_state import random_state, set_random_state
+from vlmft.training.ranks import gathered, rank, sum_gradients, summed, undealt
 
-NOT_FINITE_LIMIT = 10
-"""Windows in a row without finite gradients before training stops. fp16's loss scaling begins with a few such."""
+NOT_FINITE_LIMIT = 3
+"""Windows in a row whose loss or gradients are not finite before training stops."""
+OVERFLOW_LIMIT = 10
+"""The same for gradients of a finite loss under fp16's loss scaling: it begins with a few such and halves its scale."""
+SKIPPED_FILE = "skipped_windows.jsonl"
+"""In a run folder, a line for each window whose step was not taken: {"step", "reason", "rows"}."""
 
 Validate = Callable[[Sequence[str]], Mapping[str, float]]
 """Row ids -> logged name -> value: validation by generation, handed in so that this module never sees text."""
@@ -51,6 +61,7 @@ class VLMModule(L.LightningModule):
         lr: float,
         total_steps: int,
         validate: Validate,
+        skipped_file: Path | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -60,16 +71,27 @@ class VLMModule(L.LightningModule):
         self.vision_grad = {"vision", "connector"} - set(tuned_parts(parts, Tuning.frozen)) != set()
         self.frozen_parts = set(tuned_parts(parts, Tuning.frozen))
         self.rows_per_batch = config.rows_per_batch or config.rows_per_step
-        self.validation_ids: list[str] = []
+        self.tokens_per_batch = config.tokens_per_batch
+        """This and the one before are halved where memory runs out."""
+        self.skipped_file = skipped_file
+        self.validation_ids: list[list[str]] = []
+        """By batch."""
         self.validation_sums = [0.0, 0]
         self.window_end = time.perf_counter()
         self.gradient_norm = float("nan")
         self.window_rows = 0
+        self.window_ids: list[str] = []
+        """Of this rank's rows."""
+        self.window_loss = float("nan")
+        self.batch_ids: tuple[str, ...] = ()
+        """Rows of the batch that went into the model last."""
         self.steps = 0
         """Optimiser steps that changed weights."""
         self.skipped_windows = 0
         self.not_finite = 0
-        """Windows in a row whose gradients were not finite."""
+        """Windows in a row whose loss or gradients were not finite."""
+        self.overflows = 0
+        """Windows in a row that overflowed under loss scaling."""
         self.random: dict[str, Any] | None = None
         """Random state of a resumed checkpoint until the first window begins."""
 
@@ -95,13 +117,16 @@ class VLMModule(L.LightningModule):
         self.window_end = time.perf_counter()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        counts = {"steps": self.steps, "skipped_windows": self.skipped_windows, "not_finite": self.not_finite}
-        checkpoint["counts"], checkpoint["random"] = counts, random_state()
+        names = ("steps", "skipped_windows", "not_finite", "overflows")
+        checkpoint["counts"] = {name: getattr(self, name) for name in names}
+        checkpoint["random"] = gathered(random_state())
+        checkpoint["limits"] = gathered([self.rows_per_batch, self.tokens_per_batch])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, count in checkpoint["counts"].items():
             setattr(self, name, count)
-        self.random = checkpoint["random"]
+        self.random = checkpoint["random"][rank()]
+        self.rows_per_batch, self.tokens_per_batch = checkpoint["limits"][rank()]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.random is not None:  # not earlier: making loaders and iterators draws random numbers, too
@@ -110,7 +135,7 @@ class VLMModule(L.LightningModule):
 
     def batches(self, rows: Sequence[EncodedRow]) -> list[Batch]:
         """The window in batches within `rows_per_batch` and `tokens_per_batch`, rows of like length together."""
-        cuts = cut(rows, self.rows_per_batch, self.config.tokens_per_batch)
+        cuts = cut(rows, self.rows_per_batch, self.tokens_per_batch)
         return [self.family.collate(part, "right", self.base) for part in cuts]
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
@@ -125,15 +150,58 @@ class VLMModule(L.LightningModule):
     def window_backward(self, rows: Sequence[EncodedRow]) -> float:
         """Adds the gradient of the window's mean loss to the parameters; returns that loss.
 
-        Each batch's sum is divided by the whole window's token count, so cutting changes nothing but rounding.
+        Each batch's sum is divided by the whole window's token count, over all ranks, so cutting changes nothing but
+        rounding.
         """
-        n_tokens = sum(row.n_supervised for row in rows)
+        (n_tokens,) = summed([sum(row.n_supervised for row in rows)], self.device)
+        total = self.within_memory(rows, lambda batch: self._backward(batch, n_tokens))
+        sum_gradients(trainable(self.model).values())
+        return summed([total / n_tokens], self.device)[0]
+
+    def _backward(self, batch: Batch, n_tokens: float) -> float:
+        loss = self.loss_sum(batch)
+        self.manual_backward(loss / n_tokens)
+        return float(loss.detach())
+
+    def within_memory(self, rows: Sequence[EncodedRow], work: Callable[[Batch], float]) -> float:
+        """Sum of `work` over the rows' batches.
+
+        Where memory runs out, gradients are dropped and all is done again from the same random state in batches half
+        as large; the smaller size stays for the rest of the run, and for what resumes it.
+
+        Raises:
+            ConfigError: there is no memory for one row.
+        """
+        state = random_state()
+        while (total := or_none(lambda: self._total(rows, work))) is None:
+            self.zero_grad(set_to_none=True)
+            self._halve(rows)
+            set_random_state(state)
+        return total
+
+    def _total(self, rows: Sequence[EncodedRow], work: Callable[[Batch], float]) -> float:
         total = 0.0
         for batch in self.batches(rows):
-            loss = self.loss_sum(batch)
-            self.manual_backward(loss / n_tokens)
-            total += float(loss.detach())
-        return total / n_tokens
+            self.batch_ids = batch.row_ids
+            total += work(batch)
+        return total
+
+    def _halve(self, rows: Sequence[EncodedRow]) -> None:
+        largest = max(len(part) for part in cut(rows, self.rows_per_batch, self.tokens_per_batch))
+        if largest == 1:
+            length = next(row.length for row in rows if row.id in self.batch_ids)
+            raise ConfigError(
+                f"row {self.batch_ids[0]}: Expected memory for one row of {length} tokens, ran out; set "
+                "train.gradient_checkpointing=true, a lower model.max_length_tokens, or take a larger device"
+            )
+        self.rows_per_batch = largest // 2
+        self.tokens_per_batch = max(1, self.tokens_per_batch // 2) if self.tokens_per_batch else None
+        tokens = f" and {self.tokens_per_batch} tokens" if self.tokens_per_batch else ""
+        print(
+            f"out of memory with {largest} rows at once; the window is done again, and from here on at most "
+            f"{self.rows_per_batch} rows{tokens} go together (train.rows_per_batch says so from the start)",
+            file=sys.stderr,
+        )
 
     def training_step(self, rows: list[EncodedRow], index: int) -> None:
         waited = time.perf_counter() - self.window_end
@@ -141,8 +209,9 @@ class VLMModule(L.LightningModule):
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         optimizer.zero_grad(set_to_none=True)
         lr = optimizer.param_groups[0]["lr"]
-        self.window_rows = len(rows)
-        loss = self.window_backward(rows) if rows else self._empty_backward()
+        n_rows, n_tokens = summed([len(rows), sum(row.n_supervised for row in rows)], self.device)
+        self.window_rows, self.window_ids = int(n_rows), [row.id for row in rows]
+        self.window_loss = loss = self.window_backward(rows) if n_rows else self._empty_backward()
         optimizer.step()
         schedule.step()  # type: ignore[union-attr, call-arg]
         seconds = time.perf_counter() - self.window_end
@@ -151,11 +220,13 @@ class VLMModule(L.LightningModule):
             "train/loss": loss,
             "train/gradient_norm": self.gradient_norm,
             "train/lr": lr,
-            "train/rows_per_second": len(rows) / seconds,
-            "train/supervised_tokens_per_second": sum(row.n_supervised for row in rows) / seconds,
+            "train/rows_per_second": n_rows / seconds,
+            "train/supervised_tokens_per_second": n_tokens / seconds,
             "train/data_wait_share": max(0.0, waited) / seconds,
         }
-        self.log_dict(logged, batch_size=len(rows))
+        self.log_dict(logged, batch_size=self.window_rows)
+        if self.rows_per_batch < (self.config.rows_per_batch or self.config.rows_per_step):
+            self.log("train/rows_per_batch", float(self.rows_per_batch), batch_size=self.window_rows)
 
     def _empty_backward(self) -> float:
         """For a window whose rows were all bad: gradients of zero, because fp16's loss scaling asks for some."""
@@ -163,42 +234,60 @@ class VLMModule(L.LightningModule):
         return float("nan")
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips to `max_gradient_norm`; a window without rows or finite gradients is counted and changes nothing.
+        """Clips to `max_gradient_norm`; a window without rows, finite loss or finite gradients changes nothing.
 
         Lightning calls this with unscaled gradients in every precision; unscaling them here would be the second time.
 
         Raises:
-            ConfigError: one window after the other has no finite gradient.
+            ConfigError: one window after the other has no finite loss or gradient.
         """
         limit = self.config.max_gradient_norm or float("inf")
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit))
-        if math.isfinite(self.gradient_norm) and self.window_rows:
-            self.not_finite = 0
+        finite_loss = math.isfinite(self.window_loss)
+        if finite_loss and math.isfinite(self.gradient_norm):
+            self.not_finite = self.overflows = 0
             self.steps += 1
             return
-        self.skipped_windows += 1
-        self.not_finite += self.window_rows > 0
         optimizer.zero_grad(set_to_none=True)  # without gradients, the step that follows changes nothing
-        if self.not_finite >= NOT_FINITE_LIMIT:
+        if not self.window_rows:
+            self._skip("none of its rows can be used")
+        elif finite_loss and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.overflows += 1
+            self._skip("its gradients overflowed, and the loss scale is halved")
+        else:
+            self.not_finite += 1
+            self._skip(f"its {'gradients are' if finite_loss else 'loss is'} not finite")
+        if self.not_finite >= NOT_FINITE_LIMIT or self.overflows >= OVERFLOW_LIMIT:
             raise ConfigError(
-                f"train.lr: the gradients of {self.not_finite} windows in a row were not finite, up to window "
-                f"{self.trainer.global_step + 1}; lower train.lr={self.lr:g}, or raise trainer.precision"
+                f"train.lr: loss or gradients of {max(self.not_finite, self.overflows)} windows in a row were not "
+                f"finite, up to window {self.trainer.global_step + 1}; {SKIPPED_FILE} names their rows; lower "
+                f"train.lr={self.lr:g}, or raise trainer.precision"
             )
+
+    def _skip(self, reason: str) -> None:
+        """Counts and names a window whose step is not taken."""
+        self.skipped_windows += 1
+        step, ids = self.trainer.global_step, undealt(gathered(self.window_ids))
+        if self.skipped_file is None or rank():
+            return
+        print(f"window {step + 1} is left out: {reason}; {SKIPPED_FILE} names its rows", file=sys.stderr)
+        with contextlib.suppress(OSError), self.skipped_file.open("a", encoding="utf-8") as stream:  # a full disk
+            stream.write(json.dumps({"step": step, "reason": reason, "rows": ids}, ensure_ascii=False) + "\n")
 
     def on_validation_epoch_start(self) -> None:
         self.validation_ids, self.validation_sums = [], [0.0, 0]
 
     def validation_step(self, rows: list[EncodedRow], index: int) -> None:
-        self.validation_ids += [row.id for row in rows]
-        for batch in self.batches(rows):
-            self.validation_sums[0] += float(self.loss_sum(batch))
-            self.validation_sums[1] += int(batch.supervised.sum())
+        self.validation_ids.append([row.id for row in rows])
+        self.validation_sums[0] += self.within_memory(rows, lambda batch: float(self.loss_sum(batch)))
+        self.validation_sums[1] += sum(row.n_supervised for row in rows)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or not self.validation_ids:
             return
-        loss, n_tokens = self.validation_sums
-        self.log_dict({"val/loss": loss / n_tokens, **self.validate(self.validation_ids)})
+        loss, n_tokens = summed(self.validation_sums, self.device)
+        by_batch = zip(*gathered(self.validation_ids), strict=True)
+        self.log_dict({"val/loss": loss / n_tokens, **self.validate([i for hands in by_batch for i in undealt(hands)])})
 
     def on_validation_end(self) -> None:
         self.window_end = time.perf_counter()  # after the checkpoint, so that neither counts as waiting for data

@@ -1,0 +1,120 @@
+"""Two processes on one window: the adapter, the metrics and the files of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlmft.data.sampler import WindowSampler
+from vlmft.training.ranks import undealt
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SETTINGS = (
+    "model=tiny", "data.limit_train=22", "data.limit_val=13", "data.limit_test=10", "train.rows_per_step=5",
+    "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "evaluation.rows_per_batch=4", "evaluation.canary_rows=2",
+    "trainer.accelerator=cpu", "train.lr=1e-4", "logger=none", "name=run",
+)  # fmt: skip
+"""Windows of five rows and a last one of two: the two ranks never have the same number of rows."""
+
+
+def command(devices: int, root: Path, *more: str) -> list[str]:
+    return [sys.executable, "train.py", *SETTINGS, f"trainer.devices={devices}", f"output_root={root}", *more]
+
+
+def run(devices: int, root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(devices, root, *more), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    )
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def losses(root: Path, key: str) -> list[float]:
+    lines = [json.loads(line) for line in (root / "tiny-shapes/run/metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_ranks_deal_every_window_out(n_ranks: int) -> None:
+    whole = list(WindowSampler(23, 5, 0))
+    hands = [list(WindowSampler(23, 5, 0, rank, n_ranks)) for rank in range(n_ranks)]
+    assert len(whole) == 5
+    assert [undealt(window) for window in zip(*hands, strict=True)] == whole
+
+
+def test_undealt_keeps_rows_of_any_value() -> None:
+    hands: Sequence[Sequence[int | None]] = [[0, None, 4], [1, 3]]
+    assert undealt(hands) == [0, 1, None, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for devices, root in ((1, one), (2, two)):
+        done = run(devices, root)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return one, two, done.stdout
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_trains(both: tuple[Path, Path, str]) -> None:
+    one, two, _ = both
+    adapters = [load_file(root / "tiny-shapes/run/adapter/adapter_model.safetensors") for root in (one, two)]
+    assert len(adapters[0]) == 56 and adapters[0].keys() == adapters[1].keys()
+    # Sums in another order differ in the last bit of fp32, and Adam divides by the gradient's size: where that is near
+    # zero, a parameter moves by another share of the learning rate (1e-4), of which this is a hundredth.
+    worst = max(float((adapters[0][name] - adapters[1][name]).abs().max()) for name in adapters[0])
+    assert worst <= 1e-6
+    moved = max(float(tensor.abs().max()) for name, tensor in adapters[0].items() if "lora_B" in name)
+    assert moved > 3e-4, "matrices B start at zero: they must have moved, or equality means nothing"
+    for key in ("train/loss", "train/gradient_norm", "val/loss"):
+        torch.testing.assert_close(losses(one, key), losses(two, key), rtol=1e-5, atol=1e-6)
+    assert len(losses(one, "train/loss")) == 10
+
+
+@pytest.mark.slow
+def test_two_ranks_write_one_set_of_files(both: tuple[Path, Path, str]) -> None:
+    one, two, output = both
+    assert len(files(one)) > 8 and files(one) == files(two)
+    assert output.count("rows: train 22, val 13, test 10") == 1
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_each_row_once(both: tuple[Path, Path, str]) -> None:
+    one, two, _ = both
+    for root in (one, two):
+        assert losses(root, "val/shapes/num") == [13.0, 13.0]
+        ids = [json.loads(line)["id"] for line in (root / "tiny-shapes/run/predictions/tuned.jsonl").open()]
+        assert len(ids) == len(set(ids)) == 10
+    assert losses(one, "val/shapes/count_accuracy") == losses(two, "val/shapes/count_accuracy")
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_and_go_on(both: tuple[Path, Path, str], tmp_path: Path) -> None:
+    _, uninterrupted, _ = both
+    metrics = tmp_path / "tiny-shapes/run/metrics.jsonl"
+    with subprocess.Popen(
+        command(2, tmp_path), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+    ) as process:
+        waited_until = time.monotonic() + 300
+        while time.monotonic() < waited_until and (not metrics.exists() or metrics.read_text().count("\n") < 2):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 143
+    done = run(2, tmp_path, "resume=true")
+    assert done.returncode == 0, done.stderr
+    name = "tiny-shapes/run/adapter/adapter_model.safetensors"
+    assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
