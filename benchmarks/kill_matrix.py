@@ -40,6 +40,8 @@ class Trial:
     stage: str
     killed_at: int
     """Windows logged when the kill came."""
+    inside: bool
+    """Whether what the kill left shows that it came inside the stage."""
     redone: int
     same: bool
     repeated_or_lost: int
@@ -72,11 +74,28 @@ def logged_steps(run: Path) -> list[int]:
     return found
 
 
+def half_saved(run: Path) -> bool:
+    return any((run / "checkpoints").glob(".step-*.partial"))
+
+
+def was_inside(stage: str, run: Path) -> bool:
+    """What a stage leaves that was not ended; training leaves no mark but its windows."""
+    values = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+    if stage == "saving":
+        return half_saved(run)
+    if stage == "validation":  # its windows are done, its values are not yet there
+        n_windows = max((line["step"] + 1 for line in values if "train/loss" in line), default=0)
+        return n_windows == VALIDATE_EVERY * (1 + sum("val/loss" in line for line in values))
+    if stage == "evaluation":
+        return not (run / "summary.json").exists()
+    return True
+
+
 def reached(stage: str, run: Path, window: int) -> bool:
     """Whether the run is inside the stage now, past the window that was drawn."""
     n_logged = len(logged_steps(run))
     if stage == "saving":
-        return any((run / "checkpoints").glob(".step-*.partial")) if (run / "checkpoints").exists() else False
+        return half_saved(run)
     if stage == "validation":
         return n_logged >= VALIDATE_EVERY * (1 + window % 2)
     if stage == "evaluation":
@@ -116,13 +135,14 @@ def trial(number: int, root: Path, reference: tuple[str, str], draw: random.Rand
     folder.mkdir()
     stage = STAGES[number % len(STAGES)]
     n_logged = killed(stage, folder, workers, draw)
+    inside = was_inside(stage, run_folder(folder))
     before = len(folder.joinpath("log.txt").read_bytes())
     finished(folder, workers)
     said = folder.joinpath("log.txt").read_bytes()[before:].decode()
     resumed = next((int(part[5:12]) for part in said.split() if part.startswith("step-")), 0)
     steps = logged_steps(run_folder(folder))
     odd = len(set(range(WINDOWS)) ^ set(steps)) + len(steps) - len(set(steps))
-    found = Trial(stage, n_logged, max(0, n_logged - resumed), outcome(run_folder(folder)) == reference, odd)
+    found = Trial(stage, n_logged, inside, max(0, n_logged - resumed), outcome(run_folder(folder)) == reference, odd)
     shutil.rmtree(folder)
     return found
 
@@ -149,6 +169,9 @@ def main() -> None:
                 f"again, {'same bytes' if found.same else 'OTHER BYTES'}",
                 flush=True,
             )
+    for stage in dict.fromkeys(STAGES):
+        there = [found.inside for found in trials if found.stage == stage]
+        print(f"{len(there)} kills aimed at {stage}, {sum(there)} of them inside it")
     same, odd = sum(found.same for found in trials), sum(found.repeated_or_lost for found in trials)
     redone = [found.redone for found in trials]
     print(
