@@ -30,15 +30,15 @@ from vlmft.data.shapes import FIRST_SCENE, check_scene_options, find_row, list_r
 from vlmft.sample import Image, Message, Prompt, Sample, Split
 
 KIND_PERCENT: Mapping[str, int] = {
-    "map": 35,  # what stands in each of the 16 cells: a dense target, without which a new vision tower learns slowly
-    "count": 20,  # all objects, 1 to 6
-    "part_count": 12,  # objects of one colour or one shape, 0 to 5
+    "map": 12,  # what stands in each of the 16 cells: what the tokens of an image say, one by one
+    "count": 30,  # all objects, 1 to 6
+    "part_count": 16,  # objects of one colour or one shape, 0 to 5
     "attribute": 10,  # colour of the one cube, shape of the one red thing
-    "exists": 8,  # yes or no, half and half
-    "caption": 5,  # 1 to 4 objects, from left to right
-    "compare": 4,  # which of two images has more
-    "few_shot": 4,  # a count after 1 to 4 solved ones
-    "text": 2,  # no image, English and Russian; in train alone, since its few texts would stand in two splits
+    "exists": 10,  # yes or no, half and half
+    "caption": 6,  # 1 to 4 objects, from left to right
+    "compare": 5,  # which of two images has more
+    "few_shot": 7,  # a count after 1 to 4 solved ones
+    "text": 4,  # no image, English and Russian; in train alone, since its few texts would stand in two splits
 }
 CONDITION: Condition = "B"
 MOST_COUNTED = 6
