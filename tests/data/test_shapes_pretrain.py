@@ -147,7 +147,7 @@ def test_grid_names_the_object_nearest_to_a_cell_s_centre() -> None:
 
 
 def test_maps_name_every_cell(rows: list[tuple[str, tuple[Turn, ...]]]) -> None:
-    for (turn,) in of_kind(rows, "map", 800):
+    for (turn,) in of_kind(rows, "map", 300):
         cells = re.findall(r"\.|[a-z]+ [a-z]+", turn.answer)
         taken = {(item.x // 24, item.y // 24) for item in turn.scenes[0].objects}
         assert len(cells) == 16 and " ".join(cells) == turn.answer
