@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from vlmft.evaluation.compare import (
+    adjusted,
     compare,
+    holm,
     mcnemar_exact,
+    mean_interval,
     paired_bootstrap_interval,
     sign_flip_p_value,
     wilson_interval,
@@ -228,3 +231,49 @@ def test_a_published_gain_is_not_distinguishable() -> None:
     assert comparison.p_value == pytest.approx(0.29, abs=0.005)
     assert comparison.interval == pytest.approx((-0.0040, 0.0152), abs=0.001)
     assert comparison.verdict == "not distinguishable"
+
+
+def test_holm_by_hand() -> None:
+    """0.01 x 4, 0.02 x 3, 0.03 x 2, 0.04 x 1, and never below the one before."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+def test_of_twenty_equal_arms_one_looks_better_without_holm() -> None:
+    first, second, groups = arms(0, 6, both=30)
+    alone = compare("untuned", first, "tuned", second, groups)
+    same = compare("untuned", first, "copy", first, groups)
+    assert alone.verdict == "better"
+    (single,) = adjusted([alone])
+    assert (single.verdict, single.p_value) == ("better", alone.p_value)
+    table = adjusted([same, alone, same])
+    assert [one.verdict for one in table] == ["not distinguishable"] * 3
+    assert table[1].p_value == pytest.approx(3 * alone.p_value)
+    assert table[1].to_dict()["verdict"] == "not distinguishable"
+    assert table[1].to_dict()["p_holm"] == table[1].p_value
+
+
+def test_the_interval_of_one_arm() -> None:
+    right = {str(i): float(i < 30) for i in range(40)}
+    own = {row_id: row_id for row_id in right}
+    assert mean_interval(right, own) == (wilson_interval(30, 40), "Wilson")
+    halves = {row_id: value / 2 for row_id, value in right.items()}
+    (low, high), method = mean_interval(halves, own)
+    assert method == "bootstrap by group" and low < 0.375 < high
+    # rows of one image are no independent rows
+    paired = {row_id: str(int(row_id) // 2) for row_id in right}
+    (wide_low, wide_high), method = mean_interval(right, paired)
+    assert method == "bootstrap by group"
+    assert wide_high - wide_low > 1.2 * (wilson_interval(30, 40)[1] - wilson_interval(30, 40)[0])
+
+
+def test_many_alike_groups_have_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = np.random.default_rng(3)
+    differences = source.choice([-1.0, 0.0, 1.0], p=[0.2, 0.55, 0.25], size=3000)
+    groups = [str(i // 2) for i in range(2000)] + [f"alone {i}" for i in range(1000)]
+    drawn_one_by_one = paired_bootstrap_interval(differences, groups)
+    monkeypatch.setattr("vlmft.evaluation.compare.MANY_GROUPS", 2000)
+    assert paired_bootstrap_interval(differences, groups) != drawn_one_by_one  # it did go the other way
+    assert paired_bootstrap_interval(differences, groups) == pytest.approx(drawn_one_by_one, abs=0.001)

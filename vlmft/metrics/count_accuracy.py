@@ -15,7 +15,7 @@ def count_accuracy(prediction: str, references: Sequence[str]) -> Score:
     Raises ValueError without references, or where one is not a whole number (digits or a word).
     """
     expect_references(references)
-    counts = [_reference_count(reference) for reference in references]
+    counts = [reference_count(reference) for reference in references]
     count = extract_count(prediction)
     return Score(float(count is not None and count in counts), None if count is None else str(count))
 
@@ -37,7 +37,8 @@ def extract_count(text: str) -> int | None:
     return numbers[-1] if numbers else None
 
 
-def _reference_count(reference: str) -> int:
+def reference_count(reference: str) -> int:
+    """The count that a reference is; raises ValueError where it is anything else."""
     count = whole_number(reference)
     if count is None:
         raise ValueError(f"Expected a whole number as reference, got {reference!r}; score texts with exact_match")

@@ -9,27 +9,32 @@ from vlmft.config.check import ConfigError
 from vlmft.config.entry import run_entry
 from vlmft.config.schema import TraceConfig
 from vlmft.config.tools import compose_tool
+from vlmft.run.compare import run_compare
+from vlmft.run.score import run_score
 
-USAGE = """usage: vlmft TOOL [key=value ...]
+USAGE = """usage: vlmft TOOL [arguments]
 
   trace   one sample's whole way, each stage printed: vlmft trace data=shapes model=tiny index=0
+  score   what a file of predictions is worth, whatever tool wrote it: vlmft score FILE --metric relaxed_accuracy
+  compare are others better than the first, on the same rows, with p-value and verdict: vlmft compare A B
 
 Every tool takes --json. Training and evaluation are train.py and evaluate.py.
 """
 
 
 def run_trace(overrides: Sequence[str]) -> None:
+    overrides = ["json=true" if override == "--json" else override for override in overrides]
     config = compose_tool("trace", TraceConfig, overrides)
     from vlmft.run.trace import trace  # after the check: torch takes seconds to import
 
     trace(config, colour=sys.stdout.isatty())
 
 
-TOOLS: dict[str, Callable[[Sequence[str]], None]] = {"trace": run_trace}
+TOOLS: dict[str, Callable[[Sequence[str]], None]] = {"trace": run_trace, "score": run_score, "compare": run_compare}
 
 
 def main() -> None:
-    arguments = ["json=true" if argument == "--json" else argument for argument in sys.argv[1:]]
+    arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return

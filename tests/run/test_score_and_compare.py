@@ -1,0 +1,330 @@
+"""vlmft score and vlmft compare on files of any tool, on published predictions, without torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmft.config.check import ConfigError
+from vlmft.run.compare import run_compare
+from vlmft.run.score import run_score
+
+FIXTURES = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "fixtures"
+COUNTING, PAIRED = FIXTURES / "counting_predictions", FIXTURES / "paired_chartqa"
+needs_counting = pytest.mark.skipif(not COUNTING.exists(), reason=f"no {COUNTING}; set VLMFT_REFERENCE_DATA")
+needs_paired = pytest.mark.skipif(not PAIRED.exists(), reason=f"no {PAIRED}; set VLMFT_REFERENCE_DATA")
+LEAKED = "--columns=prediction=Fine-tuning Model Prediction"
+
+Tool = Callable[[Sequence[str]], None]
+Json = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Json:
+    def run(tool: Tool, *arguments: object) -> dict[str, Any]:
+        tool([*map(str, arguments), "--json"])
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return run
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """By the ending: JSONL, JSON, CSV or TSV."""
+    if path.suffix in (".jsonl", ".json"):
+        lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        path.write_text(lines if path.suffix == ".jsonl" else json.dumps(rows), encoding="utf-8")
+        return path
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def answers(right: int, wrong: int, right_first: bool = True) -> list[dict[str, Any]]:
+    rights = [True] * right + [False] * wrong
+    rights = rights if right_first else rights[::-1]
+    return [{"id": f"r{i}", "prediction": "yes" if one else "no", "reference": "yes"} for i, one in enumerate(rights)]
+
+
+# --- published predictions
+
+
+@needs_counting
+def test_score_of_the_published_arms(told: Json) -> None:
+    untuned = told(run_score, COUNTING / "zero_shot.csv")
+    (score,) = untuned["scores"]
+    assert untuned["n"] == 998 and score["metric"] == "count_accuracy/last-number-en-ru@1"
+    assert score["value"] == 648 / 998 and score["remarks"] == []
+    counts = untuned["tables"]["counting/last-number-en-ru@1"]
+    assert counts["values"]["within_1"] == pytest.approx(0.8517, abs=5e-5)
+    assert counts["values"]["mae"] == pytest.approx(0.519, abs=5e-4)
+    assert [line["count"] for line in counts["lists"]["per_true_count"]] == list(range(3, 11))
+    (tuned,) = told(run_score, COUNTING / "tuned.csv")["scores"]
+    assert tuned["value"] == 341 / 998
+    assert (tuned["top_answer"], tuned["top_share"]) == ("9", 782 / 998)
+    assert "collapsed to one answer" in tuned["remarks"][0]
+    (leaked,) = told(run_score, COUNTING / "tuned_leaked.csv", LEAKED)["scores"]
+    assert leaked["value"] == 1 and leaked["suspicious"]
+    assert leaked["remarks"][0].startswith("suspicious: all 998 predictions")
+
+
+@needs_counting
+def test_compare_of_the_published_arms(told: Json, capsys: pytest.CaptureFixture[str]) -> None:
+    files = (COUNTING / "zero_shot.csv", COUNTING / "tuned.csv", "--by-order")
+    (found,) = told(run_compare, *files)["comparisons"]
+    assert (found["first_value"], found["second_value"]) == (648 / 998, 341 / 998)
+    assert (found["only_first"], found["only_second"], found["verdict"]) == (310, 3, "worse")
+    assert found["p_value"] == found["p_holm"] == pytest.approx(6.13e-88, rel=1e-2)
+    run_compare([str(file) for file in files])
+    shown = capsys.readouterr().out
+    assert "-30.76 points" in shown and "exact McNemar p = 6.1e-88, 3 fixed, 310 broken: worse" in shown
+    assert "collapsed to one answer" in shown
+
+
+@needs_paired
+def test_compare_of_published_scores(told: Json) -> None:
+    files = (PAIRED / "baseline.jsonl", PAIRED / "finetuned.jsonl", "--columns", "score=relaxed")
+    content = told(run_compare, *files)
+    (found,) = content["comparisons"]
+    assert [arm["value"] for arm in content["arms"]] == [0.8468, 0.8524]
+    assert (found["only_first"], found["only_second"]) == (69, 83)
+    assert found["p_value"] == pytest.approx(0.29, abs=0.005)
+    assert found["interval"] == pytest.approx((-0.0040, 0.0152), abs=0.001)
+    assert found["verdict"] == "not distinguishable"
+
+
+# --- files of any tool
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_every_format_gives_the_same(name: str, told: Json, tmp_path: Path) -> None:
+    rows = [{"Question ID": "q1", "Model Prediction": "Yes", "Correct Answer": "yes"}]
+    rows += [{"Question ID": "q2", "Model Prediction": 'a "b",\tc\nd;e', "Correct Answer": "нет"}]
+    content = told(run_score, write(tmp_path / name, rows))
+    columns = {"prediction": "Model Prediction", "reference": "Correct Answer", "id": "Question ID"}
+    assert content["columns"] == columns
+    assert content["scores"][0]["value"] == 0.5 and content["scores"][0]["metric"].startswith("exact_match/")
+
+
+def test_what_other_tools_write(told: Json, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffpred;gold\r\n7;7\r\n;8\r\n", encoding="utf-8")  # a spreadsheet's: mark, semicolons
+    (score,) = told(run_score, path)["scores"]
+    assert (score["value"], score["parse_failures"], score["n"]) == (0.5, 1, 2)  # no answer stays in the denominator
+    path = write(tmp_path / "b.jsonl", [{"output": None, "gold": ["4", "four"]}, {"output": 4, "gold": 4}])
+    (score,) = told(run_score, path, "--metric", "exact_match")["scores"]
+    assert score["value"] == 0.5
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"model": "m", "results": [{"pred": "a", "label": "a"}]}), encoding="utf-8")
+    assert told(run_score, path)["n"] == 1
+
+
+def test_references_from_another_file(told: Json, tmp_path: Path) -> None:
+    rows = answers(3, 1)
+    predictions = write(tmp_path / "p.jsonl", [{"id": row["id"], "text": row["prediction"]} for row in rows])
+    gold = write(tmp_path / "gold.csv", [{"id": row["id"], "answer": row["reference"]} for row in rows[::-1]])
+    assert told(run_score, predictions, "--references", gold)["scores"][0]["value"] == 0.75
+    with pytest.raises(ConfigError, match=r"Expected a column of references, got text, id; .*--references FILE"):
+        run_score([str(predictions)])
+    short = write(tmp_path / "short.csv", [{"id": "r0", "answer": "yes"}, {"id": "other", "answer": "yes"}])
+    with pytest.raises(ConfigError, match=r"got none for 3 of them \(r1, r2, r3\) and 1 others \(other\)"):
+        run_score([str(predictions), "--references", str(short)])
+    more = write(tmp_path / "more.csv", [{"id": f"r{i}", "answer": "yes"} for i in range(5)])
+    with pytest.raises(ConfigError, match=r"got none for 0 of them \(\) and 1 others \(r4\)"):
+        run_score([str(predictions), "--references", str(more)])  # a row that was never answered must not vanish
+    by_order = write(tmp_path / "o.csv", [{"answer": "yes"}] * 4)
+    with pytest.raises(ConfigError, match="or --by-order"):
+        run_score([str(predictions), "--references", str(by_order)])
+    assert told(run_score, predictions, "--references", by_order, "--by-order")["scores"][0]["value"] == 0.75
+
+
+def test_the_named_reference_column_may_stand_in_the_other_file(told: Json, tmp_path: Path) -> None:
+    predictions = write(tmp_path / "p.jsonl", [{"id": "1", "text": "a"}, {"id": "2", "text": "b"}])
+    gold = write(tmp_path / "gold.csv", [{"id": "2", "truth": "b"}, {"id": "1", "truth": "x"}])
+    content = told(run_score, predictions, "--references", gold, "--columns", "reference=truth,prediction=text")
+    assert content["scores"][0]["value"] == 0.5
+
+
+def test_what_is_missing_is_no_text(told: Json, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"pred": NaN, "gold": "nan", "image_sha256": []}\n{"pred": "b", "gold": "b"}\n', encoding="utf-8")
+    (score,) = told(run_score, path, "--metric", "exact_match")["scores"]
+    assert (score["value"], score["parse_failures"], score["interval_method"]) == (0.5, 1, "Wilson")
+    path.write_text('{"pred": "nan", "gold": NaN}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="Expected a reference in row 1, got nan"):
+        run_score([str(path)])
+
+
+def test_a_run_folder_knows_its_references(told: Json, tmp_path: Path, compose: Callable[..., Any]) -> None:
+    from omegaconf import OmegaConf
+
+    from vlmft.run.build import make_dataset
+    from vlmft.run.folder import CONFIG_FILE, plain
+
+    config = compose("model=tiny_qwen2vl", "data=shapes", "data.options.test_rows=12")
+    dataset = make_dataset(config.data)
+    samples = [dataset.to_sample(dataset.read(row_id)) for row_id in dataset.index()["test"]]
+    OmegaConf.save(OmegaConf.create(plain(config)), tmp_path / CONFIG_FILE)
+    (tmp_path / "predictions").mkdir()
+    rows = [{"id": sample.id, "text": f"{sample.answer} items", "image_sha256": [sample.id]} for sample in samples]
+    path = write(tmp_path / "predictions/tuned.jsonl", rows)
+    content = told(run_score, path)
+    assert content["scores"][0]["value"] == 1 and content["n"] == 12
+    assert content["scores"][0]["metric"].startswith("count_accuracy/")
+    assert not content["scores"][0]["suspicious"]  # right, and not by repeating the reference
+    write(path, [*rows, {"id": "shapes/A/test/999999", "text": "3", "image_sha256": ["x"]}])
+    with pytest.raises(ConfigError, match="the run's data no longer gives its rows"):
+        run_score([str(path)])
+
+
+def test_corpus_metrics_classes_and_suites(told: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "Texas", "gold": "Texas"}, {"text": "it is new york", "gold": "New York"}]
+    path = write(tmp_path / "a.jsonl", rows)
+    tables = told(run_score, path, "--metric", "captions")["tables"]
+    assert {name.split("/")[0] for name in tables} == {"chrf", "rouge", "bleu", "cider_d"}
+    assert tables["bleu/sacrebleu-nfc@1"]["values"] == {"bleu": None}
+    run_score([str(path), "--metric", "bleu"])
+    shown = capsys.readouterr().out
+    assert "withheld, because" in shown and " 0.0000" not in shown
+    with pytest.raises(ConfigError, match="Expected the list of classes with alias_accuracy"):
+        run_score([str(path), "--metric", "classes"])
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps({"Texas": [], "New York": ["NY"], "Ohio": []}), encoding="utf-8")
+    content = told(run_score, path, "--metric", "classes", "--classes", classes)
+    assert [score["value"] for score in content["scores"]] == [0.5, 1.0]
+    assert content["tables"]["macro_f1/words-longest-first@1"]["values"]["macro_f1"] == pytest.approx(2 / 3)
+
+
+# --- compare
+
+
+def test_rows_are_aligned_by_id(told: Json, tmp_path: Path) -> None:
+    first = write(tmp_path / "a.csv", answers(20, 20))
+    second = write(tmp_path / "b.jsonl", answers(30, 10)[::-1])
+    (found,) = told(run_compare, first, second)["comparisons"]
+    assert (found["only_first"], found["only_second"], found["verdict"]) == (0, 10, "better")
+    missing = write(tmp_path / "c.csv", answers(30, 9))
+    with pytest.raises(ConfigError, match=r"got 1 \(r39\) only in .*a\.csv"):
+        run_compare([str(first), str(missing)])
+    with pytest.raises(ConfigError, match=r"Expected 40 rows as in .*a\.csv, got 39"):
+        run_compare([str(first), str(missing), "--by-order"])
+
+
+def test_one_row_has_one_reference(tmp_path: Path) -> None:
+    """Two files in another order, paired by order: the defect that no id in a row invites."""
+    rows = [{"prediction": str(i % 7), "reference": str(i % 7)} for i in range(50)]
+    first, second = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", rows[::-1])
+    with pytest.raises(ConfigError, match=r"Expected each row's reference as in .*a\.csv, got others in 42 rows"):
+        run_compare([str(first), str(second), "--by-order"])
+    with pytest.raises(ConfigError, match=r"Expected an id column, got none; use --columns id=\.\.\. or --by-order"):
+        run_compare([str(first), str(second)])
+
+
+def test_several_files_are_held_against_the_first_with_holm(
+    told: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [write(tmp_path / f"{n}.csv", answers(20 + n, 20 - n)) for n in (0, 6, 7, 12)]
+    found = told(run_compare, *files)["comparisons"]
+    assert [one["p_value"] for one in found] == [2 / 2**6, 2 / 2**7, 2 / 2**12]
+    assert [one["p_holm"] for one in found] == [2 / 2**6, 4 / 2**7, 6 / 2**12]
+    assert [one["verdict"] for one in found] == ["better"] * 3
+    run_compare([str(file) for file in files])
+    shown = capsys.readouterr().out
+    assert shown.count("Holm p = ") == 3 and "Holm's for 3 comparisons" in shown
+
+
+def test_groups_are_drawn_together(told: Json, tmp_path: Path) -> None:
+    one, other = answers(20, 20), answers(30, 10)
+    for i, (a, b) in enumerate(zip(one, other, strict=True)):
+        a["image"] = b["image"] = f"chart {i // 10}"  # ten questions each
+    files = write(tmp_path / "a.csv", one), write(tmp_path / "b.csv", other)
+    (alone,) = told(run_compare, *files)["comparisons"]
+    (grouped,) = told(run_compare, *files, "--columns", "group=image")["comparisons"]
+    assert (alone["verdict"], alone["n_groups"]) == ("better", 40)
+    assert (grouped["verdict"], grouped["n_groups"], grouped["n"]) == ("not distinguishable", 4, 40)
+    other[0]["image"] = "another"
+    write(files[1], other)
+    with pytest.raises(ConfigError, match=r"Expected each row's group .* in 1 rows \(r0\)"):
+        run_compare([*map(str, files), "--columns", "group=image"])
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "sentence"),
+    [
+        ("pred,gold\n1,1,1\n", (), "line 2: another number of cells"),
+        ("pred,gold\n1\n", (), "line 2: another number of cells"),
+        ("", (), "Expected rows with named columns"),
+        ("a,b\n1,1\n", (), "Expected a column of predictions, got a, b"),
+        ("pred,gold\n1,1\n", ("--columns", "prediction=predd"), "no column 'predd' for prediction; did you mean pred"),
+        ("pred,gold\n1,1\n", ("--columns", "predction=pred"), "Expected USE=COLUMN with a use of prediction"),
+        ("pred,gold\n1,\n", (), "Expected a reference in row 1"),
+        ("pred,gold\n1,1\n", ("--metric", "exact_mach"), "did you mean 'exact_match'"),
+        ("pred,gold\n1,many\n", ("--metric", "count_accuracy"), r"--metric count_accuracy: .*got 'many'.*\(row 1\)"),
+        ("pred,gold\n1,1\n", ("--mteric", "x"), "vlmft score: unrecognized arguments"),
+        ("id,pred,gold\n1,1,1\n1,2,2\n", (), r"Expected every id once, got 1 several times \(1\)"),
+        ("id,pred,gold\n,1,1\n", (), "row 1 has no id"),
+        ("id,s\n1,high\n", ("--columns", "score=s"), "Expected a number as score of row 1, got 'high'"),
+    ],
+)
+def test_mistakes_are_named(text: str, arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=sentence):
+        run_score([str(path), *arguments])
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"pred": 1}\n{"pred"\n', encoding="utf-8")
+    (tmp_path / "a.csv").write_bytes("pred,gold\nда,да\n".encode("cp1251"))
+    (tmp_path / "a.txt").write_text("1", encoding="utf-8")
+    (tmp_path / "a.json").write_text('{"a": [], "b": []}', encoding="utf-8")
+    for name, sentence in {
+        "a.jsonl": "line 2: ",
+        "a.csv": "in UTF-8",
+        "a.txt": "a file name that ends in '.txt'",
+        "a.json": "an object with 2 lists",
+        "absent.csv": "No such file",
+    }.items():
+        with pytest.raises(ConfigError, match=sentence):
+            run_score([str(tmp_path / name)])
+
+
+def test_compare_refuses_what_it_cannot_pair(tmp_path: Path) -> None:
+    path, other = write(tmp_path / "a.csv", answers(1, 1)), write(tmp_path / "b.csv", answers(2, 0))
+    for files in ((path,), (path, path)):
+        with pytest.raises(ConfigError, match="Expected two files or more"):
+            run_compare([*map(str, files)])
+    for metric in ("bleu", "exact_match,token_f1"):
+        with pytest.raises(ConfigError, match="Expected one metric with a score for each row"):
+            run_compare([str(path), str(other), "--metric", metric])
+
+
+@pytest.mark.parametrize("tool", ["score", "compare"])
+def test_no_torch_and_one_line_for_a_mistake(tool: str, tmp_path: Path) -> None:
+    files = [str(write(tmp_path / f"{name}.csv", answers(5, 5))) for name in ("a", "b")]
+    code = """
+import sys
+from vlmft.run.cli import main
+main()
+heavy = {"torch", "transformers", "lightning", "peft", "datasets", "wandb", "torchmetrics"} & set(sys.modules)
+print("heavy:", sorted(heavy))
+"""
+    command = [sys.executable, "-c", code, tool, *files[: 1 if tool == "score" else 2]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.endswith("heavy: []\n") and "50.00 %" in done.stdout
+    done = subprocess.run([*command, "--metric", "nine"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
