@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models.family import GenericFamily, make_family
 from vlmft.models.load import load_model, load_source
+from vlmft.models.tiny import train_tokenizer
 from vlmft.sample import Image, Message, Prompt, Sample
 
 CPU = torch.device("cpu")
@@ -146,3 +149,44 @@ def vendor_chat() -> Callable[[Prompt], list[dict[str, Any]]]:
         return [{"role": m.role, "content": [piece(c) for c in m.content]} for m in prompt.messages]
 
     return chat
+
+
+MOONDREAM2_SIZES = {
+    "text": {"dim": 64, "ff_dim": 96, "n_layers": 7, "n_heads": 2, "vocab_size": 768, "max_context": 1024},
+    "vision": {
+        "enc_dim": 32,
+        "enc_ff_dim": 48,
+        "enc_n_layers": 2,
+        "enc_n_heads": 2,
+        "crop_size": 70,
+        "overlap_margin": 1,
+        "max_crops": 4,
+        "proj_inner_dim": 64,
+        "proj_out_dim": 64,
+    },
+}
+"""Crops of 5x5 patches whose inner 3x3 count, and as many language layers as `tiny` has, 28."""
+
+
+@pytest.fixture(scope="session")
+def write_moondream2() -> Callable[..., None]:
+    """write_moondream2(folder, sizes): config.json as moondream2's Hub repository has it, sizes put in."""
+
+    def write(folder: Path, sizes: dict[str, Any]) -> None:
+        code = {"AutoConfig": "hf_moondream.HfConfig", "AutoModelForCausalLM": "hf_moondream.HfMoondream"}
+        config = {"architectures": ["HfMoondream"], "auto_map": code, "model_type": "moondream1", "config": sizes}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def moondream2_folder(tmp_path_factory: pytest.TempPathFactory, write_moondream2: Callable[..., None]) -> Path:
+    """A tiny moondream2 without weights; its tokenizer has starmie's control tokens under starmie's ids."""
+    folder = tmp_path_factory.mktemp("moondream2")
+    write_moondream2(folder, MOONDREAM2_SIZES)
+    special = ["<|endoftext|>", *(f"<|md_reserved_{i}|>" for i in range(3))]
+    texts = ["How many items are there? Count the red ones.", "Сколько предметов на картинке?"]
+    PreTrainedTokenizerFast(tokenizer_object=train_tokenizer(texts, special)).save_pretrained(folder)
+    return folder

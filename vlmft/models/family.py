@@ -66,6 +66,8 @@ class GenericFamily:
 
     max_images: int | None = None
     capabilities = frozenset({"text_only", "multi_image", "multi_turn", "right", "left"})
+    suppressed_ids: Sequence[int] = ()
+    """Ids that generation never chooses."""
 
     def __init__(self, processor: Any, model_config: Any, max_length_tokens: int) -> None:
         if processor.chat_template is None:
@@ -77,7 +79,7 @@ class GenericFamily:
         self.max_length_tokens = max_length_tokens
         tokenizer = processor.tokenizer
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        image_token = tokenizer.convert_ids_to_tokens(image_token_id)
+        image_token = getattr(processor, "image_token", None) or tokenizer.convert_ids_to_tokens(image_token_id)
         self.control_texts = sorted({*added, *tokenizer.all_special_tokens, image_token})
         self.end_id = self._find_end_id()
         self.end_text = tokenizer.convert_ids_to_tokens(self.end_id)
@@ -256,6 +258,7 @@ class GenericFamily:
             num_beams=1,
             eos_token_id=self.end_id,
             pad_token_id=self.pad_id,
+            suppress_tokens=list(self.suppressed_ids) or None,
         )
         with _own_settings_set_aside(model):
             output = model.generate(

@@ -24,8 +24,11 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
+from vlmft.models.moondream2 import Moondream2Processor
 
-NOT_LANGUAGE = r"(?:.*\.)?(?:vision_model|vision_tower|visual|connector|multi_modal_projector|perceiver_resampler)"
+NOT_LANGUAGE = (
+    r"(?:.*\.)?(?:vision|vision_model|vision_tower|visual|connector|multi_modal_projector|perceiver_resampler)"
+)
 """Names of vision and connector modules over all architectures, as transformers matches its skip list: a regular
 expression from the start of the full name. A plain "vision_model" would skip nothing."""
 
@@ -130,6 +133,8 @@ def load_processor(source: Source, model_type: str) -> Any:
     """
     try:
         processor = _own_processor(source, model_type)
+        if isinstance(processor, Moondream2Processor):  # its image settings stand in the model's config
+            return processor
         processor.image_processor = AutoImageProcessor.from_pretrained(
             source.path, revision=source.revision, backend="pil"
         )

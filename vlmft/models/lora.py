@@ -20,9 +20,10 @@ Part = Literal["language", "connector", "vision"]
 PARTS: tuple[Part, ...] = ("language", "connector", "vision")
 
 CONNECTOR = re.compile(
-    r"(^|\.)(connector|multi_modal_projector|perceiver_resampler|visual\.(merger|deepstack_merger_list))(\.|$)"
+    r"(^|\.)(connector|multi_modal_projector|perceiver_resampler|vision\.proj_mlp"
+    r"|visual\.(merger|deepstack_merger_list))(\.|$)"
 )
-VISION = re.compile(r"(^|\.)(vision_model|vision_tower|visual)(\.|$)")
+VISION = re.compile(r"(^|\.)(vision|vision_model|vision_tower|visual)(\.|$)")
 
 
 def part_of(name: str) -> Part:
