@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "vlmft"
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-MAX_PACKAGE_LINES = 10_000
+MAX_PACKAGE_LINES = 12_500
 
 ARROWS: dict[str, set[str]] = {
     "__init__": set(),
@@ -43,6 +43,7 @@ IMPORTS_BY_NAME = ("config/check.py",)
 TAKES_KEYWORDS = {
     ("training/module.py", "state_dict"): "Lightning's signature",
     ("training/tracking.py", "log_hyperparams"): "Lightning's signature",
+    ("models/moondream2/architecture.py", "__post_init__"): "transformers' signature of configs",
 }
 
 Problems = Iterator[str]
@@ -182,10 +183,17 @@ PAGE_TEMPLATES = {f"evaluation/report/{n}.py" for n in ("charts", "figures", "ga
 """Draw the report's page: templates that happen to be written in Python, and no part of a row's way."""
 
 
+MOONDREAM2 = {f"models/moondream2/{n}.py" for n in ("architecture", "processing")}
+"""An architecture that elsewhere is the library's: a model in itself, and read by whoever wants to know that model."""
+MAX_MOONDREAM2_LINES = 540
+
+
 def test_readable_in_an_afternoon() -> None:
     found = {source.name: len(source.text.splitlines()) for source in sources(PACKAGE)}
-    assert found.keys() > PAGE_TEMPLATES
-    assert sum(lines for name, lines in found.items() if name not in PAGE_TEMPLATES) <= MAX_PACKAGE_LINES
+    apart = PAGE_TEMPLATES | MOONDREAM2
+    assert found.keys() > apart
+    assert sum(lines for name, lines in found.items() if name not in apart) <= MAX_PACKAGE_LINES
+    assert sum(found[name] for name in MOONDREAM2) <= MAX_MOONDREAM2_LINES
 
 
 LONG_FUNCTION = "def long() -> None:\n" + "    pass\n" * MAX_FUNCTION_LINES

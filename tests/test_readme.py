@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vlmft.config.schema import TraceConfig
 from vlmft.config.tools import compose_tool
+from vlmft.run.cli import TOOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,8 +30,18 @@ def commands() -> list[list[str]]:
 COMMANDS = commands()
 
 
+def first_of_sweep(word: str) -> str:
+    """`key=4,8` as `key=4`: what the first job of a sweep may get."""
+    override = OverridesParser.create().parse_override(word)
+    if not override.is_sweep_override():
+        return word
+    if override.is_interval_sweep():
+        return f"{override.key_or_group}={override.value().start}"
+    return f"{override.key_or_group}={next(override.sweep_string_iterator())}"
+
+
 def test_commands_are_found() -> None:
-    assert len(COMMANDS) >= 14
+    assert len(COMMANDS) >= 20
     assert [words[:2] for words in COMMANDS[:2]] == [["pip", "install"], ["python", "train.py"]]
 
 
@@ -37,7 +49,7 @@ def test_commands_are_found() -> None:
 def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path: Path) -> None:
     """A folder that stands for the reader's own is replaced by one that exists; `--cfg job` prints what is composed."""
     overrides = [re.sub(r"=(RUN_)?FOLDER$", f"={tmp_path}", w) for w in words[2:] if w not in ("--cfg", "job", "-m")]
-    overrides = [re.sub(r"=([^\[',]+),.*", r"=\1", w) if "-m" in words else w for w in overrides]
+    overrides = [first_of_sweep(w) for w in overrides if not w.startswith("hydra")] if "-m" in words else overrides
     if words[1:2] == ["train.py"]:
         assert compose(*overrides).model.name
     elif words[1:2] == ["evaluate.py"]:
@@ -45,6 +57,8 @@ def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path:
         assert config.run is not None or config.model is not None
     elif words[:2] == ["vlmft", "trace"]:
         assert compose_tool("trace", TraceConfig, overrides).data.name
+    elif words[0] == "vlmft":
+        assert words[1] in TOOLS
     else:
         assert words[0] in OTHER_COMMANDS
 

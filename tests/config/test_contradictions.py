@@ -58,6 +58,7 @@ CONTRADICTORY = {
     ("trainer.limit_train_batches=2.5",): "trainer.limit_train_batches: Expected a share below 1 or a count >= 1,",
     ("trainer.limit_val_batches=-1",): "trainer.limit_val_batches: Expected 0, a share below 1 or a count >= 1, got -1",
     ("trainer.devices=0",): "trainer.devices: Expected a whole number >= 1, got 0",
+    ("model=moondream2", "model.revision=2025-04-14"): "model.family: moondream2 of 2025-04-14 has other token ids",
     ("trainer.precision=bf16-true",): "trainer.precision: Expected auto, 32-true, bf16-mixed or 16-mixed,",
     ("trainer.accelerator=gpuu",): "trainer.accelerator: Expected auto, cpu, gpu, cuda or mps, got 'gpuu'",
     ("logger.mode=disabled",): "logger.mode: Expected auto, online or offline, got 'disabled'",

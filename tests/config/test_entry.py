@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from vlmft.config.entry import conf_dir, entry, explained, forced, register_schemas, run_entry
 from vlmft.config.schema import TrainConfig
@@ -149,7 +150,8 @@ def test_main_gets_checked_dataclasses() -> None:
 
 def test_sweep_gets_each_value() -> None:
     seen: list[TrainConfig] = []
-    assert ended(seen.append, "-m", "model.lora.r=4,8", "data.options.train_rows=5") == 0
+    in_process = "hydra/launcher=basic"
+    assert ended(seen.append, "-m", in_process, "model.lora.r=4,8", "data.options.train_rows=5") == 0
     assert [config.model.lora.r for config in seen] == [4, 8]
 
 
@@ -262,3 +264,39 @@ def test_explained_is_one_line_for_anything() -> None:
 
 def test_conf_dir_has_the_roots() -> None:
     assert {"train.yaml", "evaluate.yaml"} <= {path.name for path in conf_dir().glob("*.yaml")}
+
+
+def touching(folder: Path, where: str) -> Path:
+    """An experiment that has Hydra call pathlib.Path.touch while it makes a plugin; returns what that would make."""
+    (folder / "experiment").mkdir()
+    called = f"{{_target_: pathlib.Path.touch, _args_: ['{folder}/chirp']}}"
+    content = f"# @package _global_\nhydra: {{{where % called}}}\n"
+    (folder / "experiment/gift.yaml").write_text(content, encoding="utf-8")
+    return folder / "chirp"
+
+
+PLACES = ["launcher: {x: %s}", "launcher: {x: [%s]}", "sweeper: {max_batch_size: %s}", "sweeper: {y: {z: %s}}"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_no_plugin_is_made_of_what_a_file_names(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chirp = touching(tmp_path, where)
+    assert ended(nothing, "--config-dir", str(tmp_path), "-m", "experiment=gift", "seed=1,2") == 2
+    assert f"hydra.{where.partition(':')[0]}" in expect_one_line(capsys.readouterr().err)
+    assert not chirp.exists()
+
+
+def test_hydra_s_own_registry_would_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defect: Hydra's plugins as they come."""
+    chirp = touching(tmp_path, PLACES[0])
+    monkeypatch.setattr("vlmft.config.entry.register_plugins", lambda: None)
+    monkeypatch.setattr(Plugins.instance(), "__class__", Plugins)
+    ended(nothing, "--config-dir", str(tmp_path), "-m", "experiment=gift", "hydra/launcher=basic", "seed=1,2")
+    assert chirp.exists()
+
+
+@pytest.mark.parametrize("target", ["canary_module.Canary", "hydra_plugins.vlmft.Nothing"])
+def test_a_foreign_launcher_is_refused_in_one_line(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(nothing, "-m", f"hydra.launcher._target_={target}", "seed=1,2") == 2
+    line = expect_one_line(capsys.readouterr().err)
+    assert "hydra.launcher, hydra.sweeper: Expected one of" in line and target in line

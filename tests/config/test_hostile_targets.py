@@ -48,6 +48,10 @@ HOSTILE = [
     "+hydra.callbacks.x._target_=canary_module.Canary",
     "++hydra.callbacks.x={_target_: canary_module.Canary}",
     "++hydra.job_logging.handlers.x={'()': canary_module.Canary}",
+    "++hydra.launcher.x={_target_: canary_module.Canary}",
+    "++hydra.sweeper.x={_target_: canary_module.Canary}",
+    "+hydra.sweeper._args_=[{_target_: canary_module.Canary}]",
+    "++hydra.sweeper.params={x: {_target_: canary_module.Canary}}",
 ]
 """Each tries to have code of somebody else's imported or called. The canaries would leave a file."""
 

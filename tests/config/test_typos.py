@@ -92,7 +92,7 @@ def test_evaluate(key: str, plus: str, compose_evaluate: Callable[..., object]) 
     assert names_with_advice(line, key)
 
 
-@pytest.mark.parametrize("key", ["train.lr", "logger.wandb", "preflight"])
+@pytest.mark.parametrize("key", ["train.lr", "resume", "preflight"])
 def test_evaluate_does_not_advise_what_only_training_has(key: str, compose_evaluate: Callable[..., object]) -> None:
     line = refusal(compose_evaluate, "model=tiny", "data=shapes", f"{key}=1")
     assert key.split(".")[0] + ": no such setting" in line
@@ -149,10 +149,10 @@ REFUSED = {
     "name=": "name: Expected a name for a folder",
     "name=../../elsewhere": "name: Expected a name for a folder",
     "name=${nope}": "name: Interpolation key 'nope' not found",
-    "name=${oc.env:VLMFT_NO_SUCH_VARIABLE}": "name: Environment variable 'VLMFT_NO_SUCH_VARIABLE' not found",
+    "name=${oc.env:VLMFT_NO_SUCH_VARIABLE}": "name: Expected a value, got '${oc.env:VLMFT_NO_SUCH_VARIABLE}', which",
     # groups
     "data=chrtqa": "data=chrtqa: no such choice; did you mean 'chartqa'? (there are chartqa, shapes, ",
-    "logger=zzzzzz": "logger=zzzzzz: no such choice; expected one of none, wandb",
+    "logger=zzzzzz": "logger=zzzzzz: no such choice; expected one of csv, none, tensorboard, wandb",
     "experiment=nope": "experiment=nope: no such choice; ",
     "dat=chartqa": "dat: no such setting; did you mean 'data'?",
     # what cannot be read

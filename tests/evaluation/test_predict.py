@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import resource
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,6 +278,71 @@ def test_asking_disturbs_neither_modes_nor_random_numbers() -> None:
     list(bench.answerer.batches(questions(1), skip=lambda ids: False))
     assert bench.model.tuned.training  # also where the whole is in eval mode and a part of it is not
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- out of memory, and a full disk
+
+
+class SmallMemory(FakeFamily):
+    """Memory for so many rows at once."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def generate(self, model: Any, batch: FakeBatch, features: Any, max_new_tokens: int) -> torch.Tensor:
+        if len(batch.rows) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().generate(model, batch, features, max_new_tokens)
+
+
+def small(rows: int, rows_per_batch: int = 8) -> Bench:
+    bench = Bench(rows_per_batch)
+    bench.family = bench.answerer.family = SmallMemory(rows)  # type: ignore[assignment]
+    return bench
+
+
+def test_a_batch_without_memory_is_answered_in_halves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = small(3)
+    found = bench.predict(tmp_path / "p.jsonl", questions(11))
+    assert list(found.answers) == [q.id for q in questions(11)]
+    assert [len(batch) for batch in bench.family.asked] == [8, 4, 2, 2, 4, 2, 2, 3]  # the second batch fits as it is
+    assert capsys.readouterr().err.count("prompts at once; they are answered in halves") == 3
+    assert bench.model.training == FakeModel().training
+
+
+def test_halves_do_not_depend_on_where_an_evaluation_was_interrupted(tmp_path: Path) -> None:
+    small(3).predict(tmp_path / "whole.jsonl", questions(20))
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    for kept in (0, 3, 8, 13):
+        (tmp_path / "p.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+        small(3).predict(tmp_path / "p.jsonl", questions(20))
+        assert (tmp_path / "p.jsonl").read_bytes() == whole
+
+
+def test_no_memory_for_one_prompt_is_told_by_name(tmp_path: Path) -> None:
+    bench = small(0)
+    bench.model.train()
+    with pytest.raises(ConfigError, match=r"row row/00: Expected memory to answer one row of 15 tokens") as raised:
+        bench.predict(tmp_path / "p.jsonl", questions(4))
+    assert "\n" not in str(raised.value)
+    assert bench.model.training and bench.model.tuned.training  # modes come back after an error, too
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
+    Bench().predict(tmp_path / "whole.jsonl", questions())
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = len(b"".join(whole.splitlines(keepends=True)[:6]))  # the second batch would end in the middle
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room + 50, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Bench().predict(tmp_path / "p.jsonl", questions())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "p.jsonl").read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+    Bench().predict(tmp_path / "p.jsonl", questions())
+    assert (tmp_path / "p.jsonl").read_bytes() == whole
 
 
 # --- the types that generation is given

@@ -96,7 +96,7 @@ def test_two_ranks_write_one_set_of_files(both: tuple[Path, Path, str]) -> None:
 def test_two_ranks_evaluate_each_row_once(both: tuple[Path, Path, str]) -> None:
     one, two, _ = both
     for root in (one, two):
-        assert losses(root, "val/shapes/num") == [13.0, 13.0]
+        assert losses(root, "val/shapes/n") == [13.0, 13.0]
         ids = [json.loads(line)["id"] for line in (root / "tiny-shapes/run/predictions/tuned.jsonl").open()]
         assert len(ids) == len(set(ids)) == 10
     assert losses(one, "val/shapes/count_accuracy") == losses(two, "val/shapes/count_accuracy")

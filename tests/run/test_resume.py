@@ -32,7 +32,7 @@ def result(root: Path) -> dict[str, str]:
     files = ("adapter/adapter_model.safetensors", "predictions/untuned.jsonl", "predictions/tuned.jsonl")
     found = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in files}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [{k: v for k, v in line.items() if "second" not in k and "share" not in k} for line in lines]
+    kept = [{k: v for k, v in line.items() if not any(s in k for s in ("second", "share", "memory"))} for line in lines]
     return {**found, "metrics": json.dumps(kept)}
 
 

@@ -254,7 +254,7 @@ def test_trainer_settings(overrides: tuple[str, ...], steps: int, validated: lis
 
 def test_limit_val_batches_is_the_n_that_is_logged(fit_small: Any) -> None:
     run = fit_small("trainer.limit_val_batches=1", "trainer.max_steps=4")
-    assert [line["val/shapes/num"] for line in run.metrics if "val/shapes/num" in line] == [8.0]
+    assert [line["val/shapes/n"] for line in run.metrics if "val/shapes/n" in line] == [8.0]
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import struct
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,8 +15,18 @@ from typing import Any
 import pytest
 import torch
 
+from vlmft.config.check import ConfigError
 from vlmft.config.schema import LoggerConfig
-from vlmft.training.tracking import MetricsFile, Wandb, has_api_key, read_metrics
+from vlmft.training import tracking
+from vlmft.training.tracking import (
+    MetricsFile,
+    Wandb,
+    has_api_key,
+    lightning_loggers,
+    read_metrics,
+    replay,
+    require_tensorboard,
+)
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 """What a W&B key looks like."""
@@ -103,13 +116,14 @@ class Errors:
 
 
 class FakeRun:
-    """A W&B run that raises where it is told to."""
+    """A W&B run that raises, or hangs, where it is told to."""
 
-    def __init__(self, fails: str, mode: str) -> None:
+    def __init__(self, fails: str, mode: str, starting_step: int) -> None:
         self.fails, self.mode, self.id, self.offline = fails, mode, "abc", mode == "offline"
         self.dir, self.url = "/somewhere/files", "https://wandb.example/run"
         self.logged: list[dict[str, Any]] = []
-        self.summary = SimpleNamespace(update=self._summary)
+        self.defined: dict[str, str | None] = {}
+        self.starting_step = starting_step
         self.exit_code: int | None = None
 
     def _check(self, place: str) -> None:
@@ -118,10 +132,14 @@ class FakeRun:
 
     def log(self, values: dict[str, Any]) -> None:
         self._check("log")
+        if self.fails == "hang":
+            time.sleep(60)
         self.logged.append(values)
 
-    def _summary(self, values: dict[str, Any]) -> None:
-        self._check("summary")
+    def define_metric(self, name: str, step_metric: str, summary: str | None = None) -> None:
+        self._check("define")
+        assert step_metric == "step"
+        self.defined[name] = summary
 
     def finish(self, exit_code: int) -> None:
         self._check("finish")
@@ -132,14 +150,14 @@ class FakeRun:
 def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module in wandb's place: `fails` names where it raises; `runs` are those it started."""
     module: Any = ModuleType("wandb")
-    module.fails, module.runs, module.asked = "", [], []
+    module.fails, module.runs, module.asked, module.rows_there = "", [], [], 0
     module.errors, module.Settings = Errors, SimpleNamespace
 
     def init(mode: str, **arguments: Any) -> FakeRun:
         module.asked.append((mode, arguments))
         if module.fails == "init" or (module.fails == "online" and mode == "online"):
             raise Errors.CommError("no network") if module.fails == "online" else ValueError("broken in init")
-        module.runs.append(FakeRun(module.fails, mode))
+        module.runs.append(FakeRun(module.fails, mode, module.rows_there))
         return module.runs[-1]  # type: ignore[no-any-return]
 
     module.init = init
@@ -149,6 +167,7 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def whole_life(tmp_path: Path, config: LoggerConfig | None = None) -> Wandb:
     tracker = Wandb(config or LoggerConfig(), tmp_path, "run", {"seed": 0}, "train")
+    tracker.keep_best("val/x")
     tracker.log_metrics({"train/loss": 1.0, "bad": float("nan")}, step=1)
     tracker.log_metrics({"train/loss": 0.5}, step=2)
     tracker.log_summary({"test/x": 1.0})
@@ -157,14 +176,14 @@ def whole_life(tmp_path: Path, config: LoggerConfig | None = None) -> Wandb:
     return tracker
 
 
-@pytest.mark.parametrize("place", ["init", "log", "summary", "finish"])
+@pytest.mark.parametrize("place", ["init", "define", "log", "finish"])
 def test_it_may_fail_anywhere(place: str, home: Path, fake_wandb: Any, capsys: pytest.CaptureFixture[str]) -> None:
     fake_wandb.fails = place
     tracker = whole_life(home)
     assert capsys.readouterr().err.count(f"broken in {place}") == 1  # said once, and no more
     if place == "init":
         assert (tracker.version, tracker.where) == ("none", "none") and fake_wandb.runs == []
-    if place in ("log", "summary"):  # it is ended all the same, with the run's own exit code
+    if place in ("define", "log"):  # it is ended all the same, with the run's own exit code
         assert fake_wandb.runs[0].exit_code == 3
 
 
@@ -180,8 +199,116 @@ def test_a_whole_life(home: Path, fake_wandb: Any) -> None:
     tracker = whole_life(home)
     (run,) = fake_wandb.runs
     assert not tracker.failed and tracker.version == "abc" and tracker.where == "/somewhere"
-    assert run.logged == [{"train/loss": 1.0, "bad": None, "step": 1}, {"train/loss": 0.5, "step": 2}]
+    rows = [{"train/loss": 1.0, "bad": None, "step": 1}, {"train/loss": 0.5, "step": 2}, {"test/x": 1.0}]
+    assert run.logged == rows
+    assert run.defined == {"*": None, "train/loss": "min", "val/loss": "min", "val/x": "max"}
     assert run.exit_code == 3 and tracker.seconds >= 0
+    (arguments,) = [arguments for _, arguments in fake_wandb.asked]
+    assert (arguments["name"], arguments["group"], arguments["job_type"]) == ("run", "run", "train")
+
+
+def test_the_configured_group_wins(home: Path, fake_wandb: Any) -> None:
+    whole_life(home, LoggerConfig(group="mine"))
+    assert fake_wandb.asked[0][1]["group"] == "mine"
+
+
+def test_a_hung_one_costs_the_waits_at_the_ends_and_no_more(
+    home: Path, fake_wandb: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "SERVICE_SECONDS", 0.0)
+    fake_wandb.fails = "hang"
+    started = time.monotonic()
+    tracker = Wandb(LoggerConfig(finish_timeout_seconds=0.5), home, "run", {}, "train")
+    for step in range(1000):
+        tracker.log_metrics({"x": 1.0}, step=step)
+    logged = time.monotonic()
+    tracker.close(0)
+    assert logged - started < 2.0  # a thousand rows to something that takes a minute for each
+    assert tracker.seconds >= 0.5 and time.monotonic() - logged < 2.0
+    assert "wandb: no answer in 0.5 s; going on" in capsys.readouterr().err
+
+
+# --- a run that goes on
+
+
+@pytest.mark.parametrize(
+    ("rows_there", "kept", "logged_then"),
+    [
+        (0, 3, [0, 1, 2, 3, 4]),  # a new offline run: the whole history
+        (2, 3, [2, 3, 4]),  # W&B lost a row that metrics.jsonl has
+        (4, 3, [4]),  # W&B has a row from after the checkpoint, which is logged again now
+        (5, 3, []),
+    ],
+)
+def test_each_row_is_logged_once(
+    rows_there: int, kept: int, logged_then: list[int], home: Path, fake_wandb: Any
+) -> None:
+    log = MetricsFile(home / "m.jsonl")
+    for step in range(kept):
+        log.log_metrics({"x": float(step), "bad": float("nan")}, step=step)
+    fake_wandb.rows_there = rows_there
+    tracker = Wandb(LoggerConfig(), home, "run", {}, "train")
+    for line in read_metrics(log.path):
+        replay(line, tracker)
+    for step in range(kept, 5):
+        tracker.log_metrics({"x": float(step)}, step=step)
+    tracker.close(0)
+    assert fake_wandb.runs[0].logged == [{"x": float(step), "step": step} for step in logged_then]
+
+
+def test_an_online_run_goes_on_under_its_id(home: Path, fake_wandb: Any) -> None:
+    whole_life(home, LoggerConfig(mode="online"))
+    whole_life(home, LoggerConfig(mode="online"))
+    (_, first), (_, second) = fake_wandb.asked
+    assert (first["id"], first["resume"]) == (None, None)
+    assert (second["id"], second["resume"]) == ("abc", "allow")
+
+
+def test_an_offline_part_is_not_synced_beside_the_whole(home: Path, fake_wandb: Any) -> None:
+    whole_life(home, LoggerConfig(mode="offline"))
+    part = home / "wandb" / "offline-run-1-abc"
+    part.mkdir(parents=True)
+    (part / "run-abc.wandb").write_text("a part")
+    whole_life(home, LoggerConfig(mode="offline"))
+    assert (fake_wandb.asked[1][1]["id"], fake_wandb.asked[1][1]["resume"]) == (None, None)
+    assert not part.exists()  # `wandb sync` takes wandb/offline-run-*
+    assert (home / "wandb" / "replaced" / part.name / "run-abc.wandb").read_text() == "a part"
+
+
+def test_csv_has_each_row_once_after_a_replay(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time over what the first has left
+        (logger,) = lightning_loggers(LoggerConfig(csv=True), tmp_path)
+        for step in range(3):
+            replay({"step": step, "seconds": 1.0, "x": float(step), "bad": None}, logger)
+        logger.finalize("success")
+    with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as stream:
+        assert list(csv.DictReader(stream)) == [{"step": str(step), "x": f"{step}.0"} for step in range(3)]
+
+
+def test_no_tensorboard_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"logger\.tensorboard: .*pip install 'vlmft\[tensorboard\]'"):
+        require_tensorboard(LoggerConfig(tensorboard=True))
+    require_tensorboard(LoggerConfig(csv=True))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorboardX" else None)
+    require_tensorboard(LoggerConfig(tensorboard=True))
+
+
+def test_tensorboard_has_each_row_once_after_a_replay(tmp_path: Path) -> None:
+    proto = pytest.importorskip("tensorboardX.proto.event_pb2", reason="TensorBoard is an extra")
+    for _ in range(2):
+        (logger,) = lightning_loggers(LoggerConfig(tensorboard=True), tmp_path)
+        for step in range(3):
+            replay({"step": step, "seconds": 1.0, "x": float(step)}, logger)
+        logger.finalize("success")
+    (file,) = (tmp_path / "tensorboard").glob("events*")
+    content, found = file.read_bytes(), []
+    while content:  # length (8 bytes), its checksum (4), the event, its checksum (4)
+        (length,) = struct.unpack("<Q", content[:8])
+        event = proto.Event.FromString(content[12 : 12 + length])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value if value.tag == "x"]
+        content = content[16 + length :]
+    assert found == [(step, "x", float(step)) for step in range(3)]
 
 
 def test_no_network_means_offline(home: Path, fake_wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,9 +65,10 @@ def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config]) -> 
 
     Raises:
         ConfigError: a key that the schema does not have, a value of the wrong type, settings that contradict, or
-            options that the dataset does not have.
+            options that the dataset does not have, or the environment's secrets to be written down.
     """
     try:
+        _raise_if(from_environment(OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else dict(cfg)))
         values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
         _raise_if(unknown_keys(typing.cast(dict[str, Any], values), schema_class))
         merged = OmegaConf.merge(OmegaConf.structured(schema_class), values)
@@ -78,6 +79,18 @@ def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config]) -> 
     if config.data is not None:
         checked_options(config.data)
     return config
+
+
+def from_environment(values: Any, key: str = "") -> Iterator[str]:
+    """A sentence for each value that is taken from the environment: it would stand resolved in stored files."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from from_environment(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from from_environment(value, key)
+    elif isinstance(values, str) and "oc.env" in values:
+        yield f"{key}: Expected a value, got {values!r}, which would be stored resolved; let the shell fill it in"
 
 
 def _raise_if(problems: Iterator[str]) -> None:

@@ -33,7 +33,7 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "a whole number >= 0",
         lambda value: value >= 0,
-        "seed index data.workers train.warmup_steps evaluation.canary_rows evaluation.gallery_rows",
+        "seed index data.workers train.warmup_steps evaluation.canary_rows evaluation.gallery_rows logger.table_rows",
     ),
     (
         "-1 or a whole number >= 1",
@@ -44,7 +44,7 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "a number > 0",
         lambda value: 0 < value < math.inf,
-        "train.lr model.default_lr model.lora.alpha logger.init_timeout_seconds",
+        "train.lr model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds",
     ),
     ("a number >= 0", lambda value: 0 <= value < math.inf, "train.weight_decay train.max_gradient_norm"),
     (
@@ -70,6 +70,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "evaluation.arms": ("untuned", "tuned", "blank"),
 }
+MOONDREAMS_OF_GPT2 = ("2025-01-09", "2025-03-27", "2025-04-14")
+"""Revisions with GPT-2's token ids; their files do not tell."""
 FOLDER_NAMES = ("name", "model.name", "data.name")
 """These become folders: one path component each."""
 
@@ -143,6 +145,10 @@ def _model_contradictions(model: schema.ModelConfig) -> Iterator[str]:
             )
         elif model.init == schema.Init.random and schema.Tuning.full in tunings:
             yield "model.init: random weights are trained in full; set model.quantization.mode=none"
+    older = model.revision in MOONDREAMS_OF_GPT2
+    fitting = f"vlmft.models.moondream2.family:Moondream2{'Gpt2' * older}Family"
+    if ".moondream2." in model.family and model.revision is not None and model.family != fitting:
+        yield f"model.family: moondream2 of {model.revision} has other token ids; set model.family={fitting}"
     if not model.lora.target_modules and schema.Tuning.lora in tunings:
         yield "model.lora.target_modules: Expected at least one layer name, got none"
 
@@ -162,5 +168,7 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
         yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
     if config.trainer.devices != 1:
         yield f"trainer.devices: Expected 1, for evaluation runs on one device, got {config.trainer.devices}"
+    if config.logger.csv or config.logger.tensorboard:
+        yield "logger: Expected wandb or none, got csv or tensorboard; an evaluation's numbers are in its summary.json"
     if config.run is not None and not Path(config.run).is_dir():
         yield f"run: there is no folder {config.run!r}; give the folder that train.py printed"

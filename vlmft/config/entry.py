@@ -8,24 +8,30 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config import schema
 from vlmft.config.check import Config, ConfigError, all_keys, checked, nearest, nearest_key, one_line
-from vlmft.config.hydra_section import CLOSED, close_hydra_section, is_closed
+from vlmft.config.failures import machine_failure
+from vlmft.config.hydra_section import CLOSED, close_hydra_section, is_closed, register_plugins
+from vlmft.config.secrets import read_dotenv, redacted_override, redacted_text
 from vlmft.sample import BadRowError
 
-EXIT_MISTAKE = 2
+EXIT_FAILURE, EXIT_MISTAKE = 1, 2
 EXIT_INTERRUPTED = 130
 OPEN_MAPPINGS = ("data.options", "data_options")
 """Their keys are a dataset's own, so that Hydra knows none of them."""
@@ -56,6 +62,7 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
         def job(cfg: DictConfig) -> None:
             nonlocal composed
             composed = True
+            _drop_sweep_file()
             with mistakes_in_one_line():  # here already: Hydra writes a line of its own about an exception in a job
                 main(checked(cfg, schema_class))
 
@@ -67,6 +74,7 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
             composed = False
             _refuse_unknown_flags()
             sys.argv[1:] = map(forced, sys.argv[1:])
+            register_plugins()
             try:
                 app()
             except ValueError as error:
@@ -84,9 +92,22 @@ def run_entry(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own several lines and exit 1; we want the exception
     # Set before anything imports it: on a CPU bitsandbytes warns of a kernel that we do not want (models/load.py).
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    sys.excepthook = _redacted_traceback
+    read_dotenv(Path(".env"))
     register_schemas()
     with mistakes_in_one_line():
         main()
+
+
+def _redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(redacted_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _drop_sweep_file() -> None:
+    """Hydra has written a sweep's whole config in clear, those secrets with it that an experiment's YAML file holds."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN:
+        (Path(settings.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -100,11 +121,15 @@ def mistakes_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except (OSError, RuntimeError) as error:
+        if (sentence := machine_failure(error)) is None:
+            raise
+        _mistake(sentence, EXIT_FAILURE)
 
 
-def _mistake(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(EXIT_MISTAKE)
+def _mistake(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
+    print(redacted_text(f"error: {' '.join(message.split())}"), file=sys.stderr)
+    sys.exit(code)
 
 
 def _refuse_unknown_flags() -> None:
@@ -120,7 +145,16 @@ def _refuse_unknown_flags() -> None:
 
 
 def forced(override: str) -> str:
-    """`data.options.rows=3` as `++data.options.rows=3`: without the pluses, Hydra takes known keys only."""
+    """`data.options.rows=3` as `++data.options.rows=3`: without the pluses, Hydra takes known keys only.
+
+    Raises:
+        ConfigError: the value looks like a secret.
+    """
+    if redacted_override(override) != override:
+        raise ConfigError(
+            f"{override.partition('=')[0]}: Expected no secret in a command, which other users and the shell's "
+            "history see; set it in the environment, or in a file .env that git ignores"
+        )
     is_open = override.startswith(tuple(key + sign for key in OPEN_MAPPINGS for sign in ".="))
     return f"++{override}" if is_open else override
 

@@ -3,15 +3,27 @@
 Before main() starts Hydra calls what `hydra.callbacks.*._target_` and the `()` of a log handler name. A blocklist of
 its own stops the best-known callables alone: `pathlib.Path.touch` and `torch.hub.load` go through in 1.3.8. Here these
 places are typed, so that such a key is refused at composition. Hydra then opens no log file either.
+
+Launcher and sweeper it calls too, and before them whatever a `_target_` at any depth below them names: there only texts
+may stand, and only the plugins listed here. Overrides are refused at composition by their type; a mapping from a YAML
+file passes that, and is refused before Hydra makes the plugin.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from enum import Enum
+from types import ModuleType
 from typing import Any, Optional
 
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
+from omegaconf import DictConfig, OmegaConf
+
+from vlmft.config.check import ConfigError, import_allowed
 
 
 @dataclass
@@ -34,8 +46,11 @@ class Logging:
     root: Optional[RootLogger] = field(default_factory=RootLogger)
 
 
+NoFolder = Enum("NoFolder", ())  # type: ignore[misc]  # of no members
+"""Null alone: Hydra would write config and overrides there, secrets in clear; config.yaml holds them redacted."""
+
 CLOSED_GROUPS = ("hydra_logging", "job_logging", "callbacks")
-CLOSED = "closed here, because Hydra calls whatever it names"
+CLOSED = "closed here, because Hydra calls whatever it names, or writes settings to it in clear"
 """The end of an error line about one of them."""
 
 
@@ -51,12 +66,72 @@ class ClosedHydraConf(HydraConf):
     hydra_logging: Logging = field(default_factory=Logging)  # type: ignore[assignment]
     job_logging: Logging = field(default_factory=Logging)  # type: ignore[assignment]
     callbacks: dict[str, NoCallback] = field(default_factory=dict)
+    output_subdir: Optional[NoFolder] = None  # type: ignore[assignment]
+    launcher: dict[str, Optional[str]] = field(default_factory=dict)
+    sweeper: dict[str, Optional[str]] = field(default_factory=dict)
+
+
+PLUGINS = {"processes": "vlmft.run.sweep:ProcessLauncher", "optuna": "vlmft.run.sweep_optuna:OptunaSweeper"}
+PLUGIN_PACKAGE = "hydra_plugins.vlmft"
+"""Hydra takes plugins of this package alone. It is made in memory, so that nothing but vlmft has to be installed."""
+CHOICES: dict[str, dict[str, dict[str, Any]]] = {
+    "hydra/launcher": {
+        "basic": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+        "processes": {"_target_": f"{PLUGIN_PACKAGE}.ProcessLauncher"},
+    },
+    "hydra/sweeper": {
+        "basic": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "max_batch_size": None},
+        "optuna": {
+            "_target_": f"{PLUGIN_PACKAGE}.OptunaSweeper",
+            "n_trials": "20",  # in all: of earlier calls and of other processes too
+            "seed": None,  # of Optuna's own choices
+            "pruning": "true",  # stop a trial whose validation is below the median of the others at that step
+            "n_startup_trials": "5",  # trials before the first may be pruned
+        },
+    },
+}
+
+
+class ClosedPlugins(Plugins):
+    """Hydra's registry, which makes no plugin but those of `CHOICES`, from nothing but texts."""
+
+    def _instantiate(self, config: DictConfig) -> Plugin:
+        known = [node["_target_"] for choices in CHOICES.values() for node in choices.values()]
+        found = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+        if not isinstance(found, dict) or found.get("_target_") not in known:
+            raise ConfigError(
+                f"hydra.launcher, hydra.sweeper: Expected one of {', '.join(known)}, got {found}; {CLOSED}"
+            )
+        for key, value in found.items():
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{config._get_full_key(key)}: Expected a plain value, got {value}; {CLOSED}")
+        return super()._instantiate(config)
+
+
+def register_plugins() -> None:
+    """Makes our launcher and our sweeper, and no foreign one, known to Hydra in this process."""
+    package = ModuleType(PLUGIN_PACKAGE)
+    sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    sys.modules[PLUGIN_PACKAGE] = package
+    plugins = Plugins.instance()
+    plugins.__class__ = ClosedPlugins  # the one there is, with what it has found
+    for choice, target in PLUGINS.items():
+        own = import_allowed(f"hydra plugin {choice}", target)
+        plugin = type(own.__name__, (own,), {"__module__": PLUGIN_PACKAGE})
+        setattr(package, own.__name__, plugin)
+        plugins.register(plugin)
 
 
 def is_closed(key: str) -> bool:
-    return key.startswith(tuple(f"hydra.{group}" for group in CLOSED_GROUPS))
+    return key.startswith(tuple(f"hydra.{group}" for group in (*CLOSED_GROUPS, "output_subdir")))
 
 
 def close_hydra_section() -> None:
     """Takes the place of Hydra's own schema for `hydra:` in this process."""
-    ConfigStore.instance().store(group="hydra", name="config", node=ClosedHydraConf(), provider="vlmft")
+    Plugins.instance()  # first, for what Hydra finds there would take the place of ours
+    store = ConfigStore.instance()
+    store.store(group="hydra", name="config", node=ClosedHydraConf(), provider="vlmft")
+    for group, choices in CHOICES.items():
+        for name, node in choices.items():
+            typed = DictConfig(node, key_type=str, element_type=Optional[str])
+            store.store(group=group, name=name, node=typed, provider="vlmft")

@@ -211,12 +211,24 @@ class TrainerConfig:
 class LoggerConfig:
     wandb: bool = True
     """Log to Weights & Biases; offline where no key or no network is found. metrics.jsonl is written in any case."""
+    csv: bool = False
+    """Lightning's CSV logger: csv/metrics.csv in the run folder."""
+    tensorboard: bool = False
+    """Lightning's TensorBoard logger: tensorboard/ in the run folder; needs the extra `tensorboard`."""
     project: str = "vlmft"
     entity: Optional[str] = None
     mode: str = "auto"
     """auto | online | offline: auto is online only where an API key is found."""
+    group: Optional[str] = None
+    """Runs that W&B shows together; null: the run's name, so that a run and its evaluations are."""
     tags: list[str] = field(default_factory=list)
+    table_rows: int = 32
+    """First test rows that go to W&B with image, answers and scores; 0: none."""
+    log_adapter: bool = False
+    """Upload the adapter to W&B."""
     init_timeout_seconds: float = 20.0
+    finish_timeout_seconds: float = 120.0
+    """How long a finished run waits for W&B's uploads; what is not sent by then stays in the run folder."""
 
 
 @dataclass
@@ -263,6 +275,7 @@ class EvaluateConfig:
     model: Optional[ModelConfig] = None
     data: Optional[DataConfig] = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
     split: str = "test"

@@ -11,6 +11,8 @@ import lightning as L
 import torch.utils.data
 from torch.utils.data import DataLoader
 
+from vlmft.config.check import ConfigError
+from vlmft.config.failures import outlive_signals
 from vlmft.config.schema import DataConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
@@ -134,18 +136,23 @@ class VLMDataModule(L.LightningDataModule):
                 self.ledger.refuse(BadRow(row_id, str(error)))
         return found
 
-    def check_splits(self) -> None:
+    def check_splits(self, poll: Callable[[], None] = lambda: None) -> None:
         """Makes sure that no row and no image stands in two of the splits as used; decodes every image once.
 
+        `poll` is called before each row; it raises where the run was asked to stop.
+
         Raises:
-            ConfigError: with the count and one pair of rows by name.
+            ConfigError: with the count and one pair of rows by name; or there is nothing to train on.
         """
+        if not self.ids["train"]:
+            raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
         assert_disjoint(self.ids)
         if not self.dataset.disjoint_by_construction:
-            groups_of({split: self._readable(split) for split in SPLITS})
+            groups_of({split: self._readable(split, poll) for split in SPLITS})
 
-    def _readable(self, split: Split) -> Iterator[Sample]:
+    def _readable(self, split: Split, poll: Callable[[], None]) -> Iterator[Sample]:
         for row_id in self.ids[split]:
+            poll()
             with contextlib.suppress(BadRowError):  # refused where it is used
                 yield self.sample(row_id)
 
@@ -167,6 +174,7 @@ class VLMDataModule(L.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=as_list,
             num_workers=workers,
+            worker_init_fn=outlive_signals,
             persistent_workers=workers > 0,
             generator=generator,
         )

@@ -1,6 +1,7 @@
 """Stage 8: prompts in, answers out, appended to predictions/<arm>.jsonl. Nothing here has ever seen an answer's text.
 
-Batches are a function of the full row list, so that an interrupted evaluation repeats the same bytes.
+Batches are a function of the full row list, so that an interrupted evaluation repeats the same bytes. A batch that
+does not fit the memory is answered in halves, each batch for itself, so that this does not depend on the ones before.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
+from vlmft.config.failures import outlive_signals
 from vlmft.models.family import Family
+from vlmft.models.memory import or_none
 from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Question
 
 Refuse = Callable[[BadRow], None]
@@ -76,6 +80,7 @@ class Answerer:
             EncodedQuestions(self.family, flat),
             batch_sampler=_consecutive([len(cut) for cut in open_cuts]),
             num_workers=self.workers,
+            worker_init_fn=outlive_signals,
             collate_fn=_as_list,
             generator=torch.Generator(),  # its own, so that asking does not move the global one
         )
@@ -89,16 +94,35 @@ class Answerer:
             yield self.answer_rows(good) if good else {}
 
     def answer_rows(self, rows: Sequence[EncodedRow]) -> dict[str, Answer]:
-        """Answers of one batch, by id."""
+        """Answers of one batch, by id; in halves where it does not fit the memory.
+
+        Raises:
+            ConfigError: there is no memory for one row.
+        """
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
+        try:
+            ids = or_none(lambda: self._generated(rows))
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        if ids is not None:
+            return {row.id: self._answer(new) for row, new in zip(rows, ids, strict=True)}
+        if len(rows) == 1:
+            raise ConfigError(
+                f"row {rows[0].id}: Expected memory to answer one row of {rows[0].length} tokens, ran out; lower "
+                "data.max_new_tokens or model.max_length_tokens, or take a larger device"
+            )
+        print(f"out of memory with {len(rows)} prompts at once; they are answered in halves", file=sys.stderr)
+        middle = (len(rows) + 1) // 2
+        return {**self.answer_rows(rows[:middle]), **self.answer_rows(rows[middle:])}
+
+    def _generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
         with torch.inference_mode():
             batch = self.family.collate(rows, "left", self.model).to(self.model.device)
             features = self.family.image_features(self.model, batch.images, grad=False)
-            ids = self.family.generate(self.model, batch, features, self.max_new_tokens)
-        for module, training in modes.items():
-            module.training = training
-        return {row.id: self._answer(new.tolist()) for row, new in zip(rows, ids, strict=True)}
+            ids: list[list[int]] = self.family.generate(self.model, batch, features, self.max_new_tokens).tolist()
+        return ids
 
     def _answer(self, ids: list[int]) -> Answer:
         stopped = self.family.end_id in ids
@@ -151,14 +175,24 @@ class PredictionFile:
         )
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows and syncs, so that what is answered stays answered."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            for row in rows:
-                full = {**row, **self.key}
-                self.rows[full["id"]] = full
-                stream.write(json.dumps(full, ensure_ascii=False, sort_keys=True) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        """Adds rows and syncs, so that what is answered stays answered.
+
+        Raises:
+            OSError: such as on a full disk; the file ends after the last whole row.
+        """
+        full = [{**row, **self.key} for row in rows]
+        lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in full)
+        data = memoryview(lines.encode())
+        with self.path.open("ab", buffering=0) as stream:
+            before = stream.tell()
+            try:
+                while data:
+                    data = data[stream.write(data) :]
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(before)
+                raise
+        self.rows.update({row["id"]: row for row in full})
 
 
 @dataclass(frozen=True)

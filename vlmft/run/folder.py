@@ -18,11 +18,14 @@ from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.schema import TrainConfig
+from vlmft.config.secrets import redacted, redacted_override, redacted_text
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
+FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
+"""Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
 OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume")
-"""Settings that change no result."""
+"""Settings that change no result; `data.workers` is another."""
 
 
 def plain(config: Any) -> Any:
@@ -38,7 +41,8 @@ def plain(config: Any) -> Any:
 
 def config_hash(config: TrainConfig) -> str:
     """Ten hex digits: equal settings, equal folder."""
-    settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
+    settings = {key: value for key, value in redacted(plain(config)).items() if key not in OUTSIDE_THE_HASH}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key != "workers"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -69,9 +73,18 @@ def run_folder(config: TrainConfig) -> tuple[Path, bool]:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "environment.json", environment())
     beside = folder / f".{CONFIG_FILE}.partial"
-    OmegaConf.save(OmegaConf.create(plain(config)), beside)
+    OmegaConf.save(OmegaConf.create(redacted(plain(config))), beside)
     beside.replace(folder / CONFIG_FILE)
     return folder, False
+
+
+def tell_folder(folder: Path) -> None:
+    """Answers a sweep that asks which folder its job took: only the job knows, for it infers settings first."""
+    if FOLDER_TOLD_IN in os.environ:
+        told = Path(os.environ[FOLDER_TOLD_IN])
+        beside = told.with_name(f".{told.name}.partial")
+        beside.write_text(str(folder), encoding="utf-8")
+        beside.replace(told)
 
 
 def read_run(folder: str) -> TrainConfig:
@@ -129,4 +142,4 @@ def _commit() -> str:
 
 
 def command_line() -> str:
-    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    return redacted_text(" ".join(["python", Path(sys.argv[0]).name, *map(redacted_override, sys.argv[1:])]))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 import sys
+
+from vlmft.training.memory import peak_memory_bytes
+
+__all__ = ["keep_freed_pages", "peak_memory_bytes"]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEPT_BYTES = 1 << 30
@@ -24,9 +27,3 @@ def keep_freed_pages() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(M_TOP_PAD, PAD_BYTES)
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, Tuning
+from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig, Tuning
 from vlmft.models.lora import load_adapter, tuned_parts
 from vlmft.run.build import Built, build
-from vlmft.run.evaluate import NO_ADAPTER, adapter_sha256, evaluate_arms
-from vlmft.run.folder import SUMMARY_FILE, read_run
+from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
+from vlmft.run.folder import SUMMARY_FILE, plain, read_run
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.present import duration, print_arms, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, Phases, Summary, read_fingerprint, report, write_results
-from vlmft.training.tracking import METRICS_FILE
+from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, read_fingerprint, report, write_results
+from vlmft.sample import Split
+from vlmft.training.interruption import stop_request
+from vlmft.training.tracking import METRICS_FILE, Wandb, stored_run
 
 
 def reevaluate(config: EvaluateConfig) -> Path:
@@ -43,8 +45,9 @@ def reevaluate(config: EvaluateConfig) -> Path:
         notes = _with_adapter(built, Path(config.run), config) if config.run is not None else []
     arms = config.evaluation.arms if run is not None else ["untuned"]
     settings = run.evaluation if run is not None else config.evaluation
-    with clock("evaluate"):
-        found = evaluate_arms(built, settings, arms, config.split, folder, fresh=config.fresh)  # type: ignore[arg-type]
+    with clock("evaluate"), stop_request("the same command goes on after the answers that are stored") as stop:
+        split: Split = config.split  # type: ignore[assignment]  # checked() has seen to it
+        found = evaluate_arms(built, settings, arms, split, folder, fresh=config.fresh, poll=stop.check)
     found.notes = notes + found.notes
     summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
     summary.bad_rows = len(built.data.ledger.bad)
@@ -54,6 +57,7 @@ def reevaluate(config: EvaluateConfig) -> Path:
     content = report(built, run or config, summary, found, [], metrics, settings.gallery_rows)
     path = write_results(content, folder)
     summary.write(folder)
+    tracked = _tracked(config, run, folder, found, summary) if config.logger.wandb else None
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
         return folder
@@ -62,8 +66,22 @@ def reevaluate(config: EvaluateConfig) -> Path:
         print(f"leak canary {found.canary.sentence}")
     print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
     print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
-    where({"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE})
+    places = {"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE}
+    where({**places, "wandb": tracked} if tracked is not None else places)
     return folder
+
+
+def _tracked(config: EvaluateConfig, run: TrainConfig | None, folder: Path, found: Evaluation, summary: Summary) -> str:
+    """Logs the evaluation to a W&B run in the group of its training run, whose id is in its config; says where."""
+    trained = stored_run(Path(config.run)) if config.run is not None else None
+    settings = {**plain(config), "training_run": trained and trained["id"], "training": plain(run)}
+    name = f"{summary.model}-{summary.data}-{Path(config.run or 'untuned').name}"
+    group = trained["group"] if trained is not None else name
+    tracker = Wandb(config.logger, folder, f"{name}-{folder.name}", settings, "evaluate", group)
+    log_predictions(found, config.logger.table_rows, [tracker])
+    tracker.log_summary(summary.headline_values())
+    tracker.close(0)
+    return f"{tracker.where} ({tracker.seconds:.1f} s spent waiting for it)"
 
 
 def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConfig) -> Path:

@@ -14,10 +14,12 @@ from typing import Any
 
 import PIL.Image
 import torch
+from lightning.pytorch.loggers import Logger
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from vlmft.config.secrets import redacted
 from vlmft.evaluation.report import Curve, Report, ReportAnswer, ReportRow, rows_to_picture, write_report
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built
@@ -27,7 +29,8 @@ from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
 from vlmft.run.present import headline
 from vlmft.sample import Sample
-from vlmft.training.tracking import read_metrics
+from vlmft.training.checkpoint import whole_folder
+from vlmft.training.tracking import Wandb, read_metrics
 
 ADAPTER = "adapter"
 FINGERPRINT_FILE = "fingerprint.json"
@@ -94,10 +97,11 @@ class Summary:
         self.sentence = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
 
     def headline_values(self) -> dict[str, float]:
-        """For the tracker: one number per arm, and the paired difference."""
+        """For the tracker: the best validation, one number per arm, and the paired difference."""
+        best = {"val/best": self.best_value} if self.best_value is not None else {}
         values = {f"{self.split}/{self.data}/{self.metric}/{arm['arm']}": arm["value"] for arm in self.arms}
         pairs = {f"{self.split}/difference/{c['first']}-{c['second']}": c["difference"] for c in self.comparisons}
-        return {**values, **pairs}
+        return {**best, **values, **pairs}
 
     def write(self, folder: Path) -> None:
         self.environment, self.command = environment(), command_line()
@@ -125,7 +129,17 @@ class Phases:
 
 
 def save_adapter(built: Built, folder: Path) -> Path:
-    """The adapter in PEFT's own format with processor and fingerprint beside it; or, after full training, the model."""
+    """The adapter in PEFT's own format with processor and fingerprint beside it; or, after full training, the model.
+
+    Raises:
+        OSError: it cannot be written whole, such as on a full disk.
+    """
+    with whole_folder(folder) as beside:
+        _write_adapter(built, beside)
+    return folder
+
+
+def _write_adapter(built: Built, folder: Path) -> None:
     built.family.processor.save_pretrained(folder)  # type: ignore[attr-defined]
     write_json(folder / FINGERPRINT_FILE, built.fingerprint)
     if isinstance(built.model, PeftModel):
@@ -135,7 +149,6 @@ def save_adapter(built: Built, folder: Path) -> Path:
             save_file(full, folder / FULL_PARTS_FILE)
     else:
         _save_in_bf16(built.base, folder)
-    return folder
 
 
 def _save_in_bf16(model: PreTrainedModel, folder: Path) -> None:
@@ -177,7 +190,7 @@ def report(
         split_sizes=summary.rows,
         rows=tuple(rows),
         checks=found,
-        settings=plain(config),
+        settings=redacted(plain(config)),
         versions=environment(),
         command=command_line(),
     )
@@ -196,6 +209,29 @@ def _report_row(sample: Sample, evaluation: Evaluation) -> ReportRow:
     )
     question = sample.prompt.messages[-1].text
     return ReportRow(sample.id, question, tuple(sample.references), answers, ())
+
+
+TABLE_PIXELS = 256
+
+
+def log_predictions(found: Evaluation, n_rows: int, loggers: Sequence[Logger]) -> None:
+    """Puts the first rows into a W&B table: the same ones each time."""
+    trackers = [logger for logger in loggers if isinstance(logger, Wandb)]
+    samples = found.samples[:n_rows]
+    pictures = max((len(sample.prompt.images) for sample in samples), default=0)
+    columns = ["id", *(f"image {i + 1}" for i in range(pictures)), "question", "references"]
+    columns += [f"{arm} {what}" for arm in found.rows for what in ("answer", "score")]
+    rows = []
+    for sample in samples:
+        images: list[PIL.Image.Image | None] = [PIL.Image.fromarray(image.pixels) for image in sample.prompt.images]
+        for image in filter(None, images):
+            image.thumbnail((TABLE_PIXELS, TABLE_PIXELS))
+        images += [None] * (pictures - len(images))
+        answers = [value for arm in found.rows.values() for value in (arm[sample.id].text, arm[sample.id].score.value)]
+        question = sample.prompt.messages[-1].text
+        rows.append([sample.id, *images, question, " | ".join(sample.references), *answers])
+    for tracker in trackers if rows else []:
+        tracker.log_table(f"{found.split}/predictions", columns, rows)
 
 
 def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
@@ -218,7 +254,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
         n
         for line in lines
         for n in line
-        if n in CURVES or (n.startswith("val/") and not n.endswith(("num", "unparsed")))
+        if n in CURVES or (n.startswith("val/") and not n.endswith(("/n", "/unparsed")))
     ]
     found = []
     for name in dict.fromkeys(names):

@@ -19,20 +19,28 @@ from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
 from vlmft.models.lora import count_by_part, trainable, tuned_parts
 from vlmft.run.build import Built, build, infer
-from vlmft.run.evaluate import adapter_sha256, canary_on, evaluate_arms
-from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder
+from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_arms
+from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
 from vlmft.run.lock import locked
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import duration, print_arms, print_checks, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, Phases, Summary, report, save_adapter, write_results
+from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.training.checkpoint import Checkpoints, FolderCheckpointIO, latest_whole, read_checkpoint
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
-from vlmft.training.module import VLMModule
+from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import progress_bar
 from vlmft.training.ranks import WindowRanks, follows, leave_ranks, local_rank, n_ranks, rank
-from vlmft.training.tracking import METRICS_FILE, MetricsFile, Wandb
+from vlmft.training.tracking import (
+    METRICS_FILE,
+    MetricsFile,
+    Wandb,
+    lightning_loggers,
+    read_metrics,
+    replay,
+    require_tensorboard,
+)
 
 DRY_RUN_ROWS = 16
 
@@ -67,7 +75,7 @@ def validation(built: Built, config: TrainConfig, stop: StopRequest) -> Callable
         result = score.compute()
         return {
             f"{prefix}/{data.metric_name}": result["value"],
-            f"{prefix}/num": float(result["num"]),
+            f"{prefix}/n": float(result["num"]),
             f"{prefix}/unparsed": float(result["unparsed"]),
         }
 
@@ -84,7 +92,7 @@ def make_trainer(config: TrainConfig, folder: Path, loggers: Sequence[Logger], c
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         limit_train_batches=_count_or_share(settings.limit_train_batches),
-        limit_val_batches=_count_or_share(settings.limit_val_batches),
+        limit_val_batches=_count_or_share(settings.limit_val_batches) if checkpoints.monitor is not None else 0,
         val_check_interval=_count_or_share(settings.val_check_interval),
         # An interval counted in windows goes on over the ends of epochs.
         check_val_every_n_epoch=None if (settings.val_check_interval or 0) >= 1 else settings.check_val_every_n_epoch,
@@ -113,6 +121,8 @@ def fit(
 ) -> tuple[Checkpoints, VLMModule]:
     """Trains, from the last whole checkpoint where there is one, then puts the best one's weights into the model."""
     monitor = f"val/{config.data.name}/{built.data.metric_name}" if built.data.ids["val"] else None
+    if monitor is None:
+        print("  val has no rows: nothing is validated, a checkpoint is saved after each epoch, the last is taken")
     checkpoints = Checkpoints(folder / "checkpoints", monitor, config.train.early_stopping_patience, stop)
     assert config.train.lr is not None
     module = VLMModule(
@@ -123,27 +133,40 @@ def fit(
         config.train.lr,
         total_steps(config, len(built.data.train_dataloader())),
         validation(built, config, stop),
+        folder / SKIPPED_FILE,
     )
+    for logger in loggers:
+        if isinstance(logger, Wandb) and monitor is not None:
+            logger.keep_best(monitor)
     start = resume_point(folder, loggers)
     trainer = make_trainer(config, folder, loggers, checkpoints)
     trainer.fit(module, datamodule=built.data, ckpt_path=str(start) if start is not None else None, weights_only=True)
     leave_ranks()
-    if not config.trainer.fast_dev_run:
-        module.load_state_dict(read_checkpoint(checkpoints.chosen())["state_dict"])
+    chosen = checkpoints.chosen() if not config.trainer.fast_dev_run else None
+    if chosen is not None:
+        module.load_state_dict(read_checkpoint(chosen)["state_dict"])
+    elif not config.trainer.fast_dev_run:
+        print("the last checkpoint could not be saved; the adapter is that of the last window", file=sys.stderr)
     built.model.eval()
     return checkpoints, module
 
 
 def resume_point(folder: Path, loggers: Sequence[Logger]) -> Path | None:
-    """The last whole checkpoint, said aloud; the metrics file is cut back to it."""
+    """The last whole checkpoint, said aloud; metrics.jsonl is cut back to it, and what is left goes to the others."""
     start, damaged = latest_whole(folder / "checkpoints")
     for sentence in damaged:
         print(f"  {sentence}")
     if start is not None:
         print(f"  going on from {start.name}")
-    for logger in loggers:
-        if isinstance(logger, MetricsFile):
-            logger.cut_back(int(start.name.removeprefix("step-")) if start is not None else 0)
+    step = int(start.name.removeprefix("step-")) if start is not None else 0
+    metrics = next((logger for logger in loggers if isinstance(logger, MetricsFile)), None)
+    if metrics is not None:
+        metrics.cut_back(step)
+        if (folder / SKIPPED_FILE).exists():
+            MetricsFile(folder / SKIPPED_FILE).cut_back(step)
+        for line, logger in itertools.product(read_metrics(metrics.path), loggers):
+            if logger is not metrics:
+                replay(line, logger)
     return start
 
 
@@ -157,20 +180,18 @@ def train(config: TrainConfig) -> Path:
     keep_freed_pages()
     quiet_libraries()
     inferred = infer(config)
+    require_tensorboard(config.logger)
     if follows():
         return _follow(config)
     folder, finished = run_folder(config)
+    tell_folder(folder)
     print(f"{config.model.name} on {config.data.name}, run folder {folder}")
     if finished:
         print(f"  finished already: {folder / SUMMARY_FILE}")
         return folder
     print_inferred(inferred)
-    with locked(folder), stop_request() as stop:
-        try:
-            _tracked(config, folder, stop)
-        except Interrupted as error:
-            print(error, file=sys.stderr)
-            sys.exit(error.exit_code)
+    with locked(folder), stop_request("the same command with resume=true goes on") as stop:
+        _tracked(config, folder, stop)
     return folder
 
 
@@ -198,15 +219,18 @@ def _built(config: TrainConfig, folder: Path) -> Built:
 
 def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
     summary = Summary(config.model.name, config.data.name)
-    loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE)]
+    loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE), *lightning_loggers(config.logger, folder)]
     tracker = None
     if config.logger.wandb and not config.trainer.fast_dev_run:
         run_name = f"{config.model.name}-{config.data.name}-{folder.name}"
         tracker = Wandb(config.logger, folder, run_name, plain(config), "train")
+        print(f"  wandb      {tracker.where}", flush=True)
         loggers.append(tracker)
     exit_code = 1
     try:
         _run(config, folder, summary, loggers, stop)
+        if tracker is not None and config.logger.log_adapter:
+            tracker.log_folder(folder / ADAPTER, "model")
         exit_code = 0
     except Interrupted as error:
         exit_code = error.exit_code
@@ -215,7 +239,7 @@ def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
         if tracker is not None:
             tracker.log_summary(summary.headline_values())
             tracker.close(exit_code)
-            print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent)")
+            print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent waiting for it)")
 
 
 def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger], stop: StopRequest) -> None:
@@ -227,14 +251,19 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
         summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
         summary.trained_parameters = sum(p.numel() for p in trainable(built.model).values())
     with clock("splits"):
-        built.data.check_splits()
+        stop.check()
+        built.data.check_splits(stop.check)
     print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
+    tested = config.test and bool(built.data.ids["test"])
+    if config.test and not tested:
+        print("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):
         checks = _checked(config, built)
-    if config.test and "untuned" in config.evaluation.arms and tuned_parts(config.model.train, Tuning.full):
+    if tested and "untuned" in config.evaluation.arms and tuned_parts(config.model.train, Tuning.full):
         # Full training overwrites the untuned model: its answers are stored before, and read again below.
         evaluate_arms(built, config.evaluation, ["untuned"], "test", folder, poll=stop.check)
+    stop.check()
     with clock("train"):
         L.seed_everything(config.seed, verbose=False)
         checkpoints, module = fit(config, built, folder, loggers, stop)
@@ -243,9 +272,11 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     save_adapter(built, folder / ADAPTER)
     summary.adapter_sha256 = adapter_sha256(built)
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
-    if config.test:
+    if tested:
         with clock("evaluate"):
-            places = {**_test(config, built, folder, summary, checks, stop), **places}
+            found, shown = _test(config, built, folder, summary, checks, stop)
+            places = {**shown, **places}
+        log_predictions(found, config.logger.table_rows, loggers)
     summary.bad_rows = len(built.data.ledger.bad)
     summary.write(folder)
     print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
@@ -265,12 +296,12 @@ def _checked(config: TrainConfig, built: Built) -> list[Check]:
 
 def _test(
     config: TrainConfig, built: Built, folder: Path, summary: Summary, checks: Sequence[Check], stop: StopRequest
-) -> dict[str, Path]:
-    """Evaluates the arms on the test split, prints the table, writes the report; returns where things lie."""
+) -> tuple[Evaluation, dict[str, Path]]:
+    """Evaluates the arms on the test split, prints the table, writes the report; returns also where things lie."""
     found = evaluate_arms(built, config.evaluation, config.evaluation.arms, "test", folder, poll=stop.check)
     summary.add(found)
     print_arms(found.arms, found.comparisons, found.notes)
     if found.canary is not None:
         print(f"leak canary {found.canary.sentence}")
     content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)
-    return {"report": write_results(content, folder), "predictions": folder / "predictions"}
+    return found, {"report": write_results(content, folder), "predictions": folder / "predictions"}

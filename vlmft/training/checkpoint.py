@@ -5,19 +5,23 @@ A folder appears whole or not at all: it is written beside its place, synced, an
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlmft.training.interruption import StopRequest
@@ -88,25 +92,52 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def write_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
-    """Writes the folder whole or not at all. An older one of that name stays readable until the new one is there."""
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its name when the block ends: whole or not at all.
+
+    An older one of that name stays readable until the new one is there.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk; what was written of it is gone.
+    """
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    tensors: dict[str, torch.Tensor] = {}
-    state = json.dumps(packed(content, tensors))
-    save_file(tensors, beside / "tensors.safetensors")
-    (beside / "state.json").write_text(state, encoding="utf-8")
-    hashes = {name: file_sha256(beside / name) for name in FILES}
-    (beside / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": hashes}), encoding="utf-8")
-    for file in (*beside.iterdir(), beside):
-        _sync(file)
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        for file in (*beside.rglob("*"), beside):
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise _as_os_error(error) from error
     if folder.exists():
         shutil.rmtree(_replaced(folder), ignore_errors=True)
         folder.rename(_replaced(folder))
     beside.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """safetensors writes with Rust, whose errors hold the system's number in their text alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return error if isinstance(error, OSError) else OSError(int(number[1]) if number else errno.EIO, str(error))
+
+
+def write_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
+    """Writes the folder whole or not at all.
+
+    Raises:
+        OSError: as `whole_folder`.
+    """
+    with whole_folder(folder) as beside:
+        tensors: dict[str, torch.Tensor] = {}
+        state = json.dumps(packed(content, tensors))
+        save_file(tensors, beside / "tensors.safetensors")
+        (beside / "state.json").write_text(state, encoding="utf-8")
+        hashes = {name: file_sha256(beside / name) for name in FILES}
+        (beside / "manifest.json").write_text(json.dumps({"format": FORMAT, "sha256": hashes}), encoding="utf-8")
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
@@ -132,10 +163,13 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 class FolderCheckpointIO(CheckpointIO):
-    """Lightning's door for another checkpoint format."""
+    """Lightning's door for another checkpoint format. One that cannot be written is said and does not stop a run."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_checkpoint(checkpoint, Path(path))
+        try:
+            write_checkpoint(checkpoint, Path(path))
+        except OSError as error:  # not around Lightning's call of this: other ranks wait for its end
+            print(f"{Path(path).name} is not saved ({error}); training goes on and saves the next one", file=sys.stderr)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -178,6 +212,9 @@ class Checkpoints(L.Callback):
         self.best_value: float | None = None
         self.since_best = 0
         self.stopping = False
+        self.is_saved = True
+        """Whether the last attempt to save ended well."""
+        self.validated_at = -1
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_value": self.best_value, "since_best": self.since_best}
@@ -195,15 +232,16 @@ class Checkpoints(L.Callback):
     ) -> None:
         """A window is done: the place to save before a stop, which comes when Lightning has logged the window.
 
-        Where validation is due, it is left to the validation to stop: a checkpoint from here would make Lightning
-        leave that validation out when the run goes on.
+        Where validation is due, it is left to the validation to save and to stop: a checkpoint from here would make
+        Lightning leave that validation out when the run goes on. Without validation, the end of an epoch is saved.
         """
         loop = trainer.fit_loop.epoch_loop
-        if not self._asked_to_stop() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
+        asked = self._asked_to_stop()
+        if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
             return
-        if not _is_dry(trainer):
+        if not _is_dry(trainer) and (asked or (trainer.is_last_batch and not trainer.enable_validation)):
             self.save(trainer)
-        self.stopping = True
+        self.stopping = asked
 
     def _asked_to_stop(self) -> bool:
         """Whether any rank was: then all stop after the same window."""
@@ -230,13 +268,14 @@ class Checkpoints(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or _is_dry(trainer) or trainer.state.fn != "fit":
             return
+        self.validated_at = trainer.global_step
         self.save(trainer, validated=True)
         if self._asked_to_stop():
             self.stop.check()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _is_dry(trainer) and not (self.folder / self.name(trainer)).exists():
-            self.save(trainer)
+            self.save(trainer, validated=self.validated_at == trainer.global_step)
 
     @staticmethod
     def name(trainer: L.Trainer) -> str:
@@ -245,19 +284,24 @@ class Checkpoints(L.Callback):
     def save(self, trainer: L.Trainer, *, validated: bool = False) -> None:
         """Writes this step's folder, updates the best, removes what is neither best nor among the last."""
         value = trainer.callback_metrics.get(self.monitor) if self.monitor and validated else None
+        before = self.best, self.best_value
         if value is not None and not math.isnan(value):  # nothing is better than NaN: it would stay the best for ever
             improved = self.best_value is None or float(value) > self.best_value
             self.since_best = 0 if improved else self.since_best + 1
             if improved:
                 self.best, self.best_value = self.name(trainer), float(value)
-        self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.folder / self.name(trainer))
-        for name in steps_in(self.folder)[:-KEEP] if rank() == 0 else ():
+        self.is_saved = (self.folder / self.name(trainer)).exists()
+        if not self.is_saved:
+            self.best, self.best_value = before
+        for name in steps_in(self.folder)[:-KEEP] if rank() == 0 and self.is_saved else ():
             if name != self.best:
-                shutil.rmtree(self.folder / name)
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         if self.patience is not None and self.since_best >= self.patience:
             trainer.should_stop = True
 
-    def chosen(self) -> Path:
-        """The best checkpoint, or the last one where nothing was validated."""
-        return self.folder / (self.best or steps_in(self.folder)[-1])
+    def chosen(self) -> Path | None:
+        """The best checkpoint, or the last where nothing was validated; None where that one could not be saved."""
+        if self.best is not None:
+            return self.folder / self.best
+        return self.folder / steps_in(self.folder)[-1] if self.is_saved else None

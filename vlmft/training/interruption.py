@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,7 +15,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     """The run was asked to stop and has stopped at a safe place. `exit_code` is 128 + signal: 143 or 130."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command with resume=true goes on")
+        super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
 
 
@@ -46,13 +47,21 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Signals become a request for as long as this lasts; the handlers before come back after it."""
+def stop_request(advice: str | None = None) -> Iterator[StopRequest]:
+    """Signals become a request for as long as this lasts; the handlers before come back after it.
+
+    With `advice` on how to go on, an `Interrupted` becomes one line on stderr and a SystemExit of its exit code.
+    """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     request = StopRequest()
     request.install()
     try:
         yield request
+    except Interrupted as error:
+        if advice is None:
+            raise
+        print(f"{error}; {advice}", file=sys.stderr)
+        sys.exit(error.exit_code)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,6 +22,7 @@ from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
 from vlmft.sample import Batch, EncodedRow
 from vlmft.training.loss import summed_cross_entropy
+from vlmft.training.memory import memory_metrics
 from vlmft.training.optim import make_optimizer, make_schedule
 from vlmft.training.random_state import random_state, set_random_state
 from vlmft.training.ranks import gathered, rank, sum_gradients, summed, undealt
@@ -208,8 +209,9 @@ class VLMModule(L.LightningModule):
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         optimizer.zero_grad(set_to_none=True)
-        lr = optimizer.param_groups[0]["lr"]
-        n_rows, n_tokens = summed([len(rows), sum(row.n_supervised for row in rows)], self.device)
+        rates = {f"train/lr{f'_{i}' if i else ''}": g["lr"] for i, g in enumerate(optimizer.param_groups)}
+        counts = [len(rows), sum(row.n_supervised for row in rows), sum(row.length for row in rows)]
+        n_rows, n_supervised, n_tokens = summed(counts, self.device)
         self.window_rows, self.window_ids = int(n_rows), [row.id for row in rows]
         self.window_loss = loss = self.window_backward(rows) if n_rows else self._empty_backward()
         optimizer.step()
@@ -219,10 +221,12 @@ class VLMModule(L.LightningModule):
         logged = {
             "train/loss": loss,
             "train/gradient_norm": self.gradient_norm,
-            "train/lr": lr,
+            **rates,
             "train/rows_per_second": n_rows / seconds,
-            "train/supervised_tokens_per_second": n_tokens / seconds,
+            "train/tokens_per_second": n_tokens / seconds,
+            "train/supervised_tokens_per_second": n_supervised / seconds,
             "train/data_wait_share": max(0.0, waited) / seconds,
+            **memory_metrics(self.device),
         }
         self.log_dict(logged, batch_size=self.window_rows)
         if self.rows_per_batch < (self.config.rows_per_batch or self.config.rows_per_step):

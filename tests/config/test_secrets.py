@@ -1,0 +1,134 @@
+"""What looks like a secret is told from what does not; secrets come from the environment or `.env` alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vlmft.config.check import ConfigError
+from vlmft.config.entry import forced
+from vlmft.config.schema import TrainConfig
+from vlmft.config.secrets import REDACTED, read_dotenv, redacted, redacted_override, redacted_text
+
+ROOT = Path(__file__).resolve().parents[2]
+HUB = "hf_" + "CanaryCanaryCanaryCanary0123456789"
+WANDB = "0123456789abcdef0123456789abcdef01234567"
+
+SECRETS: list[tuple[str, object]] = [
+    ("data.options.hf_token", "anything"),
+    ("token", "x"),
+    ("api_key", "x"),
+    ("apikey", "x"),
+    ("openai_api_key", "x"),
+    ("password", 12345),
+    ("db.password", "x"),
+    ("GIGACHAT_CREDENTIALS", "x"),
+    ("client_secret", {"a": {"b": "x"}}),
+    ("key", ["x"]),
+    ("logger.tags", HUB),
+    ("logger.tags", ["fine", WANDB]),
+    ("note", f"see {HUB}, please"),
+    ("note", "sk-" + "a1" * 12),
+    ("note", "wandb_v1_" + "a1" * 12),
+    ("note", "ghp_" + "a1" * 12),
+    ("note", WANDB),
+    ("note", WANDB.upper()),
+]
+INNOCENT: list[tuple[str, object]] = [
+    ("max_new_tokens", 16),
+    ("train.tokens_per_batch", 1600),
+    ("max_length_tokens", None),
+    ("token", None),
+    ("monkey", "x"),
+    ("keyboard", "x"),
+    ("model.revision", WANDB),
+    ("commit", WANDB),
+    ("data.path", f"/models/snapshots/{WANDB}"),
+    ("data.path", f"/models/snapshots/{WANDB}/file.json"),
+    ("sha256", WANDB + "0" * 24),
+    ("data.path", "/data/hf_datasets"),
+    ("name", "risk-model-with-a-rather-long-name"),
+    ("lr", 1e-4),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), SECRETS, ids=str)
+def test_secret(key: str, value: object) -> None:
+    (found,) = redacted({"config": {key: value}})["config"].values()
+    assert REDACTED in str(found)
+    assert not any(secret in str(found) for secret in (HUB, WANDB, WANDB.upper(), "12345", "'x'"))
+
+
+@pytest.mark.parametrize(("key", "value"), INNOCENT, ids=str)
+def test_no_secret(key: str, value: object) -> None:
+    assert redacted({"config": {key: value}}) == {"config": {key: value}}
+
+
+def test_a_whole_default_config_stays_as_it_is(compose: Callable[..., TrainConfig]) -> None:
+    from vlmft.run.folder import plain
+
+    config = plain(compose(f"model.revision={WANDB}"))
+    assert redacted(config) == config and len(config) >= 10
+
+
+def test_the_environment_s_secrets_are_found_whatever_they_look_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_PASSWORD", "correct horse battery")
+    monkeypatch.setenv("OTHER_TOKEN", "true")  # too short to be looked for: it is in any text
+    monkeypatch.setenv("HARMLESS", "battery staple")
+    text = redacted_text("true: correct horse battery staple")
+    assert text == f"true: {REDACTED} staple"
+    assert redacted({"tags": ["correct horse battery"]}) == {"tags": [REDACTED]}
+
+
+def test_a_secret_in_a_command_is_refused_without_being_said_again() -> None:
+    for override in (f"logger.tags=[{HUB}]", "data.options.token=abc", f"logger.project={WANDB}", f"+note={WANDB}"):
+        with pytest.raises(ConfigError, match=r"Expected no secret in a command.*\.env") as refused:
+            forced(override)
+        assert not any(secret in str(refused.value) for secret in (HUB, WANDB, "abc"))
+    for override in (f"model.revision={WANDB}", f"data.path=/hub/{WANDB}", "data=shapes", "train.tokens_per_batch=9"):
+        assert redacted_override(override) == override
+        forced(override)
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a/${oc.env:HOME}/b", "'${oc.decode:${oc.env:HOME}}'"])
+def test_the_environment_is_not_written_into_the_config(value: str, compose: Callable[..., TrainConfig]) -> None:
+    with pytest.raises(ConfigError, match=r"^output_root: Expected a value, got .*oc\.env:HOME") as refused:
+        compose(f"output_root={value}")
+    assert os.environ["HOME"] not in str(refused.value)
+
+
+def test_the_environment_is_not_written_into_lists(compose: Callable[..., TrainConfig]) -> None:
+    with pytest.raises(ConfigError, match=r"^logger\.tags: Expected a value"):
+        compose("logger.tags=[a,'${oc.env:HOME}']")
+
+
+def test_hydra_writes_no_files_of_its_own(tmp_path: Path) -> None:
+    own = [sys.executable, str(ROOT / "train.py"), "hydra.output_subdir=.hydra", f"output_root={tmp_path}"]
+    found = subprocess.run(own, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 2 and "hydra.output_subdir: closed here" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("A_TOKEN", "B_KEY", "C_SECRET", "D_PASSWORD", "WANDB_BASE_URL"):
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("D_PASSWORD", "stays")
+    lines = ["# comment", "", "A_TOKEN=a=b", "export B_KEY = 'quoted value'", 'C_SECRET="x"', "D_PASSWORD=changed"]
+    (tmp_path / ".env").write_text("\n".join([*lines, "WANDB_BASE_URL=http://thief.example", "no assignment"]))
+    read_dotenv(tmp_path / ".env")
+    found = [os.environ.get(name) for name in ("A_TOKEN", "B_KEY", "C_SECRET", "D_PASSWORD", "WANDB_BASE_URL")]
+    assert found == ["a=b", "quoted value", "x", "stays", None]
+    said = capsys.readouterr().err
+    assert "WANDB_BASE_URL names no secret" in said and "thief" not in said
+    read_dotenv(tmp_path / "none")
+
+
+def test_git_ignores_dotenv() -> None:
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert ".env" in lines and "wandb/" in lines
