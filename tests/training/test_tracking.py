@@ -362,3 +362,13 @@ def test_the_real_one_offline_writes_below_the_folder_and_no_key(home: Path, mon
     assert any(path.suffix == ".wandb" for path in written)
     assert [path for path in written if CANARY.encode() in path.read_bytes()] == []
     assert set(Path.cwd().iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_loses_a_line_and_not_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.log_metrics({"train/loss": 1.0}, step=0)
+    metrics.path = Path("/dev/full")
+    metrics.log_metrics({"train/loss": 2.0}, step=1)
+    assert "metrics.jsonl: step 1 is not written" in capsys.readouterr().err
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0]

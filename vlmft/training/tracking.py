@@ -67,8 +67,11 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **_plain(metrics)}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            print(f"{METRICS_FILE}: step {step} is not written ({error}); the run goes on", file=sys.stderr)
 
 
 def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
