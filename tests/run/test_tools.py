@@ -15,11 +15,11 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import conf_dir
-from vlmft.config.schema import TraceConfig, TrainerConfig
+from vlmft.config.schema import TraceConfig, TrainConfig, TrainerConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run import cli, memory
 from vlmft.run.blank import blanked
-from vlmft.run.build import infer, pick_device
+from vlmft.run.build import build, infer, pick_device
 from vlmft.run.present import print_inferred
 from vlmft.run.trace import trace
 from vlmft.sample import Message, Prompt
@@ -166,13 +166,17 @@ def test_a_device_that_is_not_there() -> None:
     assert pick_device(TrainerConfig(accelerator="auto")).type in ("cpu", "mps")
 
 
-def test_datasets_take_what_they_name(make_built: Callable[..., Any], tmp_path: Path) -> None:
+def test_datasets_take_what_they_name(compose: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    def build_with(override: str) -> None:  # make_built would take what an earlier test has built
+        config = compose("model=tiny_qwen2vl", override)
+        build(config.model, config.data, config.trainer, seed=0)
+
     with pytest.raises(ConfigError, match=r"data\.path: Shapes is generated and takes none"):
-        make_built(f"data.path={tmp_path}")
+        build_with(f"data.path={tmp_path}")
     with pytest.raises(ConfigError, match=r"data\.options: Expected image_size >="):
-        make_built("data.options.image_size=2")
+        build_with("data.options.image_size=2")
     with pytest.raises(ConfigError, match=r"data\.metric: .*did you mean 'count_accuracy'"):
-        make_built("data.metric=count_acuracy")
+        build_with("data.metric=count_acuracy")
 
 
 # --- small things
