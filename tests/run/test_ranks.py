@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import TrainConfig
 from vlmft.data.sampler import WindowSampler
+from vlmft.run.train import train
 from vlmft.training.ranks import undealt
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -118,3 +121,59 @@ def test_two_ranks_stop_together_and_go_on(both: tuple[Path, Path, str], tmp_pat
     assert done.returncode == 0, done.stderr
     name = "tiny-shapes/run/adapter/adapter_model.safetensors"
     assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+BAD_ROWS = """
+from vlmft.data.shapes import Shapes
+from vlmft.sample import BadRowError
+
+
+class Broken(Shapes):
+    def read(self, row_id):
+        if row_id.startswith("shapes/A/train/") and int(row_id[-6:]) < 3:
+            raise BadRowError("it is broken")
+        return super().read(row_id)
+"""
+
+
+def with_bad_rows(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    plugins = tmp_path / "vlmft_plugins"
+    plugins.mkdir()
+    (plugins / "broken.py").write_text(BAD_ROWS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    settings = ("data.dataset=vlmft_plugins.broken:Broken", "preflight=false", "test=false", "data.limit_train=null")
+    settings = (*settings, "data.options.train_rows=22")
+    return subprocess.run(
+        command(2, tmp_path / "out", *settings, *more),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_bad_rows_of_both_ranks_stand_in_one_ledger(tmp_path: Path) -> None:
+    done = with_bad_rows(tmp_path, "data.on_bad_row=skip", "data.bad_row_ceiling=1")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out/tiny-shapes/run"
+    ids = [json.loads(line)["id"] for line in (folder / "bad_rows.jsonl").read_text().splitlines()]
+    assert sorted(ids) == [f"shapes/A/train/{row:06d}" for row in range(3)]
+    assert json.loads((folder / "summary.json").read_text())["bad_rows"] == 3
+
+
+@pytest.mark.slow
+def test_a_bad_row_ends_both_ranks_without_a_traceback(tmp_path: Path) -> None:
+    done = with_bad_rows(tmp_path)
+    assert done.returncode in (1, 2)
+    assert "it is broken" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK"])
+def test_a_higher_rank_of_one_device_is_refused(
+    variable: str, compose: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ConfigError, match=r"trainer\.devices: Expected the number of processes that were started"):
+        train(compose("model=tiny", "logger=none", "trainer.accelerator=cpu"))

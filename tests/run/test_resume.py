@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from vlmft.config.check import ConfigError
+from vlmft.data.shapes import Shapes
 from vlmft.run.lock import locked
 from vlmft.run.train import train
+from vlmft.sample import BadRowError
 from vlmft.training.checkpoint import latest_whole
 from vlmft.training.module import VLMModule
 
@@ -118,6 +122,85 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
         assert f"in use by process {os.getpid()}" in second.stderr
     third = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert third.returncode == 0  # the lock went with its holder, the file may stay
+
+
+def test_a_lock_is_not_held_by_processes_that_read_rows(tmp_path: Path) -> None:
+    """They outlive a killed run for some seconds, and the resumed one must not wait for them."""
+    with locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(20)
+            os._exit(0)
+    code = "import sys; from pathlib import Path; from vlmft.run.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): pass"
+    try:
+        after = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert after.returncode == 0, after.stderr
+
+
+def adapter_of(folder: Path) -> tuple[str, int]:
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary["adapter_sha256"], summary["steps"]
+
+
+def undone(folder: Path) -> None:
+    """As if the process had ended after training."""
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "adapter")
+
+
+def test_a_run_that_stopped_early_stays_stopped(compose, tmp_path: Path) -> None:
+    early = (
+        "train.early_stopping_patience=1",
+        "trainer.val_check_interval=2",
+        "trainer.max_epochs=10",
+        "train.lr=1e-9",
+    )
+    config = (*SETTINGS, *early, "test=false", f"output_root={tmp_path}")
+    folder = train(compose(*config))
+    found = adapter_of(folder)
+    assert found[1] < 60, "it did not stop early, and the test shows nothing"
+    undone(folder)
+    train(compose(*config, "resume=true"))
+    assert adapter_of(folder) == found
+
+
+def test_a_limited_epoch_goes_on_with_the_rows_that_are_next(compose, tmp_path: Path) -> None:
+    limited = ("trainer.limit_train_batches=3", "test=false")
+    whole = train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'whole'}"))
+    folder = train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'cut'}"))
+    undone(folder)
+    shutil.rmtree(folder / "checkpoints" / "step-0000006")
+    train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'cut'}", "resume=true"))
+    assert adapter_of(folder) == adapter_of(whole)
+
+
+def test_a_damaged_best_checkpoint_is_told(compose, tmp_path: Path) -> None:
+    config = (*SETTINGS, "test=false", "trainer.max_epochs=3", "train.lr=1e-9", f"output_root={tmp_path}")
+    folder = train(compose(*config))
+    best = json.loads((folder / "summary.json").read_text())["best_checkpoint"]
+    assert best == "step-0000006", "the last one would be the one that a resumed run leaves out"
+    undone(folder)
+    with (folder / "checkpoints" / best / "tensors.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ConfigError, match=r"best checkpoint is lost: .*step-0000006.*; remove .* and train anew"):
+        train(compose(*config, "resume=true"))
+
+
+def test_validation_without_a_usable_row(compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Shapes.read
+
+    def refusing(self: Shapes, row_id: str) -> object:
+        if "/val/" in row_id:
+            raise BadRowError("it cannot be read")
+        return read(self, row_id)
+
+    monkeypatch.setattr(Shapes, "read", refusing)
+    with pytest.raises(ConfigError, match="no row of the validation split can be used"):
+        train(compose(*SETTINGS, "data.on_bad_row=skip", "data.bad_row_ceiling=1", f"output_root={tmp_path}"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import threading
 
@@ -20,6 +21,8 @@ def machine_failure(error: Exception) -> str | None:
             f"a process that reads rows has died ({error}), most often because the memory was full; give the same "
             "command again, train.py with resume=true, and a lower data.workers: 0 reads in the main process"
         )
+    if isinstance(error, RuntimeError) and re.search(r"[Cc]onnection (closed|reset) by peer", str(error)):
+        return "another process of this run has ended, and its own line says why; after that, go on with resume=true"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, named here because importing it takes seconds
         return f"out of memory outside training steps ({error}); take a smaller model or a larger device"
     return None

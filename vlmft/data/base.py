@@ -188,13 +188,12 @@ class VLMDataModule(L.LightningDataModule):
         """Where training stands: epochs ended, and windows trained of the one begun."""
         assert self.trainer is not None
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.trainer.current_epoch, "windows": progress.ready}
+        ended = self.trainer.is_last_batch
+        return {"epoch": self.trainer.current_epoch + ended, "windows": 0 if ended else progress.ready}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next training loader begin there. Lightning asks an iterator of it before it sets an epoch."""
-        n_windows = len(WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed))
-        ended = state_dict["windows"] >= n_windows
-        self.position = (state_dict["epoch"] + ended, 0 if ended else state_dict["windows"])
+        self.position = (state_dict["epoch"], state_dict["windows"])
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader("val", WindowSampler(len(self.ids["val"]), self.rows_per_step, None, *self._rank()))

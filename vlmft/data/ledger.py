@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from vlmft.config.schema import OnBadRow
@@ -32,13 +33,7 @@ class Ledger:
         Raises:
             BadRowError: under policy `raise`, or above the ceiling.
         """
-        self.seen.add(row.id)
-        if row.id not in self.bad:
-            self.bad[row.id] = row.reason
-            if self.path is not None and row.id not in self.written:
-                self.written.add(row.id)
-                with self.path.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps({"id": row.id, "reason": row.reason}, ensure_ascii=False) + "\n")
+        self._note(row)
         if self.policy == OnBadRow["raise"]:
             raise BadRowError(f"row {row.id}: {row.reason}; mend the row, or set data.on_bad_row=skip to leave it out")
         share = len(self.bad) / max(len(self.seen), FIRST_LOOKS)
@@ -47,6 +42,21 @@ class Ledger:
                 f"{len(self.bad)} of {len(self.seen)} rows are bad, more than data.bad_row_ceiling={self.ceiling:g} "
                 f"allows; first: row {next(iter(self.bad))}: {next(iter(self.bad.values()))}"
             )
+
+    def take_over(self, bad: Mapping[str, str]) -> None:
+        """Writes down what another process has refused (id -> reason), without asking the policy again."""
+        for row_id, reason in bad.items():
+            self._note(BadRow(row_id, reason))
+
+    def _note(self, row: BadRow) -> None:
+        self.seen.add(row.id)
+        if row.id in self.bad:
+            return
+        self.bad[row.id] = row.reason
+        if self.path is not None and row.id not in self.written:
+            self.written.add(row.id)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"id": row.id, "reason": row.reason}, ensure_ascii=False) + "\n")
 
 
 def _ids_in(path: Path) -> set[str]:

@@ -14,6 +14,20 @@ try:
 except ImportError:  # Windows: no advisory locks, so nothing is refused there
     fcntl = None  # type: ignore[assignment]
 
+_held: set[int] = set()
+"""File descriptors of this process's locks."""
+
+
+def _let_go() -> None:
+    """In a forked child: a lock belongs to all that have it open, and processes that read rows outlive a killed run."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -34,4 +48,8 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()
-        yield
+        _held.add(file.fileno())
+        try:
+            yield
+        finally:
+            _held.discard(file.fileno())

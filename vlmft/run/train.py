@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -27,11 +28,17 @@ from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import duration, print_arms, print_checks, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, save_adapter, write_results
-from vlmft.training.checkpoint import Checkpoints, FolderCheckpointIO, latest_whole, read_checkpoint
+from vlmft.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    FolderCheckpointIO,
+    latest_whole,
+    read_checkpoint,
+)
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import progress_bar
-from vlmft.training.ranks import WindowRanks, follows, leave_ranks, local_rank, n_ranks, rank
+from vlmft.training.ranks import WindowRanks, follows, gathered, leave_ranks, local_rank, n_ranks, rank
 from vlmft.training.tracking import (
     METRICS_FILE,
     MetricsFile,
@@ -141,14 +148,23 @@ def fit(
     start = resume_point(folder, loggers)
     trainer = make_trainer(config, folder, loggers, checkpoints)
     trainer.fit(module, datamodule=built.data, ckpt_path=str(start) if start is not None else None, weights_only=True)
+    for bad in gathered(built.data.ledger.bad)[1:]:
+        built.data.ledger.take_over(bad)
     leave_ranks()
     chosen = checkpoints.chosen() if not config.trainer.fast_dev_run else None
     if chosen is not None:
-        module.load_state_dict(read_checkpoint(chosen)["state_dict"])
+        module.load_state_dict(_whole(chosen)["state_dict"])
     elif not config.trainer.fast_dev_run:
         print("the last checkpoint could not be saved; the adapter is that of the last window", file=sys.stderr)
     built.model.eval()
     return checkpoints, module
+
+
+def _whole(chosen: Path) -> dict[str, Any]:
+    try:
+        return read_checkpoint(chosen)
+    except CheckpointError as error:  # another one in its place would be another result
+        raise ConfigError(f"the best checkpoint is lost: {error}; remove {chosen.parents[1]} and train anew") from error
 
 
 def resume_point(folder: Path, loggers: Sequence[Logger]) -> Path | None:
@@ -198,22 +214,27 @@ def train(config: TrainConfig) -> Path:
 def _follow(config: TrainConfig) -> Path:
     """What a rank other than 0 does: its share of the training. It prints and writes nothing."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
+    if config.trainer.devices == 1:
+        raise ConfigError(
+            "trainer.devices: Expected the number of processes that were started, got 1 in one of a higher rank; set "
+            "it, or unset LOCAL_RANK, NODE_RANK and GROUP_RANK"
+        )
     folder = folder_of(config)
-    built = _built(config, folder)
+    built = _built(config, ledger_path=None)
     L.seed_everything(config.seed + local_rank(), verbose=False)
     with stop_request() as stop, contextlib.suppress(Interrupted):
         fit(config, built, folder, [], stop)
     return folder
 
 
-def _built(config: TrainConfig, folder: Path) -> Built:
+def _built(config: TrainConfig, ledger_path: Path | None) -> Built:
     return build(
         config.model,
         config.data,
         config.trainer,
         seed=config.seed,
         rows_per_step=config.train.rows_per_step,
-        ledger_path=folder / "bad_rows.jsonl",
+        ledger_path=ledger_path,
     )
 
 
@@ -245,7 +266,7 @@ def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
 def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger], stop: StopRequest) -> None:
     clock = Phases(summary)
     with clock("load"):
-        built = _built(config, folder)
+        built = _built(config, folder / "bad_rows.jsonl")
         if config.trainer.fast_dev_run:
             built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
         summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}

@@ -226,6 +226,8 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.stop.installed:
             self.stop.install()  # Lightning has just taken the signals for itself
+        if self._enough():
+            trainer.should_stop = True  # it had stopped before the process ended
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -245,8 +247,10 @@ class Checkpoints(L.Callback):
 
     def _asked_to_stop(self) -> bool:
         """Whether any rank was: then all stop after the same window."""
-        self.stop.number = max((number for number in gathered(self.stop.number) if number is not None), default=None)
-        return self.stop.number is not None
+        told = [number for number in gathered(self.stop.number) if number is not None]
+        if told:  # else left alone: a signal may have come while this rank waited for the others
+            self.stop.number = max(told)
+        return bool(told)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -297,8 +301,11 @@ class Checkpoints(L.Callback):
         for name in steps_in(self.folder)[:-KEEP] if rank() == 0 and self.is_saved else ():
             if name != self.best:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-        if self.patience is not None and self.since_best >= self.patience:
+        if self._enough():
             trainer.should_stop = True
+
+    def _enough(self) -> bool:
+        return self.patience is not None and self.since_best >= self.patience
 
     def chosen(self) -> Path | None:
         """The best checkpoint, or the last where nothing was validated; None where that one could not be saved."""

@@ -290,6 +290,8 @@ class VLMModule(L.LightningModule):
         if self.trainer.sanity_checking or not self.validation_ids:
             return
         loss, n_tokens = summed(self.validation_sums, self.device)
+        if not n_tokens:
+            raise ConfigError("data: no row of the validation split can be used; bad_rows.jsonl says why")
         by_batch = zip(*gathered(self.validation_ids), strict=True)
         self.log_dict({"val/loss": loss / n_tokens, **self.validate([i for hands in by_batch for i in undealt(hands)])})
 
