@@ -16,7 +16,7 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.data import archives
-from vlmft.data.archives import extract
+from vlmft.data.archives import as_folder, extract
 
 FILES = {"a.txt": b"one", "images/b.png": bytes(range(256)) * 9000, "images/deep/empty": b""}
 """The second takes more than one read."""
@@ -185,3 +185,16 @@ def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+def test_a_path_to_an_archive_is_the_folder_in_it(tmp_path: Path) -> None:
+    archive = tmp_path / "charts.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("ChartQA/test/test_human.json", "[]")
+        packed.writestr("ChartQA/train/train_human.json", "[]")
+    folder = Path(as_folder(str(archive)))
+    assert folder == tmp_path / "charts.zip.unpacked" / "ChartQA"
+    assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]
+    archive.write_bytes(b"")
+    assert as_folder(str(archive)) == str(folder), "it is unpacked once"
+    assert as_folder(str(tmp_path)) == str(tmp_path) and as_folder("org/dataset.zip") == "org/dataset.zip"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import stat
 import tarfile
@@ -15,11 +16,30 @@ from typing import IO
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import NO_ROOM
 
+NAME = re.compile(r"\.(zip|tgz|tar(\.(gz|bz2|xz))?)$")
 MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES = 2_000_000, 8 << 30, 500 << 30
 MAX_RATIO, FREE_BYTES = 100, 64 << 20
 """Unpacked bytes for one packed byte, beyond a small amount that any archive may hold."""
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 """What the readers raise; RuntimeError for an encrypted member, OSError also for a file where a folder should be."""
+
+
+def as_folder(path: str) -> str:
+    """`data.path` as a folder: an archive is unpacked once, beside itself; any other path is what it was.
+
+    Raises:
+        ConfigError: as `extract`, or the folder beside it cannot be made.
+    """
+    archive = Path(path).expanduser()
+    if not (NAME.search(archive.name) and archive.is_file()):
+        return path
+    folder = archive.with_name(f"{archive.name}.unpacked")
+    try:
+        found = folder if folder.exists() else extract(archive, folder)
+    except PermissionError as error:
+        raise ConfigError(f"data.path: {folder} cannot be made ({error.strerror}); unpack it elsewhere") from error
+    inside = list(found.iterdir())
+    return str(inside[0] if len(inside) == 1 and inside[0].is_dir() else found)
 
 
 def extract(archive: Path, folder: Path) -> Path:

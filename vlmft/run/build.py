@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError, checked_options
 from vlmft.config.schema import DataConfig, EvaluationConfig, Init, ModelConfig, TrainConfig, TrainerConfig
+from vlmft.data.archives import as_folder
 from vlmft.data.base import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
@@ -110,7 +111,7 @@ def make_dataset(config: DataConfig) -> Dataset:
         if value is not None and name not in takes:
             raise ConfigError(f"data.{name}: {dataset_class.__name__} is generated and takes none; leave it out")
         if name in takes:
-            arguments[name] = value
+            arguments[name] = as_folder(value) if name == "path" and value is not None else value
     try:
         return dataset_class(**arguments)  # type: ignore[no-any-return]
     except ValueError as error:
