@@ -269,6 +269,25 @@ def test_the_interval_of_one_arm() -> None:
     assert wide_high - wide_low > 1.2 * (wilson_interval(30, 40)[1] - wilson_interval(30, 40)[0])
 
 
+def test_the_interval_of_one_arm_has_a_width() -> None:
+    """The defect: rows that are all right on two images gave 100 % to 100 %, and were said to be sure of it."""
+    rows = [str(i) for i in range(12)]
+    own, pairs = {row_id: row_id for row_id in rows}, {row_id: str(int(row_id) // 6) for row_id in rows}
+    right, half = dict.fromkeys(rows, 1.0), dict.fromkeys(rows, 0.1)
+    assert mean_interval(right, own) == (wilson_interval(12, 12), "Wilson")
+    assert mean_interval(right, pairs) == (wilson_interval(2, 2), "Wilson by group")
+    (low, high), method = mean_interval(half, own)
+    assert (low, high) == pytest.approx(wilson_interval(1.2, 12)) and method == "Wilson by group"
+    thirds = {row_id: str(int(row_id) % 7) for row_id in rows}  # seven groups of one or two rows, of 0.1 each
+    assert mean_interval(half, thirds)[0] == pytest.approx(wilson_interval(0.7, 7))
+    mixed = {row_id: float(row_id == "0") for row_id in rows}
+    assert mean_interval(mixed, pairs) == (pytest.approx(wilson_interval(1 / 6, 2)), "Wilson by group")
+    beyond, few = {row_id: 3.0 + float(row_id) for row_id in rows}, dict.fromkeys(rows, 3.0)
+    assert mean_interval(beyond, own)[1] == "bootstrap by group"
+    assert mean_interval(beyond, pairs)[1] == "bootstrap by group, of which 2 are too few"
+    assert mean_interval(few, own) == ((3.0, 3.0), "bootstrap by group, which are all alike")
+
+
 def test_many_alike_groups_have_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     source = np.random.default_rng(3)
     differences = source.choice([-1.0, 0.0, 1.0], p=[0.2, 0.55, 0.25], size=3000)

@@ -182,6 +182,7 @@ def test_a_run_folder_knows_its_references(told: Json, tmp_path: Path, compose: 
     assert content["scores"][0]["value"] == 1 and content["n"] == 12
     assert content["scores"][0]["metric"].startswith("count_accuracy/")
     assert not content["scores"][0]["suspicious"]  # right, and not by repeating the reference
+    assert told(run_score, path, "--by-order")["scores"][0]["value"] == 1  # its ids still name the run's rows
     write(path, [*rows, {"id": "shapes/A/test/999999", "text": "3", "image_sha256": ["x"]}])
     with pytest.raises(ConfigError, match="the run's data no longer gives its rows"):
         run_score([str(path)])
@@ -203,6 +204,73 @@ def test_corpus_metrics_classes_and_suites(told: Json, tmp_path: Path, capsys: p
     content = told(run_score, path, "--metric", "classes", "--classes", classes)
     assert [score["value"] for score in content["scores"]] == [0.5, 1.0]
     assert content["tables"]["macro_f1/words-longest-first@1"]["values"]["macro_f1"] == pytest.approx(2 / 3)
+
+
+VQA_V2 = [{"answer": "yes", "answer_confidence": "maybe", "answer_id": i} for i in range(1, 10)] + [{"answer": "no"}]
+
+
+def test_the_answers_of_vqa_v2_are_texts(told: Json, tmp_path: Path) -> None:
+    rows = [{"question_id": 1, "prediction": "yes", "answers": VQA_V2}]
+    content = told(run_score, write(tmp_path / "a.jsonl", rows), "--metric", "exact_match,vqa_accuracy")
+    assert [score["value"] for score in content["scores"]] == [1.0, 1.0]
+    gold = tmp_path / "annotations.json"  # as published: one list among other things, and no predictions
+    row = {"question_id": 1, "answers": VQA_V2, "image_id": 4}
+    gold.write_text(json.dumps({"info": {"year": 2017}, "annotations": [row]}), encoding="utf-8")
+    predictions = write(tmp_path / "p.json", [{"question_id": 1, "answer": "no"}])
+    arguments = (predictions, "--references", gold, "--columns", "prediction=answer", "--metric", "exact_match")
+    assert told(run_score, *arguments)["scores"][0]["value"] == 1.0
+
+
+@pytest.mark.parametrize("answers", [[["yes"]], {"x": 1}, {"answer": "yes"}, [{"text": "yes"}], [{"answer": ["yes"]}]])
+def test_other_nested_answers_are_refused(answers: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prediction": "yes", "answers": answers}])
+    with pytest.raises(ConfigError, match="Expected a text or a list of texts as reference of row 1 "):
+        run_score([str(path)])
+
+
+@pytest.mark.parametrize(
+    "text", ["['yes']", "[\"it's\", 'no']", '["yes", "no"]', "['yes' 'no']", str(VQA_V2), json.dumps(VQA_V2)]
+)
+def test_a_list_written_as_text_is_refused(text: str, told: Json, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [{"prediction": "yes", "answers": text}])  # what pandas writes
+    with pytest.raises(ConfigError, match="Expected a reference in row 1, got a list written as text"):
+        run_score([str(path)])
+    meant = write(tmp_path / "a.jsonl", [{"prediction": text, "answers": [text]}])
+    assert told(run_score, meant, "--metric", "exact_match")["scores"][0]["value"] == 1
+    boxes = write(tmp_path / "b.csv", [{"prediction": "[1, 2]", "answers": "[1, 2]"}])
+    assert told(run_score, boxes)["scores"][0]["value"] == 1
+
+
+def test_columns_are_looked_for_in_all_records(told: Json, tmp_path: Path) -> None:
+    rows = [{"gold": "a"}, {"pred": "b", "gold": "b"}]
+    assert told(run_score, write(tmp_path / "a.jsonl", rows))["scores"][0]["value"] == 0.5
+    predictions = write(tmp_path / "p.csv", [{"pred": "a"}, {"pred": "b"}])
+    gold = write(tmp_path / "gold.jsonl", [{"n": 1, "truth": "a"}, {"n": 2, "truth": "b", "extra": 1}])
+    arguments = (predictions, "--references", gold, "--by-order", "--columns", "reference=truth")
+    assert told(run_score, *arguments)["scores"][0]["value"] == 1
+
+
+def test_scores_beyond_one_are_no_percentages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [write(tmp_path / f"{n}.csv", [{"id": i, "s": n + i % 2} for i in range(20)]) for n in (0, 3)]
+    options = ["--columns", "score=s"]
+    run_score([str(files[1]), *options])
+    shown = capsys.readouterr().out
+    assert "score in column s: 3.5 (95 % interval 3." in shown and "350" not in shown
+    run_score([str(files[0]), *options])
+    assert "score in column s: 50.00 % (95 %" in capsys.readouterr().out
+    run_compare([*map(str, files), *options])
+    shown = capsys.readouterr().out
+    assert "0.csv -> " in shown and "3.csv: +3 (95 % interval +3 to +3)" in shown
+    assert "points" not in shown and "300" not in shown and "50.00" not in shown
+    assert "\n     0.5  (0." in shown and "\n     3.5  (3." in shown
+
+
+def test_a_group_of_images_has_an_interval(told: Json, tmp_path: Path) -> None:
+    """Ten right rows on two images: drawn again and again, they are always all right."""
+    rows = [{**row, "image_sha256": f"image {i % 2}"} for i, row in enumerate(answers(10, 0))]
+    (score,) = told(run_score, write(tmp_path / "a.jsonl", rows))["scores"]
+    assert (score["interval_method"], score["value"]) == ("Wilson by group", 1.0)
+    assert score["interval"] == pytest.approx([0.342, 1.0], abs=1e-3)
 
 
 # --- compare
@@ -258,6 +326,69 @@ def test_groups_are_drawn_together(told: Json, tmp_path: Path) -> None:
         run_compare([*map(str, files), "--columns", "group=image"])
 
 
+def grouped_by(rows: Sequence[dict[str, Any]], groups: Sequence[object]) -> list[dict[str, Any]]:
+    return [{**row, "image_sha256": [str(group)]} for row, group in zip(rows, groups, strict=True)]
+
+
+def test_a_file_without_groups_has_no_say(told: Json, tmp_path: Path) -> None:
+    """Ours against another tool's: ours knows the images."""
+    images = [i // 2 for i in range(40)]
+    ours = write(tmp_path / "ours.jsonl", grouped_by(answers(20, 20), images)[::-1])
+    theirs = write(tmp_path / "theirs.csv", answers(30, 10))
+    more = write(tmp_path / "more.csv", answers(20, 20))
+    content = told(run_compare, ours, theirs)
+    assert (content["comparisons"][0]["n_groups"], content["notes"]) == (20, [])
+    assert [arm["interval_method"] for arm in content["arms"]] == ["bootstrap by group"] * 2
+    content = told(run_compare, theirs, more, ours)
+    assert [one["n_groups"] for one in content["comparisons"]] == [20, 20]
+    by_order = write(tmp_path / "ours.jsonl", grouped_by(answers(20, 20), images))
+    (found,) = told(run_compare, theirs, by_order, "--by-order")["comparisons"]
+    assert found["n_groups"] == 20
+
+
+def test_a_blank_arm_has_seen_other_images(told: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = write(tmp_path / "tuned.jsonl", grouped_by(answers(30, 10), range(40)))
+    blank = write(tmp_path / "blank.jsonl", grouped_by(answers(20, 20), ["black"] * 40))
+    content = told(run_compare, tuned, blank)
+    assert (content["comparisons"][0]["n_groups"], content["comparisons"][0]["verdict"]) == (40, "worse")
+    (note,) = content["notes"]
+    assert f"groups are those of {tuned} (40); {blank} has others (1)" in note
+    run_compare([str(tuned), str(blank)])
+    assert f"note: {note}" in capsys.readouterr().out
+    renamed = write(tmp_path / "renamed.jsonl", grouped_by(answers(20, 20), [f"other {i}" for i in range(40)]))
+    assert told(run_compare, tuned, renamed)["notes"] == []  # other names of the same groups
+
+
+def test_each_file_may_have_columns_of_its_own(told: Json, tmp_path: Path) -> None:
+    rows = answers(20, 20)
+    first = write(tmp_path / "a.csv", [{"key": row["id"], "said": row["prediction"], "gold": "yes"} for row in rows])
+    rows = answers(30, 10)
+    second = write(tmp_path / "b.csv", [{"n": row["id"], "model": row["prediction"], "truth": "yes"} for row in rows])
+    one, other = "id=key,prediction=said", "id=n,prediction=model,reference=truth"
+    for arguments in (
+        (first, second, "--columns", one, "--columns", other),
+        (first, "--columns", one, second, "--columns", other),
+    ):
+        (found,) = told(run_compare, *arguments)["comparisons"]
+        assert (found["only_first"], found["only_second"]) == (0, 10)
+    with pytest.raises(ConfigError, match="--columns: Expected it once, or once for each of 2 files, got it 3 times"):
+        run_compare([str(first), str(second), *["--columns", one] * 3])
+    with pytest.raises(ConfigError, match="--columns: Expected it once, or once for each of 1 files, got it 2 times"):
+        run_score([str(first), *["--columns", one] * 2])
+
+
+def test_by_order_ids_have_no_say(told: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "id": "same"} for row in answers(30, 10)]
+    files = write(tmp_path / "a.csv", answers(20, 20)), write(tmp_path / "b.csv", rows)
+    (found,) = told(run_compare, *files, "--by-order")["comparisons"]
+    assert (found["only_second"], found["n_groups"]) == (10, 40)
+    assert told(run_score, files[1], "--by-order")["scores"][0]["value"] == 0.75
+    gold = write(tmp_path / "gold.csv", [{"id": "same", "gold": "yes"}] * 40)
+    assert told(run_score, files[1], "--references", gold, "--by-order")["scores"][0]["value"] == 0.75
+    with pytest.raises(ConfigError, match="Expected every id once"):
+        run_compare([*map(str, files)])
+
+
 # --- mistakes
 
 
@@ -276,6 +407,7 @@ def test_groups_are_drawn_together(told: Json, tmp_path: Path) -> None:
         ("pred,gold\n1,1\n", ("--mteric", "x"), "vlmft score: unrecognized arguments"),
         ("id,pred,gold\n1,1,1\n1,2,2\n", (), r"Expected every id once, got 1 several times \(1\)"),
         ("id,pred,gold\n,1,1\n", (), "row 1 has no id"),
+        ("pred,gold,pred\n1,1,2\n", (), r"several columns of one name \(pred\)"),
         ("id,s\n1,high\n", ("--columns", "score=s"), "Expected a number as score of row 1, got 'high'"),
     ],
 )
@@ -291,11 +423,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("pred,gold\nда,да\n".encode("cp1251"))
     (tmp_path / "a.txt").write_text("1", encoding="utf-8")
     (tmp_path / "a.json").write_text('{"a": [], "b": []}', encoding="utf-8")
+    for name in ("deep.json", "deep.jsonl"):
+        (tmp_path / name).write_text("[" * 100_000 + "]" * 100_000, encoding="utf-8")
     for name, sentence in {
         "a.jsonl": "line 2: ",
         "a.csv": "in UTF-8",
         "a.txt": "a file name that ends in '.txt'",
         "a.json": "an object with 2 lists",
+        "deep.json": "lists in lists too deep",
+        "deep.jsonl": "lists in lists too deep",
         "absent.csv": "No such file",
     }.items():
         with pytest.raises(ConfigError, match=sentence):
@@ -328,3 +464,22 @@ print("heavy:", sorted(heavy))
     assert done.stdout.endswith("heavy: []\n") and "50.00 %" in done.stdout
     done = subprocess.run([*command, "--metric", "nine"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["score", "FILE"], ["score", "FILE", "--json"], ["score", "--help"], ["--help"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_may_leave(arguments: list[str], unbuffered: str, tmp_path: Path) -> None:
+    """`vlmft score ... | head`: the pipe's other end is closed before anything is written, at once or at the end."""
+    path = write(tmp_path / "a.csv", answers(5, 5))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "vlmft", *(str(path) if one == "FILE" else one for one in arguments)]
+    try:
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, check=False, env=environment
+        )
+    finally:
+        os.close(writing)
+    argparse_says_nothing = "--help" in arguments[1:] and unbuffered  # it drops errors of writing by itself
+    assert (done.stderr, done.returncode) == ("", 0 if argparse_says_nothing else 1)

@@ -137,12 +137,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def mean_interval(scores: Mapping[str, float], groups: Mapping[str, str]) -> tuple[tuple[float, float], str]:
     """95 % interval of one arm's mean score, and the name of the method: Wilson's where rows are right or wrong, each
-    a group of its own, else the bootstrap over groups. Raises ValueError as `compare` does."""
+    a group of its own, else the bootstrap over groups; where groups are too few for that or all alike, Wilson's with
+    the groups for rows. Scores outside 0..1 have no such way out, and the name says so. Raises ValueError as `compare`
+    does."""
     ids = sorted(scores)
     values, row_groups = _finite("scores", scores, ids), _groups_of(ids, groups)
     if np.isin(values, [0.0, 1.0]).all() and len(set(row_groups)) == len(ids):
         return wilson_interval(float(values.sum()), len(ids)), "Wilson"
-    return paired_bootstrap_interval(values, row_groups), "bootstrap by group"
+    sums, sizes = _group_sums(values, row_groups)
+    # drawing from groups that are all alike gives a width of zero, and from very few nearly so
+    alike = float(np.ptp(sums / sizes)) <= 1e-9 * float(abs(values).max())
+    if not alike and len(sums) >= SMALLEST_SIGNIFICANT:
+        return paired_bootstrap_interval(values, row_groups), "bootstrap by group"
+    if values.min() >= 0 and values.max() <= 1:
+        return wilson_interval(float(values.mean()) * len(sums), len(sums)), "Wilson by group"
+    why = "which are all alike" if alike else f"of which {len(sums)} are too few"
+    return paired_bootstrap_interval(values, row_groups), f"bootstrap by group, {why}"
 
 
 def wilson_interval(total: float, n: int) -> tuple[float, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vlmft.config.check import ConfigError
-from vlmft.config.entry import run_entry
+from vlmft.config.entry import EXIT_FAILURE, run_entry
 from vlmft.config.schema import TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
@@ -33,6 +35,20 @@ def run_trace(overrides: Sequence[str]) -> None:
 TOOLS: dict[str, Callable[[Sequence[str]], None]] = {"trace": run_trace, "score": run_score, "compare": run_compare}
 
 
+@contextlib.contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """A reader that has seen enough, such as `head`, ends the command without a word."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # the interpreter's own, at its end, would come too late to be caught
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held must go somewhere
+        sys.exit(EXIT_FAILURE)
+
+
+@readers_may_leave()
 def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -34,6 +34,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """What a column may be for -> the names by which it is found, the first that is there; a score must be named."""
 LONGEST_CELL = 1 << 24
+LIST_AS_TEXT = re.compile(r"""\[\s*(?:['"].*['"]|\{\s*['"]answer['"].*\})\s*\]""", re.DOTALL)
+"""What str() and pandas make of a list of texts, or of VQAv2's list of answers."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,27 @@ class PredictionRows:
         return dict(zip(self.ids, self.groups, strict=True))
 
 
-def read_rows(path: Path, named: Mapping[str, str]) -> PredictionRows:
+def read_rows(path: Path, named: Mapping[str, str], *, by_order: bool = False) -> PredictionRows:
     """The rows of `path`; `named` says which column is what, the rest is found by name (`COLUMNS`).
 
-    Raises ConfigError for a file that is not there or damaged, a column that is missing, an id that comes twice.
+    Under `by_order` a column of ids has no say. Raises ConfigError for a file that is not there or damaged, a column
+    that is missing, an id that comes twice.
     """
     records = _records(path)
-    columns = _columns(path, list(records[0]), named)
+    there = _names(records)
+    columns = _columns(path, there, named)
     if "prediction" not in columns and "score" not in columns:
         raise ConfigError(
-            f"{path}: Expected a column of predictions, got {', '.join(records[0])}; name it with "
+            f"{path}: Expected a column of predictions, got {', '.join(there)}; name it with "
             "--columns prediction=..., or a column of scores with --columns score=..."
         )
+    return _rows(path, records, columns, by_order=by_order)
+
+
+def _rows(
+    path: Path, records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, by_order: bool
+) -> PredictionRows:
+    columns = {use: column for use, column in columns.items() if use != "id" or not by_order}
     ids = [str(number) for number in range(1, len(records) + 1)]
     if "id" in columns:
         ids = [_named(path, ids[i], record, columns["id"]) for i, record in enumerate(records)]
@@ -100,6 +111,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
             records: list[dict[str, Any]] = _parsed(path, file)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise ConfigError(f"{path}: Expected a CSV, TSV, JSON or JSONL file in UTF-8, got: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: Expected rows with named columns, got lists in lists too deep to read") from error
     if not records or not all(isinstance(record, dict) and record for record in records):
         raise ConfigError(
             f"{path}: Expected rows with named columns, got {str(records)[:40]}; give a header or objects"
@@ -124,6 +137,9 @@ def _parsed(path: Path, file: Iterable[str]) -> Any:
     header = next(lines, "")
     separator = "\t" if kind == ".tsv" else max(",;\t", key=header.count)
     rows = csv.DictReader(_chain(header, lines), delimiter=separator)
+    twice = [name for name, count in Counter(rows.fieldnames or ()).items() if name.strip() and count > 1]
+    if twice:
+        raise ValueError(f"several columns of one name ({', '.join(twice)}), of which only one can be meant")
     return [_whole(rows.line_num, row) for row in rows]
 
 
@@ -143,6 +159,11 @@ def _whole(line: int, row: dict[Any, Any]) -> dict[str, Any]:
     if None in row or None in row.values():
         raise ValueError(f"line {line}: another number of cells than the header has")
     return row
+
+
+def _names(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of all records: many tools leave out what one row does not have."""
+    return list(dict.fromkeys(name for record in records for name in record))
 
 
 def _columns(path: Path, there: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +203,19 @@ def _is_missing(value: Any) -> bool:
 
 
 def _references(path: Path, row_id: str, value: Any) -> tuple[str, ...]:
-    found = tuple(str(one) for one in (value if isinstance(value, list) else [value]) if not _is_missing(one))
+    if isinstance(value, str) and LIST_AS_TEXT.fullmatch(value.strip()):
+        raise ConfigError(
+            f"{path}: Expected a reference in row {row_id}, got a list written as text, {value[:60]!r}; write lists as "
+            "such, in JSON or JSONL, also where such a text is meant: a list with that one text"
+        )
+    several = value if isinstance(value, list) else [value]
+    several = [one["answer"] if isinstance(one, dict) and "answer" in one else one for one in several]
+    if isinstance(value, dict) or any(isinstance(one, (list, dict)) for one in several):
+        raise ConfigError(
+            f"{path}: Expected a text or a list of texts as reference of row {row_id} (or VQAv2's "
+            f'[{{"answer": ...}}, ...]), got {str(value)[:60]}; name another column with --columns reference=...'
+        )
+    found = tuple(str(one) for one in several if not _is_missing(one))
     if not any(text.strip() for text in found):
         raise ConfigError(
             f"{path}: Expected a reference in row {row_id}, got {value!r}; a row without one has no score"
@@ -208,7 +241,7 @@ def with_references(
     Raises ConfigError where there are none, or where ids differ.
     """
     if source is not None:
-        other = read_rows_of_references(source, named)
+        other = read_rows_of_references(source, named, by_order=by_order)
         if by_order or "id" not in rows.columns or "id" not in other.columns:
             if not by_order or len(rows.ids) != len(other.ids):
                 raise ConfigError(
@@ -234,21 +267,23 @@ def with_references(
             f"{rows.path}: Expected a column of references, got {', '.join(rows.columns.values())}; name it with "
             "--columns reference=..., or give --references FILE"
         )
-    return _of_the_run(rows, config.parent)
+    ids = read_rows(rows.path, named).ids if by_order else rows.ids
+    return _of_the_run(rows, ids, config.parent)
 
 
-def read_rows_of_references(source: Path, named: Mapping[str, str]) -> PredictionRows:
+def read_rows_of_references(source: Path, named: Mapping[str, str], *, by_order: bool) -> PredictionRows:
     """A file of ids and references; it needs no predictions."""
     records = _records(source)
-    wanted = {use: column for use, column in named.items() if use in ("id", "reference") and column in records[0]}
-    columns = _columns(source, list(records[0]), wanted)
+    there = _names(records)
+    wanted = {use: column for use, column in named.items() if use in ("id", "reference") and column in there}
+    columns = {use: column for use, column in _columns(source, there, wanted).items() if use in ("id", "reference")}
     if "reference" not in columns:
-        raise ConfigError(f"{source}: Expected a column of references, got {', '.join(records[0])}; use --columns")
-    return read_rows(source, {**wanted, "reference": columns["reference"], "prediction": columns["reference"]})
+        raise ConfigError(f"{source}: Expected a column of references, got {', '.join(there)}; use --columns")
+    return _rows(source, records, columns, by_order=by_order)
 
 
-def _of_the_run(rows: PredictionRows, folder: Path) -> PredictionRows:
-    """References as the run's own config makes them: the file was written under it."""
+def _of_the_run(rows: PredictionRows, ids: Sequence[str], folder: Path) -> PredictionRows:
+    """References as the run's own config makes them: the file was written under it, and holds its `ids`."""
     data = read_run(str(folder)).data
     assert data is not None
     dataset_class = checked_options(data)
@@ -257,7 +292,7 @@ def _of_the_run(rows: PredictionRows, folder: Path) -> PredictionRows:
     dataset: Dataset = dataset_class(**data.options, **source)
     try:
         dataset.index()
-        references = [dataset.to_sample(dataset.read(row_id)).references for row_id in rows.ids]
+        references = [dataset.to_sample(dataset.read(row_id)).references for row_id in ids]
     except (BadRowError, OSError) as error:
         raise ConfigError(
             f"{rows.path}: the run's data no longer gives its rows ({error}); use --references"

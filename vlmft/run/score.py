@@ -31,7 +31,13 @@ def parser(tool: str, description: str) -> Parser:
     """The options that score and compare share."""
     found = Parser(f"vlmft {tool}", description=description, allow_abbrev=False)
     uses = ", ".join(COLUMNS)
-    found.add_argument("--columns", default="", metavar="USE=COLUMN,...", help=f"which column is what; uses: {uses}")
+    found.add_argument(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="USE=COLUMN,...",
+        help=f"which column is what, for all files; or give it once per file, in their order; uses: {uses}",
+    )
     found.add_argument("--references", type=Path, metavar="FILE", help="references of the same ids, from another file")
     found.add_argument("--by-order", action="store_true", help="rows belong together by their order, not by id")
     found.add_argument("--metric", help="see vlmft/metrics; default: the run's own, or count_accuracy, exact_match")
@@ -51,6 +57,11 @@ class Scored:
     """Row id -> score."""
     summary: ArmSummary | None
     """None for a file of scores: there are no texts to look at."""
+
+    @property
+    def is_share(self) -> bool:
+        """Every score lies in 0..1, so that a percentage can be meant."""
+        return all(0 <= value <= 1 for value in self.values.values())
 
     @property
     def suspicious(self) -> bool:
@@ -84,17 +95,26 @@ def read_labels(path: Path | None) -> Labels | None:
         raise ConfigError(f"--classes {path}: {error}") from error
 
 
-def read_file(path: Path, options: argparse.Namespace) -> PredictionRows:
+def columns_of_each(options: argparse.Namespace, n_files: int) -> list[str]:
+    """The --columns of each file. Raises ConfigError unless there are none, one for all, or one for each."""
+    said: list[str] = options.columns or [""]
+    if len(said) not in (1, n_files):
+        raise ConfigError(f"--columns: Expected it once, or once for each of {n_files} files, got it {len(said)} times")
+    return said if len(said) == n_files else said * n_files
+
+
+def read_file(path: Path, columns: str, options: argparse.Namespace) -> PredictionRows:
     """The rows of one file with their references; raises ConfigError."""
     named = {}
-    for part in filter(None, options.columns.split(",")):
+    for part in filter(None, columns.split(",")):
         use, _, column = part.partition("=")
         if use.strip() not in COLUMNS or not column:
             raise ConfigError(f"--columns: Expected USE=COLUMN with a use of {', '.join(COLUMNS)}, got {part!r}")
         named[use.strip()] = column.strip()
     # with --references the column of that name is looked for in the other file
     own = {use: column for use, column in named.items() if use != "reference" or options.references is None}
-    return with_references(read_rows(path, own), options.references, named, by_order=options.by_order)
+    rows = read_rows(path, own, by_order=options.by_order)
+    return with_references(rows, options.references, named, by_order=options.by_order)
 
 
 def metrics_of(rows: PredictionRows, said: str | None) -> list[str]:
@@ -147,7 +167,8 @@ def run_score(arguments: Sequence[str]) -> None:
     found = parser("score", "What a file of predictions (CSV, TSV, JSON, JSONL) is worth.")
     found.add_argument("file", type=Path)
     options = found.parse_args(arguments)
-    rows, labels = read_file(options.file, options), read_labels(options.classes)
+    (columns,) = columns_of_each(options, 1)
+    rows, labels = read_file(options.file, columns, options), read_labels(options.classes)
     names = metrics_of(rows, options.metric)
     if names == ["count_accuracy"]:
         names.append("counting")
@@ -186,18 +207,22 @@ def scored_content(one: Scored) -> dict[str, Any]:
     return {**told, **head, "interval": list(interval), "interval_method": method, **verdicts}
 
 
+def shown(value: float, is_share: bool, sign: str = "") -> str:
+    """A share as a percentage, without its sign; any other score as a plain number."""
+    return f"{100 * value:{sign}.2f}" if is_share else f"{value:{sign}.6g}"
+
+
 def _print_scored(one: Scored) -> None:
     told = scored_content(one)
-    low, high = (100 * end for end in told["interval"])
-    print(
-        f"{one.metric}: {100 * told['value']:.2f} % (95 % interval {low:.2f} to {high:.2f}, {told['interval_method']})"
-    )
+    value, low, high = (shown(number, one.is_share) for number in (told["value"], *told["interval"]))
+    unit = " %" if one.is_share else ""
+    print(f"{one.metric}: {value}{unit} (95 % interval {low} to {high}, {told['interval_method']})")
     if one.summary is not None:
         summary = one.summary
-        shown = "none" if summary.top_answer is None else repr(summary.top_answer[:40])
+        answer = "none" if summary.top_answer is None else repr(summary.top_answer[:40])
         print(f"  not parsed {summary.parse_failures} ({100 * summary.parse_failures / summary.n:.1f} %)")
         print(
-            f"  most frequent answer {shown}: {100 * summary.top_share:.1f} %, most frequent reference: "
+            f"  most frequent answer {answer}: {100 * summary.top_share:.1f} %, most frequent reference: "
             f"{100 * summary.majority_share:.1f} %"
         )
     for remark in one.remarks:
