@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from vlmft.config.entry import conf_dir, entry, explained, forced, register_schemas, run_entry
-from vlmft.config.schema import TrainConfig
+from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.sample import BadRowError
 
 ROOT = Path(__file__).parents[2]
@@ -148,11 +149,18 @@ def test_main_gets_checked_dataclasses() -> None:
     assert (seen[0].train.lr, seen[0].data.options, seen[0].name) == (1e-3, {"train_rows": 5}, "mine")
 
 
-def test_sweep_gets_each_value() -> None:
+def test_a_sweep_of_evaluations_gets_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[EvaluateConfig] = []
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "-m", "model=tiny", "data=shapes", "model.lora.r=4,8"])
+    run_entry(entry("evaluate", EvaluateConfig)(seen.append))
+    assert [config.model.lora.r for config in seen if config.model is not None] == [4, 8]
+
+
+def test_training_is_not_swept_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[TrainConfig] = []
-    in_process = "hydra/launcher=basic"
-    assert ended(seen.append, "-m", in_process, "model.lora.r=4,8", "data.options.train_rows=5") == 0
-    assert [config.model.lora.r for config in seen] == [4, 8]
+    assert ended(seen.append, "-m", "hydra/launcher=basic", "model.lora.r=4,8", "test=true") == 2
+    assert "hydra/launcher: Expected processes, got basic" in expect_one_line(capsys.readouterr().err)
+    assert seen == [] and [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -171,6 +179,13 @@ def test_sweep_gets_each_value() -> None:
         (["--config-dir", "no/such"], "Additional config directory"),
         (["--shell-completion"], "Expecting one subcommand"),
         (["-m", "lora.r=4,8"], "lora: no such setting; did you mean 'model.lora'?"),
+        (["-m", "name=a,b"], "name: Expected one name for a sweep, got name=a,b"),
+        (["-m", "hydra.sweeper.max_batch_size=1", "seed=1,2"], "hydra.sweeper.max_batch_size: Expected null, got 1"),
+        (["-m", "+hydra.sweeper.params=x", "seed=1,2"], "hydra.sweeper.params: no such setting"),
+        (
+            ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=x", "seed=1,2"],
+            "error: hydra.sweeper.n_trials: Expected a whole number >= 1, got 'x'\n",
+        ),
     ],
 )
 def test_mistake_on_the_command_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,14 +255,60 @@ def test_hydra_calls_nothing_that_a_file_names(tmp_path: Path, capsys: pytest.Ca
     assert not chirp.exists()
 
 
+@pytest.mark.parametrize("where", ["callbacks: '${data.options.y}'", "callbacks: {z: '${data.options.y.x}'}"])
+def test_nor_what_an_interpolation_leads_to(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The defect: types say nothing about it, and Hydra called it."""
+    chirp = callback_file(tmp_path)
+    called = f"{{x: {{_target_: pathlib.Path.touch, _args_: ['{chirp}']}}}}"
+    content = f"# @package _global_\ndata: {{options: {{y: {called}}}}}\nhydra: {{{where}}}\n"
+    (tmp_path / "experiment/gift.yaml").write_text(content, encoding="utf-8")
+    assert ended(nothing, "--config-dir", str(tmp_path), "experiment=gift") == 2
+    assert "hydra.callbacks: Expected what Hydra starts from" in expect_one_line(capsys.readouterr().err)
+    assert not chirp.exists()
+
+
 @pytest.mark.filterwarnings("ignore:Callback NoneType")
 def test_hydra_s_own_section_would_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The defect: Hydra as it comes."""
     chirp = callback_file(tmp_path)
     monkeypatch.setattr("vlmft.config.entry.close_hydra_section", lambda: None)
+    monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ConfigLoaderImpl)
     ConfigStore.instance().store(group="hydra", name="config", node=HydraConf(), provider="hydra")
     assert ended(nothing, "--config-dir", str(tmp_path), "experiment=gift") == 0
     assert chirp.exists()
+
+
+def environment_file(folder: Path) -> None:
+    (folder / "experiment").mkdir()
+    content = "# @package _global_\nhydra: {job: {env_set: {VLMFT_CANARY: sings}}}\n"
+    (folder / "experiment/gift.yaml").write_text(content, encoding="utf-8")
+
+
+def test_no_file_sets_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment_file(tmp_path)
+    assert ended(nothing, "--config-dir", str(tmp_path), "experiment=gift") == 2
+    assert "hydra.job.env_set.VLMFT_CANARY: closed here" in expect_one_line(capsys.readouterr().err)
+
+
+def test_hydra_s_own_section_would_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defect: Hydra as it comes."""
+    environment_file(tmp_path)
+    monkeypatch.setattr("vlmft.config.entry.close_hydra_section", lambda: None)
+    monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ConfigLoaderImpl)
+    ConfigStore.instance().store(group="hydra", name="config", node=HydraConf(), provider="hydra")
+    seen: list[str | None] = []
+
+    def main(config: TrainConfig) -> None:
+        seen.append(os.environ.get("VLMFT_CANARY"))
+
+    assert ended(main, "--config-dir", str(tmp_path), "experiment=gift") == 0
+    assert seen == ["sings"]
+
+
+def test_dotenv_of_another_encoding_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".env").write_text("A_TOKEN=abc\n", encoding="utf-16")
+    assert ended(nothing) == 2
+    assert expect_one_line(capsys.readouterr().err).startswith("error: .env: Expected UTF-8 text")
 
 
 def test_forced() -> None:

@@ -29,7 +29,10 @@ SECRETS: list[tuple[str, object]] = [
     ("db.password", "x"),
     ("GIGACHAT_CREDENTIALS", "x"),
     ("client_secret", {"a": {"b": "x"}}),
-    ("key", ["x"]),
+    ("aws_secret_access_key", ["x"]),
+    ("private_key", "x"),
+    ("wandb_token", "x"),
+    ("data.options.access_token", "x"),
     ("logger.tags", HUB),
     ("logger.tags", ["fine", WANDB]),
     ("note", f"see {HUB}, please"),
@@ -38,6 +41,9 @@ SECRETS: list[tuple[str, object]] = [
     ("note", "ghp_" + "a1" * 12),
     ("note", WANDB),
     ("note", WANDB.upper()),
+    ("data.path", "https://ann:12345@data.example/rows.zip"),
+    ("note", "see https://:12345@data.example, please"),
+    ("note", "https://ann:12345@6@data.example"),
 ]
 INNOCENT: list[tuple[str, object]] = [
     ("max_new_tokens", 16),
@@ -45,6 +51,13 @@ INNOCENT: list[tuple[str, object]] = [
     ("max_length_tokens", None),
     ("token", None),
     ("monkey", "x"),
+    ("key", "x"),
+    ("data.options.image_key", "image"),
+    ("sep_token", "</s>"),
+    ("eos_token", "<eos>"),
+    ("tokenizer.pad-token", "<pad>"),
+    ("note", "ssh://git@host.example:22/a and http://host.example:80/a@b?c=d@e"),
+    ("note", '{"url": "http://a.example:80", "mail": "x@y"}'),
     ("keyboard", "x"),
     ("model.revision", WANDB),
     ("commit", WANDB),
@@ -86,11 +99,23 @@ def test_the_environment_s_secrets_are_found_whatever_they_look_like(monkeypatch
 
 
 def test_a_secret_in_a_command_is_refused_without_being_said_again() -> None:
-    for override in (f"logger.tags=[{HUB}]", "data.options.token=abc", f"logger.project={WANDB}", f"+note={WANDB}"):
+    for override in (
+        f"logger.tags=[{HUB}]",
+        "data.path=https://ann:abc@x.example",
+        "data.options.token=abc",
+        f"logger.project={WANDB}",
+        f"+note={WANDB}",
+    ):
         with pytest.raises(ConfigError, match=r"Expected no secret in a command.*\.env") as refused:
             forced(override)
         assert not any(secret in str(refused.value) for secret in (HUB, WANDB, "abc"))
-    for override in (f"model.revision={WANDB}", f"data.path=/hub/{WANDB}", "data=shapes", "train.tokens_per_batch=9"):
+    for override in (
+        "data.options.image_key=image",
+        f"model.revision={WANDB}",
+        f"data.path=/hub/{WANDB}",
+        "data=shapes",
+        "train.tokens_per_batch=9",
+    ):
         assert redacted_override(override) == override
         forced(override)
 
@@ -127,6 +152,56 @@ def test_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     said = capsys.readouterr().err
     assert "WANDB_BASE_URL names no secret" in said and "thief" not in said
     read_dotenv(tmp_path / "none")
+
+
+def test_dotenv_with_a_mark_and_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("A_TOKEN", "B_TOKEN", "C_TOKEN", "D_TOKEN")
+    for name in names:
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    lines = ["A_TOKEN=abc # mine", "B_TOKEN='a # b' # it's mine", "C_TOKEN=a#b", 'D_TOKEN="x"\t#y']
+    (tmp_path / ".env").write_text("\n".join(lines), encoding="utf-8-sig")
+    read_dotenv(tmp_path / ".env")
+    assert [os.environ.get(name) for name in names] == ["abc", "a # b", "a#b", "x"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_dotenv_of_another_encoding(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A_TOKEN=abcä\n", encoding=encoding)
+    with pytest.raises(ConfigError, match=r"\.env: Expected UTF-8 text, got another encoding; save it as UTF-8"):
+        read_dotenv(tmp_path / ".env")
+
+
+def test_dotenv_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, encoding: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / ".env").touch()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match=r"\.env: cannot be read \(Permission denied\)"):
+        read_dotenv(tmp_path / ".env")
+
+
+@pytest.mark.parametrize("key", ["hf_token", "image_key"])
+def test_settings_are_told_apart_whatever_they_are_called(key: str, compose: Callable[..., TrainConfig]) -> None:
+    from vlmft.run.folder import config_hash
+
+    one, other = compose(), compose()
+    one.data.options, other.data.options = {key: "left"}, {key: "right"}
+    assert config_hash(one) != config_hash(other)
+
+
+def test_a_run_without_one_of_its_settings_is_not_read(tmp_path: Path, compose: Callable[..., TrainConfig]) -> None:
+    from vlmft.run.folder import read_run, run_folder
+
+    config = compose(f"output_root={tmp_path}", "name=run")
+    config.logger.tags = [HUB]  # changes no result
+    assert read_run(str(run_folder(config)[0])).logger.tags == [REDACTED]
+    config.name, config.model.lora.target_modules = "other", [HUB]
+    folder, _ = run_folder(config)
+    lost = r"got <redacted> for model\.lora\.target_modules, .*; write its value there by hand"
+    with pytest.raises(ConfigError, match=lost):
+        read_run(str(folder))
 
 
 def test_git_ignores_dotenv() -> None:

@@ -134,6 +134,8 @@ def test_sweep_name_is_of_the_settings() -> None:
     [
         (["+train.lrr=1,2"], "train.lrr: no such setting; did you mean 'train.lr'?"),
         (["trainer.devices=2", "seed=1,2"], "trainer.devices: Expected 1 in a sweep (-m), got 2; a sweep watches"),
+        (["name=a,b"], "name: Expected one name for a sweep, got name=a,b"),
+        (["hydra/sweeper=optuna", "name=a,b"], "name: Expected one name for a sweep, got name=a,b"),
         (["test=true", "seed=1,2"], "test: Expected false in a sweep, got true; the winner alone"),
         (["hydra/sweeper=optuna", "seed=1"], "hydra/sweeper=optuna: Expected a space"),
         (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=x", "seed=1,2"], "hydra.sweeper.n_trials: Expected a whole"),
@@ -167,6 +169,9 @@ def test_grid_with_failing_jobs_then_resume(tmp_path: Path) -> None:
     assert (best["rank"], best["value"], best["n"]) == (1, 0.6, 100) and best["interval"] == [*wilson_interval(60, 100)]
     assert sweep["evaluate"] == f"python evaluate.py run={best['folder']}" and sweep["evaluate"] in output
     assert "test=false" in best["overrides"]
+    code, output, errors = swept(tmp_path, *arguments)
+    assert (code, output, errors.count("\n")) == (2, "", 1) and sweep_of(tmp_path) == sweep
+    assert "holds this sweep already; go on with resume=true, or give another name=" in errors
     code, output, _ = swept(tmp_path, *arguments, "resume=true")
     assert code == 1 and sweep_of(tmp_path)["jobs"][0]["folder"] == best["folder"]
     assert (tmp_path / best["folder"] / "calls").read_text() == "ran\nfinished already\n"

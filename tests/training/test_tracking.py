@@ -19,6 +19,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import LoggerConfig
 from vlmft.training import tracking
 from vlmft.training.tracking import (
+    WANDB_FILE,
     MetricsFile,
     Wandb,
     has_api_key,
@@ -26,6 +27,7 @@ from vlmft.training.tracking import (
     read_metrics,
     replay,
     require_tensorboard,
+    stored_run,
 )
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
@@ -273,6 +275,22 @@ def test_an_offline_part_is_not_synced_beside_the_whole(home: Path, fake_wandb: 
     assert (fake_wandb.asked[1][1]["id"], fake_wandb.asked[1][1]["resume"]) == (None, None)
     assert not part.exists()  # `wandb sync` takes wandb/offline-run-*
     assert (home / "wandb" / "replaced" / part.name / "run-abc.wandb").read_text() == "a part"
+
+
+def test_a_torn_note_of_the_run_is_as_none(home: Path, fake_wandb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home / WANDB_FILE
+    for torn in ("", '{"id": "a', "\0\0"):
+        path.write_text(torn)
+        assert stored_run(home) is None
+    path.write_text('{"id": "whole"}')
+
+    def cut(self: Path, text: str, encoding: str) -> int:
+        self.write_bytes(text.encode(encoding)[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    whole_life(home)
+    assert stored_run(home) == {"id": "whole"}
 
 
 def test_csv_has_each_row_once_after_a_replay(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
             composed = True
             _drop_sweep_file()
             with mistakes_in_one_line():  # here already: Hydra writes a line of its own about an exception in a job
+                _refuse_to_sweep_in_process(schema_class)
                 main(checked(cfg, schema_class))
 
         app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
@@ -93,9 +94,9 @@ def run_entry(main: Callable[[], None]) -> None:
     # Set before anything imports it: on a CPU bitsandbytes warns of a kernel that we do not want (models/load.py).
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     sys.excepthook = _redacted_traceback
-    read_dotenv(Path(".env"))
     register_schemas()
     with mistakes_in_one_line():
+        read_dotenv(Path(".env"))
         main()
 
 
@@ -108,6 +109,13 @@ def _drop_sweep_file() -> None:
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
         (Path(settings.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+
+
+def _refuse_to_sweep_in_process(schema_class: type) -> None:
+    if schema_class is schema.TrainConfig and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError(
+            "hydra/launcher: Expected processes, got basic; jobs inside one process would each meet the test split"
+        )
 
 
 @contextlib.contextmanager
@@ -167,6 +175,8 @@ def explained(error: Exception) -> str:
     prefix = f"in {file[1]}.yaml: " if file else ""
     override = re.match(r"Error merging override \+*([^=]+)=", text)
     unknown = re.search(r"Could not override '([^'@]+)'\.", text)
+    if isinstance(cause, ConfigError):  # raised by a plugin of ours while Hydra made it
+        return str(cause)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, OmegaConfBaseException):

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.schema import TrainConfig
-from vlmft.config.secrets import redacted, redacted_override, redacted_text
+from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -40,8 +40,8 @@ def plain(config: Any) -> Any:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Ten hex digits: equal settings, equal folder."""
-    settings = {key: value for key, value in redacted(plain(config)).items() if key not in OUTSIDE_THE_HASH}
+    """Ten hex digits: equal settings, equal folder. Of the settings in clear, for redacted ones are all equal."""
+    settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
     settings["data"] = {key: value for key, value in settings["data"].items() if key != "workers"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -91,13 +91,28 @@ def read_run(folder: str) -> TrainConfig:
     """The config of a run folder, checked against today's schema.
 
     Raises:
-        ConfigError: not a run folder, or a key that no longer exists.
+        ConfigError: not a run folder, a key that no longer exists, or a setting that was stored redacted and without
+            which it would be another run.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(f"run: there is no {CONFIG_FILE} in {folder!r}; give the folder that train.py printed")
     loaded = OmegaConf.load(path)
+    lost = _redacted_keys(OmegaConf.to_container(loaded))
+    if lost := [key for key in lost if key.split(".")[0] not in OUTSIDE_THE_HASH]:
+        raise ConfigError(
+            f"run: Expected all settings in {path}, got {REDACTED} for {', '.join(lost)}, which looked like a secret; "
+            "write its value there by hand, and give secrets in the environment instead of in settings"
+        )
     return checked(loaded, TrainConfig)  # type: ignore[arg-type]
+
+
+def _redacted_keys(value: Any, key: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [found for name, item in value.items() for found in _redacted_keys(item, f"{key}.{name}".lstrip("."))]
+    if isinstance(value, list):
+        return [found for item in value for found in _redacted_keys(item, key)]
+    return [key] if isinstance(value, str) and REDACTED in value else []
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -24,7 +25,7 @@ from vlmft.config.check import ConfigError, checked
 from vlmft.config.schema import TrainConfig
 from vlmft.run.folder import FOLDER_TOLD_IN
 from vlmft.run.lock import locked
-from vlmft.run.sweep_result import STOPPED, Job, Sweep, shown
+from vlmft.run.sweep_result import STOPPED, SWEEP_FILE, Job, Sweep, shown
 from vlmft.training.interruption import StopRequest, stop_request
 
 POLL_SECONDS = 0.2
@@ -50,8 +51,15 @@ class Jobs:
     """Checks and runs the jobs of one sweep; the launcher and the Optuna sweeper share it."""
 
     def __init__(self, config: DictConfig, context: HydraContext) -> None:
+        """
+        Raises:
+            ConfigError: several names.
+        """
         self.config, self.context = config, context
         section = config.hydra
+        for override in OverridesParser.create().parse_overrides(list(section.overrides.task)):
+            if override.get_key_element() == "name" and override.is_sweep_override():
+                raise ConfigError(f"name: Expected one name for a sweep, got {override.input_line}")
         name = sweep_name(config.name, section.overrides.task, section.sweeper._target_)
         self.folder = Path(section.sweep.dir) / name
 
@@ -159,7 +167,8 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """
         Raises:
-            ConfigError: no job at all could start, so it is the command line that is mistaken.
+            ConfigError: no job at all could start, so it is the command line that is mistaken; or the folder holds the
+                sweep already, and `resume` is not set.
             SystemExit: 1 where a job failed, 128 + signal where the sweep was stopped; all is written by then.
         """
         (self.jobs.folder.parent / "multirun.yaml").unlink(
@@ -176,6 +185,10 @@ class ProcessLauncher(Launcher):
         sweep.jobs = [Job(i, o, {key: _value(o, key) for key in swept}) for i, o in enumerate(settings, start=1)]
         sweep.folder.mkdir(parents=True, exist_ok=True)
         with locked(sweep.folder), stop_request() as stop:
+            if (sweep.folder / SWEEP_FILE).exists() and not self.jobs.config.resume:
+                raise ConfigError(
+                    f"name: {sweep.folder} holds this sweep already; go on with resume=true, or give another name="
+                )
             shutil.rmtree(sweep.folder / "jobs", ignore_errors=True)
             print(f"sweep of {len(sweep.jobs)} jobs, folder {sweep.folder}")
             for job in sweep.jobs:

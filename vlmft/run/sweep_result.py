@@ -17,6 +17,7 @@ from vlmft.evaluation.report.sweep import write_sweep_page
 from vlmft.run.folder import SUMMARY_FILE, command_line, write_json
 
 METRICS_FILE = "metrics.jsonl"  # as in training/tracking.py, which imports torch
+SWEEP_FILE = "sweep.json"
 VALIDATION = re.compile(r"val/[^/]+/(?!n$|unparsed$)[^/]+")
 STOPPED = (143, 130, -15, -2)
 
@@ -193,7 +194,7 @@ class Sweep:
     def write(self) -> None:
         """sweep.json and sweep.html, each whole or not at all."""
         content = self.content()
-        write_json(self.folder / "sweep.json", content)
+        write_json(self.folder / SWEEP_FILE, content)
         write_sweep_page(content, self.folder / "sweep.html")
 
     def content(self) -> dict[str, Any]:

@@ -224,7 +224,9 @@ class Wandb(Logger):
         self.id, self.rows_there = str(self.run.id), int(self.run.starting_step)
         self.where = str(Path(self.run.dir).parent if self.run.offline else self.run.url or mode)
         stored = json.dumps({"id": self.id, "where": self.where, "group": about["group"]})
-        (self.folder / WANDB_FILE).write_text(stored + "\n", encoding="utf-8")
+        beside = self.folder / f".{WANDB_FILE}.partial"
+        beside.write_text(stored + "\n", encoding="utf-8")
+        beside.replace(self.folder / WANDB_FILE)
         self.run.define_metric("*", step_metric=STEP)
         for name in ("train/loss", "val/loss"):
             self.run.define_metric(name, step_metric=STEP, summary="min")
@@ -328,6 +330,9 @@ class Wandb(Logger):
 
 
 def stored_run(folder: Path) -> dict[str, str] | None:
-    """Id, place and group of the W&B run that this folder's run was logged to, if it was."""
+    """Id, place and group of the W&B run that this folder's run was logged to, if it was; None for a torn file."""
     path = folder / WANDB_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        return None
