@@ -12,8 +12,8 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.data.images import image_from_file
-from vlmft.data.splits import assert_disjoint, connected, groups_of, overlap
-from vlmft.sample import BadRowError, Image, Message, Prompt, Sample
+from vlmft.data.splits import assert_disjoint, assign, connected, groups_of, overlap
+from vlmft.sample import BadRow, BadRowError, Image, Message, Prompt, Sample
 
 
 def draw(shade: int) -> PIL.Image.Image:
@@ -94,3 +94,79 @@ def test_each_file_is_decoded_once_and_no_pixels_stay(tmp_path: Path, monkeypatc
     assert decoded == ["1.png", "copy.bmp", "2.png"]
     assert len(set(groups.values())) == 2 and groups["0"] == groups["2"]
     assert all(set(vars(image)) == {"load", "name"} for image in images)
+
+
+# --- assign: splits that the source does not declare
+
+
+def rows_of(groups: int, rows_each: int = 1) -> dict[str, str]:
+    return {f"{group:03d}/{row}": f"g{group:03d}" for group in range(groups) for row in range(rows_each)}
+
+
+@pytest.mark.parametrize(("share", "n_rows"), [(0.2, 40), (0.1, 20), (7, 7), (50, 50), (0.001, 0)])
+def test_assign_takes_a_share_or_a_count(share: float, n_rows: int) -> None:
+    found = assign(rows_of(200), {}, {"test": share}, seed=0)
+    assert len(found["test"]) == n_rows and len(found["train"]) == 200 - n_rows
+    assert not {*found["train"]} & {*found["test"]}
+
+
+def test_assign_keeps_groups_whole() -> None:
+    groups = {**rows_of(20, 5), **{f"big/{row}": "big" for row in range(60)}}
+    found = assign(groups, {}, {"test": 0.2, "val": 0.1}, seed=3)
+    where = {row_id: split for split, rows in found.items() for row_id in rows}
+    assert where.keys() == groups.keys() and sum(map(len, found.values())) == len(groups)
+    assert len({(group, where[row_id]) for row_id, group in groups.items()}) == 21
+    assert len(found["test"]) == 30 and len(found["val"]) == 15, "a group of 60 is too large for either"
+
+
+def test_assign_is_a_function_of_the_seed_and_moves_little_when_rows_are_added() -> None:
+    groups = rows_of(100)
+    found = assign(groups, {}, {"test": 0.2}, seed=1)
+    assert found == assign(dict(reversed(groups.items())), {}, {"test": 0.2}, seed=1)
+    assert set(found["test"]) != set(assign(groups, {}, {"test": 0.2}, seed=2)["test"])
+    more = assign({**groups, "new": "new"}, {}, {"test": 0.2}, seed=1)
+    assert len({*more["test"]} ^ {*found["test"]}) <= 2
+
+
+def test_assign_gives_each_class_its_share() -> None:
+    groups = rows_of(90)
+    classes = {row_id: "rare" if int(row_id[:3]) < 10 else "common" for row_id in groups}
+    for seed in range(5):
+        found = assign(groups, classes, {"test": 0.2, "val": 0.1}, seed)
+        rare = {split: sum(classes[row_id] == "rare" for row_id in rows) for split, rows in found.items()}
+        assert rare == {"train": 7, "test": 2, "val": 1}
+
+
+def test_assign_leaves_something_to_train_on() -> None:
+    assert assign({"a": "g", "b": "g"}, {}, {"test": 0.9}, seed=0) == {"train": ["a", "b"], "test": []}
+
+
+def test_conversations_and_named_groups_tie_rows_together() -> None:
+    def tied(row_id: str, shade: int, conversation: str = "", group: str = "") -> Sample:
+        plain = sample(row_id, shade)
+        tags = {"group": group} if group else {}
+        return Sample(row_id, plain.prompt, "grey", ("grey",), conversation, tags)
+
+    rows = [tied("a", 1, "x"), tied("b", 2, "x"), tied("c", 3, "", "x"), tied("d", 2, "", "x"), tied("e", 4)]
+    groups = groups_of({"train": rows})
+    assert len({groups[row_id] for row_id in "abcd"}) == 1 and groups["e"] != groups["a"]
+
+
+def test_a_second_look_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(1).save(tmp_path / "1.png")
+    hashes: dict[bytes, str] = {}
+
+    def row() -> Sample:
+        prompt = Prompt((Message("user", (image_from_file(tmp_path, "1.png"), "?")),))
+        return Sample("a", prompt, "a", ("a",))
+
+    first = groups_of({"train": [row()]}, hashes)
+    monkeypatch.setattr(Image, "pixels", property(lambda image: 1 / 0))
+    assert groups_of({"train": [row()]}, hashes) == first
+
+
+def test_refused_rows_are_told_with_their_reason() -> None:
+    bad = Sample("bad", Prompt((Message("user", (Image(broken, "broken"), "?")),)), "a", ("a",))
+    told: list[BadRow] = []
+    groups_of({"train": [sample("a", 1), bad]}, refuse=told.append)
+    assert told == [BadRow("bad", "Expected an image, got none; replace the file")]

@@ -92,8 +92,8 @@ def test_another_fingerprint_is_an_error_unless_asked_for(run: Path, evaluate_sm
 
 def test_another_seed_of_random_weights_is_another_base(run: Path, evaluate_small: Any) -> None:
     text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("seed: 0", "seed: 1"))
-    assert text.count("seed: 0") == 1
+    (run / "config.yaml").write_text(text.replace("\nseed: 0", "\nseed: 1"))
+    assert text.count("\nseed: 0") == 1
     with pytest.raises(ConfigError, match="another base than"):
         evaluate_small(f"run={run}")
 

@@ -35,6 +35,7 @@ def test_what_lies_in_a_run_folder(trained: Any) -> None:
         "environment.json",
         "metrics.jsonl",
         "report.html",
+        "splits.json",
         "summary.json",
         "predictions/untuned.jsonl",
         "predictions/tuned.jsonl",

@@ -25,7 +25,7 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "a whole number >= 1",
         lambda value: value >= 1,
-        "data.limit_train data.limit_val data.limit_test data.max_new_tokens data.default_epochs "
+        "data.train_per_class data.max_new_tokens data.default_epochs "
         "model.max_length_tokens model.lora.r train.rows_per_step train.rows_per_batch train.tokens_per_batch "
         "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
         "evaluation.rows_per_batch",
@@ -33,7 +33,8 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "a whole number >= 0",
         lambda value: value >= 0,
-        "seed index data.workers train.warmup_steps evaluation.canary_rows evaluation.gallery_rows logger.table_rows",
+        "seed index data.split_seed data.workers train.warmup_steps evaluation.canary_rows evaluation.gallery_rows "
+        "logger.table_rows",
     ),
     (
         "-1 or a whole number >= 1",
@@ -53,11 +54,15 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "train.beta1 train.beta2 train.warmup_ratio model.lora.dropout",
     ),
     ("a share from 0 to 1", lambda value: 0 <= value <= 1, "data.bad_row_ceiling"),
-    ("a share below 1 or a count >= 1", _count_or_share, "trainer.limit_train_batches trainer.val_check_interval"),
+    (
+        "a share below 1 or a count >= 1",
+        _count_or_share,
+        "data.limit_train data.limit_val data.limit_test trainer.limit_train_batches trainer.val_check_interval",
+    ),
     (
         "0, a share below 1 or a count >= 1",
         lambda value: value == 0 or _count_or_share(value),
-        "trainer.limit_val_batches",
+        "data.val_rows data.test_rows trainer.limit_val_batches",
     ),
 )
 """Every number there is (a test sees to that): words, predicate, keys. NaN holds in none of them; null is not asked."""

@@ -140,10 +140,19 @@ class DataConfig:
     """Longest generated answer in tokens; null takes the dataset's own."""
     default_epochs: int = 3
     """Passes over the training rows unless trainer.max_epochs or trainer.max_steps is set."""
-    limit_train: Optional[int] = None
-    """Use only the first n rows of a seeded shuffle of the training split."""
-    limit_val: Optional[int] = None
-    limit_test: Optional[int] = None
+    val_rows: float = 0.1
+    """Where the source declares no validation split: a count of rows (>= 1) or a share (< 1) to take from train, by
+    whole groups of rows that share an image. 0: none. Not of every dataset: chartqa and shapes have their own."""
+    test_rows: float = 0.2
+    """The same for the test split."""
+    split_seed: int = 0
+    """Which rows these are; apart from `seed`, so that runs of several seeds are tested on the same rows."""
+    limit_train: Optional[float] = None
+    """Use only the first n rows (>= 1) or this share (< 1) of a seeded shuffle of the training split."""
+    limit_val: Optional[float] = None
+    limit_test: Optional[float] = None
+    train_per_class: Optional[int] = None
+    """At most so many training rows of each class, of a seeded shuffle; for datasets that know classes."""
     on_bad_row: OnBadRow = OnBadRow["raise"]
     bad_row_ceiling: float = 0.01
     """With on_bad_row=skip: share of looked-at rows that may be bad before the run stops."""

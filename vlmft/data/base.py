@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ from torch.utils.data import DataLoader
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
 from vlmft.config.schema import DataConfig
-from vlmft.data.dataset import Dataset
+from vlmft.data.card import SplitCard, Tally
+from vlmft.data.dataset import CLASS, Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.sampler import WindowSampler, epoch_order
-from vlmft.data.splits import assert_disjoint, groups_of
+from vlmft.data.splits import assert_disjoint, assign, groups_of
 from vlmft.sample import SPLITS, BadRow, BadRowError, EncodedRow, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
@@ -71,20 +73,68 @@ class VLMDataModule(L.LightningDataModule):
         super().__init__()
         self.dataset, self.config, self.encode, self.ledger = dataset, config, encode, ledger
         self.rows_per_step, self.seed = rows_per_step, seed
-        self.ids: dict[Split, Sequence[str]] = self._limited(dataset.index())
+        self._hashes: dict[bytes, str] = {}
+        self.divided: tuple[Split, ...] = ()
+        """Splits that the source does not declare: their rows were taken from train."""
+        self.cards: dict[Split, SplitCard] = {}
+        """Filled by `check_splits`."""
+        self.ids: dict[Split, Sequence[str]] = self._limited(self._filled(dataset.index()))
         self.position = (0, 0)
         """(epoch, windows of it already trained) at which the next training loader begins."""
 
-    def _limited(self, index: Any) -> dict[Split, Sequence[str]]:
+    def _filled(self, index: Mapping[Split, Sequence[str]]) -> Mapping[Split, Sequence[str]]:
+        """Where val or test is not declared: taken from train by content, without the rows that cannot be read."""
+        missing: dict[Split, float] = {"test": self.config.test_rows, "val": self.config.val_rows}
+        missing = {split: share for split, share in missing.items() if share > 0 and split not in index}
+        if not missing or not self.dataset.fills_splits or "train" not in index:
+            return index
+        bad: list[BadRow] = []
+        classes: dict[str, str] = {}
+        rows = self._readable(index["train"], bad.append)
+
+        def seen(split: Split, sample: Sample, contents: set[str]) -> None:
+            classes[sample.id] = sample.tags.get(CLASS, "")
+            self.ledger.admit(sample.id)
+
+        groups = groups_of({"train": rows}, self._hashes, seen, bad.append)
+        self.ledger.refuse_all(bad)
+        asked = sum(share if share >= 1 else share * len(groups) for share in missing.values())
+        if asked >= len(groups):
+            keys = ", ".join(f"data.{split}_rows={share:g}" for split, share in missing.items())
+            raise ConfigError(f"{keys}: Expected fewer than the {len(groups)} usable rows that there are; lower them")
+        self.divided = tuple(missing)
+        divided = assign(groups, classes, missing, self.config.split_seed)
+        return {**index, **{split: sorted(rows) for split, rows in divided.items()}}
+
+    def _limited(self, index: Mapping[Split, Sequence[str]]) -> dict[Split, Sequence[str]]:
         ids: dict[Split, Sequence[str]] = {}
         for split in SPLITS:
             rows = index.get(split, [])
+            if split == "train" and self.config.train_per_class is not None:
+                rows = self._of_each_class(rows, self.config.train_per_class)
             limit = getattr(self.config, f"limit_{split}")
+            if limit is not None and limit < 1:
+                limit = max(1, round(limit * len(rows)))
             if limit is not None and limit < len(rows):
-                chosen = sorted(epoch_order(len(rows), self.seed, epoch=0)[:limit].tolist())
+                chosen = sorted(epoch_order(len(rows), self.seed, epoch=0)[: int(limit)].tolist())
                 rows = [rows[i] for i in chosen]
             ids[split] = rows
         return ids
+
+    def _of_each_class(self, rows: Sequence[str], most: int) -> list[str]:
+        """Rows of no class are bad ones and stay: they are refused by name where they are used."""
+        taken: Counter[str] = Counter()
+        chosen = []
+        for position in epoch_order(len(rows), self.seed, epoch=0).tolist():
+            with contextlib.suppress(BadRowError):
+                tags = self.sample(rows[position]).tags
+                if CLASS not in tags:
+                    raise ConfigError(f"data.train_per_class: {self.dataset.name} knows no classes; leave it out")
+                taken[tags[CLASS]] += 1
+                if taken[tags[CLASS]] > most:
+                    continue
+            chosen.append(position)
+        return [rows[position] for position in sorted(chosen)]
 
     @property
     def metric_name(self) -> str:
@@ -139,22 +189,41 @@ class VLMDataModule(L.LightningDataModule):
     def check_splits(self, poll: Callable[[], None] = lambda: None) -> None:
         """Makes sure that no row and no image stands in two of the splits as used; decodes every image once.
 
-        `poll` is called before each row; it raises where the run was asked to stop.
+        Counts on the way what `cards` tells of the rows, and refuses those that cannot be read. `poll` is called before
+        each row; it raises where the run was asked to stop.
 
         Raises:
             ConfigError: with the count and one pair of rows by name; or there is nothing to train on.
+            BadRowError: as the ledger says.
         """
         if not self.ids["train"]:
             raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
         assert_disjoint(self.ids)
-        if not self.dataset.disjoint_by_construction:
-            groups_of({split: self._readable(split, poll) for split in SPLITS})
+        if self.dataset.disjoint_by_construction:
+            return
+        bad: list[BadRow] = []
+        tallies = {split: Tally() for split in SPLITS}
 
-    def _readable(self, split: Split, poll: Callable[[], None]) -> Iterator[Sample]:
-        for row_id in self.ids[split]:
+        def seen(split: Split, sample: Sample, contents: set[str]) -> None:
+            tallies[split].add(sample, contents, sample.tags.get(CLASS, ""))
+            self.ledger.admit(sample.id)
+
+        rows = {split: self._readable(self.ids[split], bad.append, poll) for split in SPLITS}
+        groups_of(rows, self._hashes, seen, bad.append)
+        self.ledger.refuse_all(bad)
+        self.cards = {split: tallies[split].card(len(self.ids[split])) for split in SPLITS if self.ids[split]}
+
+    def _readable(
+        self, rows: Sequence[str], refuse: Callable[[BadRow], None], poll: Callable[[], None] = lambda: None
+    ) -> Iterator[Sample]:
+        for row_id in rows:
             poll()
-            with contextlib.suppress(BadRowError):  # refused where it is used
-                yield self.sample(row_id)
+            try:
+                sample = self.sample(row_id)
+            except BadRowError as error:
+                refuse(BadRow(row_id, str(error)))
+                continue
+            yield sample
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
         """What generation may see of these rows."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from vlmft.config.check import ConfigError
 from vlmft.data.dataset import Dataset, Record
+from vlmft.data.fields import PRINTED_LIST
 from vlmft.data.images import image_from_bytes, image_from_file
 from vlmft.sample import SPLITS, BadRowError, Image, Message, Prompt, Sample, Split
 
@@ -27,9 +28,7 @@ The short-answer instruction of LLaVA-1.5 (Liu et al. 2023, https://arxiv.org/ab
 from their own training: the untuned model is asked in a form that it understands, so that the gain is not all format.
 """
 
-ROW_ID = re.compile(r"chartqa/(train|val|test)/(human|augmented)/(\d{6,})")
-PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
-"""What `str` makes of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
+ROW_ID = re.compile(r"\w+/(train|val|test)/(human|augmented)/(\d{6,})")
 
 
 @dataclass(frozen=True)

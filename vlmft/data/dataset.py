@@ -10,6 +10,9 @@ from vlmft.sample import Sample, Split
 
 Record: TypeAlias = Mapping[str, Any]
 """What the source holds for one row, untouched."""
+GROUP, CLASS = "group", "class"
+"""Tags of a Sample that mean something here: rows of one group stay in one split; splits and subsets have all classes
+in proportion."""
 
 
 class Dataset(ABC):
@@ -25,6 +28,8 @@ class Dataset(ABC):
     """The name of a metric in `vlmft/metrics`."""
     max_new_tokens: ClassVar[int]
     """Generation budget that fits the answers."""
+    fills_splits: ClassVar[bool] = False
+    """True where val and test are taken from train, by content, if the source does not declare them."""
     disjoint_by_construction: ClassVar[bool] = False
     """True where no image can stand in two splits, so that hundreds of thousands need not be drawn to see it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmft.config.schema import OnBadRow
@@ -33,9 +33,20 @@ class Ledger:
         Raises:
             BadRowError: under policy `raise`, or above the ceiling.
         """
-        self._note(row)
+        self.refuse_all([row])
+
+    def refuse_all(self, rows: Sequence[BadRow]) -> None:
+        """Writes them all down before it judges, so that the error counts them; raises BadRowError as `refuse`."""
+        for row in rows:
+            self._note(row)
+        if not rows:
+            return
         if self.policy == OnBadRow["raise"]:
-            raise BadRowError(f"row {row.id}: {row.reason}; mend the row, or set data.on_bad_row=skip to leave it out")
+            count = f"{len(rows)} rows cannot be used; the first: " if len(rows) > 1 else ""
+            remedy = (
+                f"mend the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
+            )
+            raise BadRowError(f"{count}row {rows[0].id}: {rows[0].reason}; {remedy}")
         share = len(self.bad) / max(len(self.seen), FIRST_LOOKS)
         if share > self.ceiling:
             raise BadRowError(

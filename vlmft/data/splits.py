@@ -5,39 +5,86 @@ Rows are told apart by what they show and not by their names: one chart under tw
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import itertools
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vlmft.config.check import ConfigError
-from vlmft.sample import SPLITS, BadRowError, Image, Sample, Split
+from vlmft.data.dataset import GROUP
+from vlmft.sample import SPLITS, BadRow, BadRowError, Image, Sample, Split
+
+Seen = Callable[[Split, Sample, set[str]], None]
+"""Told of each row: its split, the row, and what it shows (hashes of its images, or of its text)."""
 
 
-def groups_of(samples: Mapping[Split, Iterable[Sample]]) -> dict[str, str]:
+def groups_of(
+    samples: Mapping[Split, Iterable[Sample]],
+    hashes: dict[bytes, str] | None = None,
+    seen: Seen = lambda split, sample, contents: None,
+    refuse: Callable[[BadRow], None] = lambda row: None,
+) -> dict[str, str]:
     """Row id -> group, after making sure that no id and no group stands in two splits.
 
-    A group is a connected component: rows that share an image (exactly the same decoded pixels), over any chain of
-    rows; rows without an image share their text. Rows whose images cannot be read have no group; they are refused
-    where they are used. Every different file is decoded once, which is what this costs; no pixels are kept.
+    A group is a connected component: rows that share an image (exactly the same decoded pixels), a conversation or a
+    tag `GROUP`, over any chain of rows; rows without an image share their text. Rows whose images cannot be read have
+    no group; `refuse` hears of them. Every different file is decoded once, which is what this costs, and not again
+    where `hashes` come from an earlier call; no pixels are kept.
 
     Raises:
         ConfigError: as `assert_disjoint`.
     """
     ids: dict[Split, list[str]] = {split: [] for split in samples}
     contents: dict[str, set[str]] = {}
-    hashes: dict[bytes, str] = {}
+    known: dict[bytes, str] = {} if hashes is None else hashes
     for split, rows in samples.items():
         for sample in rows:
             ids[split].append(sample.id)
-            with contextlib.suppress(BadRowError):
-                images = {_pixel_hash(image, hashes) for image in sample.prompt.images}
-                contents[sample.id] = images or {sample.prompt.sha256}
+            try:
+                shown = {_pixel_hash(image, known) for image in sample.prompt.images} or {sample.prompt.sha256}
+            except BadRowError as error:
+                refuse(BadRow(sample.id, str(error)))
+                continue
+            seen(split, sample, shown)
+            contents[sample.id] = shown | {f"{kind} {name}" for kind, name in _ties(sample) if name}
     groups = connected(contents)
     assert_disjoint(ids, groups)
     return groups
+
+
+def _ties(sample: Sample) -> tuple[tuple[str, str], ...]:
+    return ("conversation", sample.conversation), (GROUP, sample.tags.get(GROUP, ""))
+
+
+def assign(
+    groups: Mapping[str, str], classes: Mapping[str, str], wanted: Mapping[Split, float], seed: int
+) -> dict[Split, list[str]]:
+    """Divides the rows into the `wanted` splits (each a count of rows, or a share below 1) and train, by whole groups.
+
+    The order in which groups are taken is that of a hash with the seed: a row that is added later moves few others.
+    Of each class (row id -> class, of a group that of its first row) the same share is taken, as far as groups allow.
+    """
+    members: dict[str, list[str]] = {}
+    for row_id, group in groups.items():
+        members.setdefault(group, []).append(row_id)
+    chance = {group: hashlib.sha256(f"{seed} {group}".encode()).hexdigest() for group in members}
+    strata: dict[str, list[str]] = {}
+    for group in sorted(members, key=chance.__getitem__):
+        strata.setdefault(classes.get(members[group][0], ""), []).append(group)
+    place = {g: (i + 0.5) / len(stratum) for stratum in strata.values() for i, g in enumerate(stratum)}
+    queue = sorted(members, key=lambda group: (place[group], chance[group]))
+    found: dict[Split, list[str]] = {}
+    for split, share in wanted.items():
+        target = share if share >= 1 else round(share * len(groups))
+        rows = found[split] = []
+        for group in list(queue):
+            if len(rows) + len(members[group]) / 2 <= target and len(queue) > 1:
+                rows += members[group]
+                queue.remove(group)
+            if len(rows) >= target:
+                break
+    return {"train": [row_id for group in queue for row_id in members[group]], **found}
 
 
 def _pixel_hash(image: Image, known: dict[bytes, str]) -> str:

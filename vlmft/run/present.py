@@ -8,10 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vlmft.config.schema import DataConfig
+from vlmft.data.card import SplitCard
 from vlmft.evaluation.compare import Comparison
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
 from vlmft.run.preflight import Check
+from vlmft.sample import Split
 
 MARKS = {True: "ok  ", False: "FAIL"}
 
@@ -26,6 +29,32 @@ def print_inferred(inferred: Sequence[Inferred]) -> None:
     for item in inferred:
         value = f"{item.value:g}" if isinstance(item.value, float) else item.value
         print(f"  {item.key} = {value}  (from {item.origin})")
+
+
+def print_cards(cards: Mapping[Split, SplitCard], divided: Sequence[Split], n_bad: int, data: DataConfig) -> None:
+    """The dataset in numbers, and where its splits come from."""
+    table = Table(title=f"{data.name}: the rows as used")
+    names = "rows", "bad", "repeated", "images", "questions/image", "classes", "answers", "words", "longest"
+    table.add_column("split", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for split, card in cards.items():
+        per_image = f"{card.questions_per_image:.1f}" if card.images else "-"
+        counts = map(str, (card.rows, card.bad, card.repeated, card.images))
+        table.add_row(
+            split, *counts, per_image, str(card.classes or "-"), str(card.answers), *map(str, card.answer_words)
+        )
+    console().print(table)
+    for split, card in cards.items():
+        top = ", ".join(f"{_short(' '.join(answer.split()))} ({percent(share)})" for answer, share in card.top_answers)
+        print(f"  most frequent answers of {split}: {top}")
+    shares = ", ".join(f"data.{split}_rows={getattr(data, f'{split}_rows'):g}" for split in divided)
+    if n_bad:
+        print(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and says why")
+    if divided:
+        print(f"  the source declares no {' and no '.join(divided)}: taken from train by content ({shares})")
+    if len(cards) > 1:
+        print("  overlap: none, no image and no row stands in two splits")
 
 
 def print_parts(counts: Mapping[str, Mapping[str, int]], total: int) -> None:

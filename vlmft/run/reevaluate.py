@@ -10,6 +10,7 @@ from vlmft.models.lora import load_adapter, tuned_parts
 from vlmft.run.build import Built, build
 from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
 from vlmft.run.folder import SUMMARY_FILE, plain, read_run
+from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.present import duration, print_arms, where
 from vlmft.run.quiet import quiet_libraries
@@ -43,6 +44,8 @@ def reevaluate(config: EvaluateConfig) -> Path:
         seed = run.seed if run is not None else config.seed
         built = build(model, data, config.trainer, seed=seed, ledger_path=folder / "bad_rows.jsonl", adapters=False)
         notes = _with_adapter(built, Path(config.run), config) if config.run is not None else []
+    if run is not None and not config.data_options:
+        require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     arms = config.evaluation.arms if run is not None else ["untuned"]
     settings = run.evaluation if run is not None else config.evaluation
     with clock("evaluate"), stop_request("the same command goes on after the answers that are stored") as stop:

@@ -23,9 +23,10 @@ from vlmft.run.build import Built, build, infer
 from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_arms
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
 from vlmft.run.lock import locked
+from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
-from vlmft.run.present import duration, print_arms, print_checks, print_inferred, print_parts, where
+from vlmft.run.present import duration, print_arms, print_cards, print_checks, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.training.checkpoint import (
@@ -274,6 +275,9 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     with clock("splits"):
         stop.check()
         built.data.check_splits(stop.check)
+    print_cards(built.data.cards, built.data.divided, len(built.data.ledger.bad), config.data)
+    if not config.trainer.fast_dev_run:  # its test rows are cut
+        keep_manifest(folder / MANIFEST_FILE, built.data)
     print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     tested = config.test and bool(built.data.ids["test"])

@@ -1,0 +1,140 @@
+"""Splits that a source does not declare, subsets of classes, and the card: what a run is told of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import PIL.Image
+import pytest
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import DataConfig, OnBadRow
+from vlmft.data.base import VLMDataModule
+from vlmft.data.dataset import Dataset, Record
+from vlmft.data.ledger import Ledger
+from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
+
+
+def picture(number: int) -> PIL.Image.Image:
+    if number >= 900:
+        raise BadRowError("Expected an image, got none; replace the file")
+    return PIL.Image.new("RGB", (4, 3), (number, 0, 0))
+
+
+class Pile(Dataset):
+    """Rows as (image, question, answer, class); `declared` says which split holds how many of them."""
+
+    name: ClassVar[str] = "pile"
+    metric: ClassVar[str] = "exact_match"
+    max_new_tokens: ClassVar[int] = 4
+    fills_splits: ClassVar[bool] = True
+
+    def __init__(self, rows: Sequence[tuple[int, str, str, str]], declared: Mapping[Split, int] | None = None) -> None:
+        self.rows, self.declared = rows, declared or {"train": len(rows)}
+
+    def index(self) -> Mapping[Split, Sequence[str]]:
+        numbers = iter(range(len(self.rows)))
+        return {split: [f"{next(numbers):03d}" for _ in range(n)] for split, n in self.declared.items()}
+
+    def read(self, row_id: str) -> Record:
+        return {"id": row_id}
+
+    def to_sample(self, record: Record) -> Sample:
+        image, question, answer, name = self.rows[int(record["id"])]
+        prompt = Prompt((Message("user", (Image(partial(picture, image), f"{image}"), question)),))
+        return Sample(record["id"], prompt, answer, (answer,), tags={"class": name} if name else {})
+
+
+ROWS = [(number // 2, f"q{number % 2}", f"a{number % 3}", "odd" if number // 2 % 2 else "even") for number in range(80)]
+
+
+def module(dataset: Dataset, folder: Path | None = None, seed: int = 0, **settings: Any) -> VLMDataModule:
+    config = DataConfig(name="pile", dataset="tests:Pile", **settings)
+    ledger = Ledger(folder / "bad.jsonl" if folder else None, config.on_bad_row, config.bad_row_ceiling)
+    return VLMDataModule(dataset, config, lambda sample: sample, ledger, rows_per_step=4, seed=seed)  # type: ignore[arg-type, return-value]
+
+
+def test_missing_splits_are_taken_from_train_by_content() -> None:
+    data = module(Pile(ROWS))
+    assert {split: len(ids) for split, ids in data.ids.items()} == {"train": 56, "val": 8, "test": 16}
+    assert data.divided == ("test", "val")
+    images = {split: {ROWS[int(row_id)][0] for row_id in ids} for split, ids in data.ids.items()}
+    assert not images["train"] & images["val"] | images["train"] & images["test"] | images["val"] & images["test"]
+    data.check_splits()  # and the assertion agrees
+    other = module(Pile(ROWS), seed=7)
+    assert other.ids == data.ids, "the training seed moves no row into the test split"
+    assert module(Pile(ROWS), split_seed=7).ids["test"] != data.ids["test"]
+
+
+def test_the_defect_is_caught() -> None:
+    """Rows dealt out one by one, as `train_test_split` does, put one image into two splits."""
+    declared: dict[Split, int] = {"train": 41, "val": 0, "test": 39}
+    with pytest.raises(ConfigError, match="1 of 39 test rows show what train rows show, such as '041' and '040'"):
+        module(Pile(ROWS, declared)).check_splits()
+
+
+def test_a_declared_split_is_left_as_it_is() -> None:
+    data = module(Pile(ROWS, {"train": 60, "test": 20}), val_rows=10)
+    assert (len(data.ids["train"]), len(data.ids["val"]), data.divided) == (50, 10, ("val",))
+    assert data.ids["test"] == [f"{number:03d}" for number in range(60, 80)]
+    off = module(Pile(ROWS), val_rows=0, test_rows=0)
+    assert (len(off.ids["train"]), off.ids["val"], off.ids["test"], off.divided) == (80, [], [], ())
+    assert module(Pile(ROWS, {"test": 80})).ids["test"] == [f"{number:03d}" for number in range(80)]
+
+
+def test_more_than_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"data\.test_rows=998, data\.val_rows=0\.1: Expected fewer than the 80"):
+        module(Pile(ROWS), test_rows=998)
+
+
+def test_bad_rows_are_counted_before_anything_is_divided(tmp_path: Path) -> None:
+    rows = [*ROWS, *((900 + n, "q", "a", "odd") for n in range(3))]
+    with pytest.raises(BadRowError, match="3 rows cannot be used; the first: row 080: Expected an image, got none"):
+        module(Pile(rows), tmp_path)
+    skipping = module(Pile(rows), tmp_path, on_bad_row=OnBadRow["skip"], bad_row_ceiling=0.02)
+    assert sum(map(len, skipping.ids.values())) == 80 and list(skipping.ledger.bad) == ["080", "081", "082"]
+    with pytest.raises(BadRowError, match="3 of 83 rows are bad"):
+        module(Pile(rows), tmp_path, on_bad_row=OnBadRow["skip"], bad_row_ceiling=0.01)
+
+
+def test_bad_rows_of_declared_splits_stop_before_training(tmp_path: Path) -> None:
+    rows = [*ROWS[:4], (900, "q", "a", "odd"), (901, "q", "a", "odd")]
+    data = module(Pile(rows, {"train": 2, "val": 2, "test": 2}), tmp_path)
+    with pytest.raises(BadRowError, match="2 rows cannot be used; the first: row 004: "):
+        data.check_splits()
+
+
+def test_rows_of_each_class() -> None:
+    data = module(Pile(ROWS), train_per_class=5)
+    classes = [ROWS[int(row_id)][3] for row_id in data.ids["train"]]
+    assert sorted(classes) == ["even"] * 5 + ["odd"] * 5 and data.ids["train"] == sorted(data.ids["train"])
+    more = module(Pile(ROWS), train_per_class=9).ids["train"]
+    assert {*data.ids["train"]} < {*more} and len(more) == 18
+    assert data.ids["test"] == module(Pile(ROWS)).ids["test"]
+    with pytest.raises(ConfigError, match=r"data\.train_per_class: pile knows no classes"):
+        module(Pile([(1, "q", "a", ""), (2, "q", "a", "")]), train_per_class=5, val_rows=0, test_rows=0)
+
+
+@pytest.mark.parametrize(("limit", "n_rows"), [(0.5, 28), (0.05, 3), (0.001, 1), (10, 10), (1.0, 1)])
+def test_a_limit_is_a_count_or_a_share(limit: float, n_rows: int) -> None:
+    assert len(module(Pile(ROWS), limit_train=limit).ids["train"]) == n_rows
+
+
+def test_the_card() -> None:
+    rows = [
+        (1, "What?", "a cat", "cat"),
+        (1, "Why?", "because it is", "cat"),
+        (1, "What?", "a cat", "cat"),
+        (2, "What?", "a dog", "dog"),
+        (3, "What?", "a cat", "cat"),
+    ]
+    data = module(Pile(rows, {"train": 4, "val": 0, "test": 1}))
+    data.check_splits()
+    assert list(data.cards) == ["train", "test"]
+    card = data.cards["train"]
+    assert (card.rows, card.bad, card.images, card.questions_per_image, card.repeated) == (4, 0, 2, 2.0, 1)
+    assert (card.answer_words, card.answers, card.classes) == ((2, 3), 3, 2)
+    assert card.top_answers == (("a cat", 0.5), ("because it is", 0.25), ("a dog", 0.25))
