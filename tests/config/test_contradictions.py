@@ -14,7 +14,13 @@ from vlmft.config import schema
 from vlmft.config.check import ConfigError, all_keys
 from vlmft.config.contradictions import CHOICES, FOLDER_NAMES, LIMITS
 
-SCHEMAS = (schema.TrainConfig, schema.EvaluateConfig, schema.TraceConfig)
+SCHEMAS = (
+    schema.TrainConfig,
+    schema.EvaluateConfig,
+    schema.TraceConfig,
+    schema.ExportConfig,
+    schema.AskConfig,
+)
 LIMITED = [key for _, _, keys in LIMITS for key in keys.split()]
 
 
@@ -72,6 +78,13 @@ CONTRADICTORY = {
         "train.early_stopping_patience=2",
         "trainer.limit_val_batches=0",
     ): "train.early_stopping_patience: needs validation",
+    ("train.lr_by_part.vision=1e-5",): "train.lr_by_part.vision: this part is not trained; set model.train.vision=lora",
+    ("train.lr_by_part.language=0",): "train.lr_by_part.language: Expected a number > 0, got 0",
+    (
+        "model.train.language=full",
+        "model.quantization.mode=none",
+        "train.lora_plus_ratio=16",
+    ): "train.lora_plus_ratio: no part is trained by lora",
     ("data.name=a/b",): "data.name: Expected a name for a folder",
     ("model.name=..",): "model.name: Expected a name for a folder",
 }

@@ -90,6 +90,8 @@ def test_lora_settings_are_pefts() -> None:
         "dropout": "lora_dropout",
         "target_modules": "target_modules",
         "init": "init_lora_weights",
+        "use_rslora": "use_rslora",
+        "use_dora": "use_dora",
     }
     assert set(ours_to_theirs) == {field.name for field in dataclasses.fields(schema.LoraConfig)}
     expect_known(list(ours_to_theirs.values()), peft.LoraConfig)

@@ -125,7 +125,8 @@ def test_every_word_from_elsewhere_leads_to_a_setting() -> None:
 
 
 def test_no_advice_where_nothing_is_near() -> None:
-    assert nearest_key("model.lora.zzz", KEYS) == "expected one of r, alpha, dropout, target_modules, init"
+    legal = "r, alpha, dropout, target_modules, init, use_rslora, use_dora"
+    assert nearest_key("model.lora.zzz", KEYS) == f"expected one of {legal}"
     assert nearest_key("data._target_", KEYS).startswith("expected one of name, dataset, path")
     assert nearest("zzz", []) == "expected one of none"
 

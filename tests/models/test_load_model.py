@@ -146,11 +146,15 @@ def test_text_model_is_refused(tmp_path: Path) -> None:
     text = {"model_type": "llama", "vocab_size": 32, "hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
     (tmp_path / "config.json").write_text(json.dumps(text))
     config = ModelConfig(name="x", path=str(tmp_path), init=Init.random)
-    source, model_config = load_source(config)
-    with pytest.raises(ConfigError, match=r"model\.path: .* gives no model .*use a vision-language model"):
-        load_model(config, source, model_config, CPU, seed=0)
+    with pytest.raises(ConfigError, match=r"model\.path: .* of type 'llama'; .*use a vision-language model"):
+        load_source(config)
+
+
+def test_folder_without_a_processor(config: ModelConfig, tmp_path: Path) -> None:
+    shutil.copy(Path(locate(config)) / "config.json", tmp_path / "config.json")
+    bare = ModelConfig(name="x", path=str(tmp_path), init=Init.random)
     with pytest.raises(ConfigError, match=r"model\.path: no processor in .*; use a folder or Hub id that has one"):
-        make_family(config, source, model_config)
+        make_family(bare, *load_source(bare))
 
 
 def test_random_weights_are_a_function_of_the_seed(config: ModelConfig) -> None:

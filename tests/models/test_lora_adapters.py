@@ -288,3 +288,27 @@ def test_load_adapter_reads_safetensors_or_nothing(make_config: MakeConfig, fres
     torch.save({}, tmp_path / "adapter_model.bin")
     with pytest.raises(ConfigError, match=r"no adapter_model\.safetensors in .*; did the training end\?"):
         load_adapter(fresh(), str(tmp_path))
+
+
+def test_rslora_scales_by_the_root_of_the_rank(make_config: MakeConfig, fresh: Fresh) -> None:
+    for use_rslora, expected in ((False, 32 / 16), (True, 32 / 4)):
+        adapted = attach(fresh(), make_config(lora=LoraConfig(use_rslora=use_rslora)), seed=0)
+        layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+        assert len(layers) > 10 and {layer.scaling["default"] for layer in layers} == {expected}
+
+
+def test_dora_trains_a_length_for_each_row(
+    family: GenericFamily, make_config: MakeConfig, fresh: Fresh, model: PreTrainedModel, sample: Sample
+) -> None:
+    """It starts as nothing but for rounding, trains, and taken off gives the untuned model back, bit for bit."""
+    adapted = attach(fresh(), make_config(lora=LoraConfig(use_dora=True)), seed=0)
+    lengths = [key for key in trainable(adapted) if "lora_magnitude_vector" in key]
+    assert len(lengths) == len(adapted_layers(adapted)) and set(map(part_of, lengths)) == {"language"}
+    base = logits_of(family, model, sample)
+    torch.testing.assert_close(logits_of(family, adapted, sample), base, rtol=0, atol=1e-4)
+    one_step(family, adapted, sample)
+    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": []}
+    assert (logits_of(family, adapted, sample) - base).abs().max() > 1e-3
+    assert isinstance(adapted, PeftModel)
+    with adapted.disable_adapter():
+        assert torch.equal(logits_of(family, adapted, sample), base)

@@ -46,7 +46,7 @@ def family(real: str, folder: Path) -> GenericFamily:
     model_type, image_token_id, _, _ = REAL[real]
     (found,) = {file.parent for file in folder.rglob("tokenizer.json") if real in file.parts}
     processor = load_processor(Source(str(found), None, "unknown"), model_type)
-    return GenericFamily(processor, SimpleNamespace(image_token_id=image_token_id), 8192)
+    return GenericFamily(processor, SimpleNamespace(model_type=model_type, image_token_id=image_token_id), 8192)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlmft.config.schema import OptimizationConfig, OptimizerName, Schedule
+from vlmft.config.schema import LrByPartConfig, OptimizationConfig, OptimizerName, Schedule
 from vlmft.training.optim import make_optimizer, make_schedule, parameter_groups, warmup_steps
 
 TOTAL = 20
@@ -69,7 +69,56 @@ def test_decay_is_for_matrices_alone() -> None:
     optimizer.step()
     assert torch.allclose(parameters["w"], torch.full((2, 2), 0.95))  # 1 - 0.1 * 0.5: decoupled from the gradient
     assert torch.equal(parameters["b"], torch.ones(2))
-    assert [group["weight_decay"] for group in parameter_groups({"b": parameters["b"]}, 0.5)] == [0.0]
+    config = OptimizationConfig(weight_decay=0.5)
+    assert [group["weight_decay"] for group in parameter_groups({"b": parameters["b"]}, config, 1.0)] == [0.0]
+
+
+NAMES = {
+    "base_model.model.model.text_model.layers.0.q_proj.lora_A.default.weight": (2, 4),
+    "base_model.model.model.text_model.layers.0.q_proj.lora_B.default.weight": (4, 2),
+    "base_model.model.model.text_model.layers.0.q_proj.lora_magnitude_vector.default.weight": (4,),
+    "base_model.model.model.connector.modality_projection.proj.weight": (4, 4),
+    "base_model.model.model.vision_model.encoder.layers.0.q_proj.lora_A.default.weight": (2, 4),
+    "base_model.model.model.vision_model.encoder.layers.0.q_proj.lora_B.default.weight": (4, 2),
+}
+
+
+def lrs_by_name(config: OptimizationConfig) -> dict[str, float]:
+    """What each parameter is stepped with, of the optimiser that a run makes."""
+    parameters = {name: torch.nn.Parameter(torch.ones(*shape)) for name, shape in NAMES.items()}
+    places = {id(parameter): name for name, parameter in parameters.items()}
+    groups = make_optimizer(parameters, config, lr=1e-4).param_groups
+    found = {places[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+    assert found.keys() == NAMES.keys() and sum(len(group["params"]) for group in groups) == len(NAMES)
+    return found
+
+
+def test_each_part_has_its_own_learning_rate() -> None:
+    assert set(lrs_by_name(OptimizationConfig()).values()) == {1e-4}
+    own = LrByPartConfig(connector=1e-5, vision=2e-6)
+    found = lrs_by_name(OptimizationConfig(lr_by_part=own))
+    assert [found[name] for name in NAMES] == [1e-4, 1e-4, 1e-4, 1e-5, 2e-6, 2e-6]
+
+
+def test_lora_plus_is_for_matrices_b_alone() -> None:
+    """On top of the part's own rate; the schedule then scales each group from its own peak."""
+    config = OptimizationConfig(lr_by_part=LrByPartConfig(vision=2e-6), lora_plus_ratio=16)
+    found = lrs_by_name(config)
+    assert [found[name] for name in NAMES] == pytest.approx([1e-4, 16e-4, 1e-4, 1e-4, 2e-6, 32e-6])
+    optimizer = make_optimizer({n: torch.nn.Parameter(torch.ones(*s)) for n, s in NAMES.items()}, config, lr=1e-4)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    make_schedule(optimizer, OptimizationConfig(warmup_steps=4), TOTAL)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([peak / 4 for peak in peaks])
+
+
+def test_groups_are_as_before_without_them() -> None:
+    """What a resumed run's optimiser state rests on: matrices, then vectors."""
+    parameters = {name: torch.nn.Parameter(torch.ones(*shape)) for name, shape in NAMES.items()}
+    groups = parameter_groups(parameters, OptimizationConfig(weight_decay=0.1), 1e-4)
+    assert [(len(group["params"]), group["weight_decay"], group["lr"]) for group in groups] == [
+        (5, 0.1, 1e-4),
+        (1, 0.0, 1e-4),
+    ]
 
 
 @pytest.mark.parametrize("name", OptimizerName)

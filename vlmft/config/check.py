@@ -21,7 +21,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from vlmft.config import schema
 from vlmft.config.contradictions import contradictions, foreign_target
 
-Config = TypeVar("Config", schema.TrainConfig, schema.EvaluateConfig, schema.TraceConfig)
+Config = TypeVar(
+    "Config", schema.TrainConfig, schema.EvaluateConfig, schema.TraceConfig, schema.ExportConfig, schema.AskConfig
+)
 
 ELSEWHERE: Mapping[str, str] = {
     "accumulate_grad_batches": "train.rows_per_batch",
@@ -76,8 +78,9 @@ def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config]) -> 
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     _raise_if(contradictions(config))
-    if config.data is not None:
-        checked_options(config.data)
+    data: schema.DataConfig | None = getattr(config, "data", None)
+    if data is not None:
+        checked_options(data)
     return config
 
 

@@ -14,7 +14,9 @@ ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
 """A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
 TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)})(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
 
-AnyConfig: TypeAlias = schema.TrainConfig | schema.EvaluateConfig | schema.TraceConfig
+AnyConfig: TypeAlias = (
+    schema.TrainConfig | schema.EvaluateConfig | schema.TraceConfig | schema.ExportConfig | schema.AskConfig
+)
 
 
 def _count_or_share(value: float) -> bool:
@@ -26,14 +28,16 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "a whole number >= 1",
         lambda value: value >= 1,
         "data.train_per_class data.max_new_tokens data.default_epochs "
-        "model.max_length_tokens model.lora.r train.rows_per_step train.rows_per_batch train.tokens_per_batch "
+        "model.max_length_tokens model.max_visual_tokens_per_image model.lora.r train.rows_per_step "
+        "train.rows_per_batch train.tokens_per_batch "
         "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
-        "evaluation.rows_per_batch",
+        "evaluation.rows_per_batch max_new_tokens rows_per_batch",
     ),
     (
         "a whole number >= 0",
         lambda value: value >= 0,
-        "seed index data.split_seed data.workers train.warmup_steps evaluation.canary_rows evaluation.gallery_rows "
+        "seed index check_rows data.split_seed data.workers train.warmup_steps evaluation.canary_rows "
+        "evaluation.gallery_rows "
         "logger.table_rows",
     ),
     (
@@ -45,7 +49,8 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "a number > 0",
         lambda value: 0 < value < math.inf,
-        "train.lr model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds",
+        "train.lr train.lr_by_part.language train.lr_by_part.connector train.lr_by_part.vision train.lora_plus_ratio "
+        "model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds",
     ),
     ("a number >= 0", lambda value: 0 <= value < math.inf, "train.weight_decay train.max_gradient_norm"),
     (
@@ -84,16 +89,24 @@ FOLDER_NAMES = ("name", "model.name", "data.name")
 def contradictions(config: AnyConfig) -> Iterator[str]:
     """A sentence for each thing about `config` that does not hold."""
     yield from _out_of_range(config)
+    run: str | None = value_at(config, "run")
+    if run is not None and not Path(run).is_dir():
+        yield f"run: there is no folder {run!r}; give the folder that train.py printed"
     yield from _bad_names(config)
-    if config.data is not None and config.data.path is not None and not Path(config.data.path).expanduser().exists():
-        path = config.data.path
+    path = value_at(config, "data.path")
+    if path is not None and not Path(path).expanduser().exists():
         yield f"data.path: there is no file or folder {path!r}; check it, or leave it out where the dataset needs none"
-    if config.model is not None:
-        yield from _model_contradictions(config.model)
+    model: schema.ModelConfig | None = value_at(config, "model")
+    if model is not None:
+        yield from _model_contradictions(model)
     if isinstance(config, schema.TrainConfig):
         yield from _training_contradictions(config)
     if isinstance(config, schema.EvaluateConfig):
         yield from _evaluation_contradictions(config)
+    if isinstance(config, schema.AskConfig) and (config.run is None) == (config.model is None):
+        yield "run: Expected either run=<run folder> or model=, got " + ("both" if config.run is not None else "none")
+    if isinstance(config, schema.ExportConfig) and Path(config.to).exists():
+        yield f"to: Expected a folder that is not there yet, got {config.to!r}; give another name"
 
 
 def value_at(config: AnyConfig, key: str) -> Any:
@@ -162,6 +175,11 @@ def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
     parts = config.model.train
     if {parts.language, parts.connector, parts.vision} == {schema.Tuning.frozen}:
         yield "model.train: Expected lora or full for at least one part, got frozen for all; there is nothing to train"
+    for part in ("language", "connector", "vision"):
+        if getattr(config.train.lr_by_part, part) is not None and getattr(parts, part) == schema.Tuning.frozen:
+            yield f"train.lr_by_part.{part}: this part is not trained; set model.train.{part}=lora, or leave it out"
+    if config.train.lora_plus_ratio is not None and schema.Tuning.lora not in vars(parts).values():
+        yield "train.lora_plus_ratio: no part is trained by lora, got a ratio of its matrices; leave it out"
     if config.train.early_stopping_patience is not None and config.trainer.limit_val_batches == 0:
         yield "train.early_stopping_patience: needs validation, got trainer.limit_val_batches=0; set one of the two"
 
@@ -175,5 +193,3 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
         yield f"trainer.devices: Expected 1, for evaluation runs on one device, got {config.trainer.devices}"
     if config.logger.csv or config.logger.tensorboard:
         yield "logger: Expected wandb or none, got csv or tensorboard; an evaluation's numbers are in its summary.json"
-    if config.run is not None and not Path(config.run).is_dir():
-        yield f"run: there is no folder {config.run!r}; give the folder that train.py printed"

@@ -46,6 +46,19 @@ class LoraInit(str, Enum):
     gaussian = "gaussian"
 
 
+class ExportForm(str, Enum):
+    """`merged`: a model that needs neither PEFT nor vlmft; `adapter`: the adapter alone."""
+
+    merged = "merged"
+    adapter = "adapter"
+
+
+class ExportDtype(str, Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class OptimizerName(str, Enum):
     adamw = "adamw"
     adamw_8bit = "adamw_8bit"
@@ -95,6 +108,10 @@ class LoraConfig:
     """Last names of linear layers inside the parts whose tuning is lora. Each must match at least one module."""
     init: LoraInit = LoraInit.default
     """Of matrix A; B always starts at zero."""
+    use_rslora: bool = False
+    """Scale alpha / sqrt(r) instead of alpha / r, so that large ranks learn as fast as small ones."""
+    use_dora: bool = False
+    """Train the length of each weight row apart from its direction: slower, a little more memory."""
 
 
 @dataclass
@@ -117,6 +134,9 @@ class ModelConfig:
     """Peak learning rate of this model's LoRA unless train.lr is set."""
     max_length_tokens: Optional[int] = None
     """Longest row in tokens, images included; null takes the model's own limit. Longer rows are bad rows, never cut."""
+    max_visual_tokens_per_image: Optional[int] = None
+    """Most tokens of image features that one image takes; null takes the model's own setting, and more than that is
+    never taken. Larger images are scaled down or cut into fewer tiles; one that cannot be is a bad row."""
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     train: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -161,9 +181,21 @@ class DataConfig:
 
 
 @dataclass
+class LrByPartConfig:
+    """Peak learning rate of one part of the model; null takes train.lr."""
+
+    language: Optional[float] = None
+    connector: Optional[float] = None
+    vision: Optional[float] = None
+
+
+@dataclass
 class OptimizationConfig:
     lr: Optional[float] = None
     """Peak learning rate; null takes model.default_lr."""
+    lr_by_part: LrByPartConfig = field(default_factory=LrByPartConfig)
+    lora_plus_ratio: Optional[float] = None
+    """LoRA+: matrices B learn so many times faster than A; null and 1 mean equally fast."""
     optimizer: OptimizerName = OptimizerName.adamw
     weight_decay: float = 0.0
     """Decoupled; not applied to biases and norms."""
@@ -298,6 +330,47 @@ class EvaluateConfig:
     output_root: str = "outputs"
     json: bool = False
     """Print summary.json instead of tables."""
+
+
+@dataclass
+class ExportConfig:
+    """vlmft export"""
+
+    run: str = MISSING
+    """Run folder of train.py."""
+    to: str = MISSING
+    """Folder that is made; it must not be there yet."""
+    form: ExportForm = ExportForm.merged
+    dtype: ExportDtype = ExportDtype.bfloat16
+    """Of the merged weights. 16 bit rounds them; what that changes is measured on check_rows and written down."""
+    check_rows: int = 16
+    """Rows of the test split that the tuned and the exported model both answer; 0 checks nothing and reads no data."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    json: bool = False
+    """Print what was made as JSON."""
+
+
+@dataclass
+class AskConfig:
+    """vlmft ask"""
+
+    image: str = MISSING
+    """An image file, or a folder whose images are all asked about."""
+    question: str = MISSING
+    run: Optional[str] = None
+    """Run folder of train.py: its model and adapter answer. Excludes model=."""
+    model: Optional[ModelConfig] = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    max_new_tokens: int = 64
+    """Longest answer in tokens."""
+    rows_per_batch: int = 8
+    """Images of a folder that are asked about at once."""
+    to: str = "predictions.jsonl"
+    """With a folder: the file that gets a line an image."""
+    allow_fingerprint_mismatch: bool = False
+    """Ask an adapter under another prompt format, processor or base than its own."""
+    json: bool = False
+    """Print the answers as JSON lines."""
 
 
 @dataclass

@@ -22,7 +22,12 @@ from vlmft.config.schema import ModelConfig
 from vlmft.models.collate import collate
 from vlmft.models.features import Features, encoder_outputs, image_features
 from vlmft.models.load import Source, load_processor
+from vlmft.models.resolution import KEY, limit_visual_tokens, most_visual_tokens, settings_of
+from vlmft.models.support import FAMILIES
 from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Message, Prompt, Sample
+
+PROBES = tuple(PIL.Image.new("RGB", size) for size in ((64, 64), (1000, 300)))
+"""Pictures that show whether a model takes as many tokens for any image."""
 
 
 class Family(Protocol):
@@ -36,7 +41,10 @@ class Family(Protocol):
     pad_id: int
     fingerprint_parts: Mapping[str, Any]
     """What a fingerprint is the hash of: prompt format and processor."""
+    resolution: str
+    """What an image costs, in words."""
 
+    def limit_images(self, most: int | None) -> None: ...
     def image_tokens(self, width: int, height: int) -> int: ...
     def encode(self, sample: Sample) -> EncodedRow: ...
     def encode_prompt(self, row_id: str, prompt: Prompt) -> EncodedRow: ...
@@ -51,14 +59,23 @@ class Family(Protocol):
 
 
 def make_family(config: ModelConfig, source: Source, model_config: Any) -> Family:
-    """The family that `model.family` names: `generic`, or module.path:ClassName with the same constructor."""
+    """The family that `model.family` names: `generic`, which is the architecture's own where it has one, or
+    module.path:ClassName with the same constructor."""
     processor = load_processor(source, model_config.model_type)
     if config.template is not None:
         processor.chat_template = config.template
-    cls = GenericFamily if config.family == "generic" else import_allowed("model.family", config.family)
+    named = FAMILIES.get(model_config.model_type, "generic") if config.family == "generic" else config.family
+    cls = GenericFamily if named == "generic" else import_allowed("model.family", named)
     positions = getattr(model_config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+    if (most := config.max_visual_tokens_per_image) is not None:
+        limit_visual_tokens(processor, most)  # before the family: it fingerprints the processor
     family: Family = cls(processor, model_config, config.max_length_tokens or positions)
+    family.limit_images(most)
     return family
+
+
+ONE_IMAGE = ("llava_onevision",)
+"""Model types whose processor cuts an image otherwise where it is not alone in its row."""
 
 
 class GenericFamily:
@@ -68,18 +85,22 @@ class GenericFamily:
     capabilities = frozenset({"text_only", "multi_image", "multi_turn", "right", "left"})
     suppressed_ids: Sequence[int] = ()
     """Ids that generation never chooses."""
+    answer_type_id = 0
+    """What an answer's ids have in token_type_ids and its like."""
 
     def __init__(self, processor: Any, model_config: Any, max_length_tokens: int) -> None:
         if processor.chat_template is None:
             raise ConfigError("model.template: this model has no chat template; give one in Jinja")
-        image_token_id = getattr(model_config, "image_token_id", None)
-        if image_token_id is None:
-            raise ConfigError("model.path: this model has no image token; choose a vision-language model")
+        self.image_token_id = self.find_image_token_id(processor, model_config)
+        if model_config.model_type in ONE_IMAGE:
+            self.max_images = 1
         self.processor = processor
         self.max_length_tokens = max_length_tokens
+        self.max_visual_tokens: int | None = None
+        self.resolution = ""
         tokenizer = processor.tokenizer
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        image_token = getattr(processor, "image_token", None) or tokenizer.convert_ids_to_tokens(image_token_id)
+        image_token = getattr(processor, "image_token", None) or tokenizer.convert_ids_to_tokens(self.image_token_id)
         self.control_texts = sorted({*added, *tokenizer.all_special_tokens, image_token})
         self.end_id = self._find_end_id()
         self.end_text = tokenizer.convert_ids_to_tokens(self.end_id)
@@ -90,6 +111,41 @@ class GenericFamily:
             "vocabulary": len(tokenizer),
             "end_id": self.end_id,
         }
+
+    def limit_images(self, most: int | None) -> None:
+        """Holds every image to `most` tokens from now on, and says what an image takes at most.
+
+        Raises:
+            ConfigError: the model takes more for every image, or for some and has no setting for it.
+        """
+        self.max_visual_tokens, now = most, most_visual_tokens(self.processor)
+        if now is not None:
+            self.resolution = f"at most {now:,} tokens an image ({settings_of(self.processor)})"
+            return
+        found = {self._count(picture) for picture in PROBES}
+        fixed = "one token for every image" if found == {1} else f"{max(found):,} tokens for every image"
+        self.resolution = fixed if len(found) == 1 else "as many tokens for an image as its size asks for"
+        if most is not None and max(found) > most:
+            raise ConfigError(
+                f"{KEY}: this model takes {max(found)} tokens for an image and has no setting for less, got {most}; "
+                "leave it out"
+            )
+
+    def _count(self, picture: PIL.Image.Image) -> int:
+        """Image tokens of a picture."""
+        chat = [{"role": "user", "content": [{"type": "image"}]}]
+        ids = self._process(self._template(chat, generation=True), [picture])["input_ids"]
+        return int((ids == self.image_token_id).sum())
+
+    def find_image_token_id(self, processor: Any, model_config: Any) -> int:
+        """The id that stands for image features in a row.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if getattr(model_config, "image_token_id", None) is None:
+            raise ConfigError("model.path: this model has no image token; choose a vision-language model")
+        return int(model_config.image_token_id)
 
     def _find_end_id(self) -> int:
         question = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
@@ -139,7 +195,7 @@ class GenericFamily:
         Raises:
             BadRowError: the image processor refuses the size.
         """
-        with _processor_refusals():
+        with processor_refusals():
             counts = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
         return int(counts["num_image_tokens"][0])
 
@@ -158,6 +214,7 @@ class GenericFamily:
         inputs = self._process(text, pictures)
         ids = inputs.pop("input_ids")[0].astype(np.int64)
         self._refuse_length(len(ids) + 1, "with room for an answer")
+        self._refuse_resolution(int((ids == self.image_token_id).sum()), len(pictures))
         token_arrays = {k: inputs.pop(k)[0].astype(np.int64) for k in list(inputs) if k.endswith("type_ids")}
         arrays = [inputs] * len(pictures)
         if len(pictures) > 1:  # one image a call, so that an image's pixels do not depend on its neighbours
@@ -170,7 +227,7 @@ class GenericFamily:
         start = self.processor.tokenizer.bos_token
         written = {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
         images = [pictures] if pictures else None
-        with _processor_refusals():
+        with processor_refusals():
             inputs = self.processor(text=[text], images=images, return_tensors="np", **written)
         return {name: np.asarray(value) for name, value in inputs.items() if name != "attention_mask"}
 
@@ -186,6 +243,13 @@ class GenericFamily:
                 "shorten the row, or raise model.max_length_tokens as far as the model and memory allow"
             )
 
+    def _refuse_resolution(self, n_tokens: int, n_images: int) -> None:
+        if self.max_visual_tokens is not None and n_tokens > self.max_visual_tokens * n_images:  # a flat strip may
+            raise BadRowError(
+                f"Expected at most {self.max_visual_tokens} tokens an image, got {n_tokens} for {n_images}; "
+                f"crop what is so flat, or raise {KEY}"
+            )
+
     def encode(self, sample: Sample) -> EncodedRow:
         """Prompt ids + answer ids + end token, tokenised apart and concatenated: training sees generation's prompt.
 
@@ -195,13 +259,13 @@ class GenericFamily:
         prompt = self.encode_prompt(sample.id, sample.prompt)
         answer = np.asarray(self.answer_ids(sample.prompt, sample.answer), np.int64)
         self._refuse_length(prompt.length + len(answer), "with the answer")
-        zeros = np.zeros(len(answer), np.int64)
+        types = np.full(len(answer), self.answer_type_id, np.int64)
         return EncodedRow(
             sample.id,
             np.concatenate([prompt.input_ids, answer]),
             np.concatenate([prompt.supervised, np.ones(len(answer), bool)]),
             prompt.prompt_length,
-            {name: np.concatenate([array, zeros]) for name, array in prompt.token_arrays.items()},
+            {name: np.concatenate([array, types]) for name, array in prompt.token_arrays.items()},
             prompt.images,
         )
 
@@ -216,8 +280,11 @@ class GenericFamily:
             raise ConfigError("model.template: the text before an answer differs with and without it; fix the template")
         completion = whole[len(before) :]
         completion = completion[: completion.rindex(self.end_text) + len(self.end_text)]
-        ids = self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return [int(i) for i in ids]
+        return self.completion_ids(completion)
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Ids of what the template writes behind a prompt."""
+        return [int(i) for i in self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"]]
 
     def collate(self, rows: Sequence[EncodedRow], layout: Layout, model: PreTrainedModel) -> Batch:
         """Rows padded to the longest, on the `right` for training or the `left` for generation. Next: `forward`."""
@@ -232,15 +299,22 @@ class GenericFamily:
         """
         return image_features(model, images, grad=grad)
 
+    def seen(
+        self, model: PreTrainedModel, batch: Batch, features: Features, *, generation: bool = False
+    ) -> dict[str, Any]:
+        """The features as this model's `forward`, or its `generate`, takes them."""
+        outputs = encoder_outputs(model, features)
+        return {"mm_encoder_outputs": outputs if generation else outputs or None}
+
     def forward(self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor) -> torch.Tensor:
         """Logits at the positions where `keep` (B, T) bool is True: (n_kept, vocabulary)."""
         output = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
-            mm_encoder_outputs=encoder_outputs(features) or None,
             logits_to_keep=keep,
             use_cache=False,
+            **self.seen(model, batch, features),
             **batch.token_arrays,
             **batch.image_arrays,
         )
@@ -264,8 +338,8 @@ class GenericFamily:
             output = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                mm_encoder_outputs=encoder_outputs(features),
                 generation_config=greedy,
+                **self.seen(model, batch, features, generation=True),
                 **batch.token_arrays,
                 **batch.image_arrays,
             )
@@ -281,7 +355,7 @@ class GenericFamily:
 
 
 @contextlib.contextmanager
-def _processor_refusals() -> Iterator[None]:
+def processor_refusals() -> Iterator[None]:
     try:
         yield
     except ValueError as error:

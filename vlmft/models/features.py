@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlmft.config.check import ConfigError
 from vlmft.sample import EncodedImage
 
 Features = list[torch.Tensor]
-"""One tensor an image, (n_image_tokens, d_model), in reading order."""
+"""One tensor an image, (n_image_tokens, d_model), in reading order. Where the language part takes image features in
+several of its layers (Qwen3-VL's deepstack), they stand side by side: (n_image_tokens, (1 + n_layers) * d_model)."""
+
+See = Callable[[PreTrainedModel, Sequence[EncodedImage]], Features]
+KNOWN_OUTPUTS = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
 
 
-def image_features(model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool) -> Features:
+class PerImage(list[torch.Tensor]):
+    """Features of each image for models that want a list, and one tensor for those that want one."""
+
+    def to(self, *where: Any) -> torch.Tensor:
+        return torch.cat(self).to(*where)
+
+
+def see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
+    """Features by the model's own `get_image_features`.
+
+    Raises:
+        ConfigError: the model makes more of an image than features, which its language part would miss.
+    """
+    names = [n for n in inspect.signature(model.get_image_features).parameters if n in images[0].arrays]
+    device = model.device
+    arrays = {n: torch.from_numpy(np.concatenate([i.arrays[n] for i in images])).to(device) for n in names}
+    arrays = {n: a.to(model.dtype) if a.is_floating_point() else a for n, a in arrays.items()}
+    output = model.get_image_features(**arrays)
+    if odd := {name for name, value in output.items() if value is not None} - KNOWN_OUTPUTS:
+        raise ConfigError(f"model.path: this model needs {', '.join(sorted(odd))} of an image, too; use another one")
+    layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+    by_image = zip(*(_by_image(layer, images) for layer in layers), strict=True)
+    return [torch.cat(features, dim=-1) if len(features) > 1 else features[0] for features in by_image]
+
+
+def _by_image(pooled: Sequence[torch.Tensor], images: Sequence[EncodedImage]) -> list[torch.Tensor]:
+    """(n_tokens, d_model) for each image; some models (InternVL) give a tensor for each of an image's tiles."""
+    rows = [feature.reshape(-1, feature.shape[-1]) for feature in pooled]
+    if len(rows) == len(images):
+        return rows
+    tiles = iter(rows)
+    return [torch.cat([next(tiles) for _ in image.arrays["pixel_values"]]) for image in images]
+
+
+def image_features(model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool, see: See = see) -> Features:
     """Features in the model's dtype.
 
     Frozen (`grad=False`): one image a call, without autograd or autocast. Batch composition changes bits, so a feature
@@ -25,20 +65,20 @@ def image_features(model: PreTrainedModel, images: Sequence[EncodedImage], *, gr
     """
     if not grad:
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            return [_see(model, [image])[0] for image in images]
+            return [see(model, [image])[0] for image in images]
     together = len({tuple(v.shape[1:] for v in image.arrays.values()) for image in images}) == 1
-    return _see(model, images) if together else [_see(model, [image])[0] for image in images]
+    return see(model, images) if together else [see(model, [image])[0] for image in images]
 
 
-def encoder_outputs(features: Features) -> dict[str, BaseModelOutputWithPooling]:
+def encoder_outputs(model: PreTrainedModel, features: Features) -> dict[str, BaseModelOutputWithPooling]:
     """The form in which `forward` and `generate` of transformers take features; empty where there is no image."""
-    return {"image": BaseModelOutputWithPooling(pooler_output=features)} if features else {}
-
-
-def _see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
-    names = [n for n in inspect.signature(model.get_image_features).parameters if n in images[0].arrays]
-    device = model.device
-    arrays = {n: torch.from_numpy(np.concatenate([i.arrays[n] for i in images])).to(device) for n in names}
-    arrays = {n: a.to(model.dtype) if a.is_floating_point() else a for n, a in arrays.items()}
-    pooled = model.get_image_features(**arrays).pooler_output
-    return [f.reshape(-1, f.shape[-1]) for f in pooled]
+    if not features:
+        return {}
+    width: int = model.get_input_embeddings().weight.shape[1]  # type: ignore[union-attr, index, assignment]
+    layers = [
+        PerImage(parts) for parts in zip(*(torch.split(feature, width, dim=-1) for feature in features), strict=True)
+    ]
+    output: Any = BaseModelOutputWithPooling(pooler_output=layers[0])
+    if len(layers) > 1:
+        output.deepstack_features = layers[1:]
+    return {"image": output}

@@ -25,6 +25,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models.moondream2 import Moondream2Processor
+from vlmft.models.support import refusal
 
 NOT_LANGUAGE = (
     r"(?:.*\.)?(?:vision|vision_model|vision_tower|visual|connector|multi_modal_projector|perceiver_resampler)"
@@ -71,7 +72,7 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
     """The source and its transformers config, before any weights are read.
 
     Raises:
-        ConfigError: nothing can be read there.
+        ConfigError: nothing can be read there, or it is a model that cannot be tuned here.
     """
     path = locate(config)
     try:
@@ -80,6 +81,8 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
         raise ConfigError(
             f"model.path: {config.path!r} cannot be read ({_first_line(error)}); check id, revision, network"
         ) from error
+    if (reason := refusal(model_config)) is not None:
+        raise ConfigError(f"model.path: {config.path!r} is of type {model_config.model_type!r}; this model {reason}")
     if config.init == Init.random:
         commit = "random"
     else:

@@ -85,6 +85,8 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
         lora_dropout=config.lora.dropout,
         target_modules=target_names(model, config),
         init_lora_weights="gaussian" if config.lora.init == LoraInit.gaussian else True,
+        use_rslora=config.lora.use_rslora,
+        use_dora=config.lora.use_dora,
         bias="none",
         revision=config.revision,
     )  # type: ignore[call-arg]

@@ -142,8 +142,13 @@ def build(
     device = pick_device(trainer)
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
-    commit = f"{source.commit}, seed {seed}" if model_config.init == Init.random else source.commit
-    return Built(source, family, model, data, device, fingerprint(family, commit), numerics_of(model_config, device))
+    prints = fingerprint(family, base_of_run(model_config, source, seed))
+    return Built(source, family, model, data, device, prints, numerics_of(model_config, device))
+
+
+def base_of_run(config: ModelConfig, source: Source, seed: int) -> str:
+    """What tells one base from another: two seeds of random weights are two bases."""
+    return f"{source.commit}, seed {seed}" if config.init == Init.random else source.commit
 
 
 def numerics_of(config: ModelConfig, device: torch.device) -> dict[str, str]:
@@ -154,10 +159,7 @@ def numerics_of(config: ModelConfig, device: torch.device) -> dict[str, str]:
 
 
 def fingerprint(family: Family, commit: str) -> dict[str, str]:
-    """What an adapter was trained under, each as a hash or commit: prompt format, processor, base.
-
-    Random weights have their seed beside the commit: two seeds are two bases.
-    """
+    """What an adapter was trained under, each as a hash or commit: prompt format, processor, base."""
     parts = family.fingerprint_parts
     hashes = {name: _short(parts[name]) for name in sorted(parts)}
     probe = Prompt((Message("user", ("What is this?",)),))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import EXIT_FAILURE, run_entry
-from vlmft.config.schema import TraceConfig
+from vlmft.config.schema import AskConfig, ExportConfig, TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
 from vlmft.run.score import run_score
@@ -17,6 +17,8 @@ from vlmft.run.score import run_score
 USAGE = """usage: vlmft TOOL [arguments]
 
   trace   one sample's whole way, each stage printed: vlmft trace data=shapes model=tiny index=0
+  ask     an answer about an image, or a folder of them: vlmft ask image=cat.jpg question="What is it?" run=RUN_FOLDER
+  export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone)
   score   what a file of predictions is worth, whatever tool wrote it: vlmft score FILE --metric relaxed_accuracy
   compare are others better than the first, on the same rows, with p-value and verdict: vlmft compare A B
 
@@ -24,15 +26,38 @@ Every tool takes --json. Training and evaluation are train.py and evaluate.py.
 """
 
 
-def run_trace(overrides: Sequence[str]) -> None:
-    overrides = ["json=true" if override == "--json" else override for override in overrides]
-    config = compose_tool("trace", TraceConfig, overrides)
-    from vlmft.run.trace import trace  # after the check: torch takes seconds to import
+def _settings(arguments: Sequence[str]) -> list[str]:
+    return ["json=true" if argument == "--json" else argument for argument in arguments]
+
+
+def run_ask(arguments: Sequence[str]) -> None:
+    config = compose_tool("ask", AskConfig, _settings(arguments))
+    from vlmft.run.ask import ask  # after the check: torch takes seconds to import
+
+    ask(config)
+
+
+def run_export(arguments: Sequence[str]) -> None:
+    config = compose_tool("export", ExportConfig, _settings(arguments))
+    from vlmft.run.export import export
+
+    export(config)
+
+
+def run_trace(arguments: Sequence[str]) -> None:
+    config = compose_tool("trace", TraceConfig, _settings(arguments))
+    from vlmft.run.trace import trace
 
     trace(config, colour=sys.stdout.isatty())
 
 
-TOOLS: dict[str, Callable[[Sequence[str]], None]] = {"trace": run_trace, "score": run_score, "compare": run_compare}
+TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
+    "trace": run_trace,
+    "ask": run_ask,
+    "export": run_export,
+    "score": run_score,
+    "compare": run_compare,
+}
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.present import duration, print_arms, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, read_fingerprint, report, write_results
+from vlmft.run.results import ADAPTER, Phases, Summary, differing_fingerprint, log_predictions, report, write_results
 from vlmft.sample import Split
 from vlmft.training.interruption import stop_request
 from vlmft.training.tracking import METRICS_FILE, Wandb, stored_run
@@ -101,10 +101,7 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
 def _with_adapter(built: Built, run: Path, config: EvaluateConfig) -> list[str]:
     """Puts the run's adapter on the model after its fingerprint has been compared; returns notes for the table."""
     adapter = run / ADAPTER
-    stored = read_fingerprint(adapter) or {}
-    differing = sorted(
-        name for name in {*stored, *built.fingerprint} if stored.get(name) != built.fingerprint.get(name)
-    )
+    differing = differing_fingerprint(adapter, built.fingerprint)
     if differing and not config.allow_fingerprint_mismatch:
         raise ConfigError(
             f"run: the adapter was trained under another {', '.join(differing)} than this evaluation has; "

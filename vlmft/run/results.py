@@ -166,6 +166,12 @@ def read_fingerprint(folder: Path) -> dict[str, str] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def differing_fingerprint(folder: Path, fingerprint: Mapping[str, str]) -> list[str]:
+    """What of prompt format, processor and base is another than the adapter in `folder` was trained under."""
+    stored = read_fingerprint(folder) or {}
+    return sorted(name for name in {*stored, *fingerprint} if stored.get(name) != fingerprint.get(name))
+
+
 def report(
     built: Built,
     config: Any,

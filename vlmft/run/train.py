@@ -279,6 +279,7 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     if not config.trainer.fast_dev_run:  # its test rows are cut
         keep_manifest(folder / MANIFEST_FILE, built.data)
     print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
+    print(f"  images: {built.family.resolution}")
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     tested = config.test and bool(built.data.ids["test"])
     if config.test and not tested:

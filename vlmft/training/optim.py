@@ -11,19 +11,32 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vlmft.config.schema import OptimizationConfig, OptimizerName, Schedule
+from vlmft.models.lora import part_of
 
 
-def parameter_groups(parameters: Mapping[str, torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with decay, vectors (biases, norms) without."""
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def lr_of(name: str, config: OptimizationConfig, lr: float) -> float:
+    """Peak learning rate of a parameter: its part's own, and more for matrices B under LoRA+ (arXiv 2402.12354)."""
+    own: float | None = getattr(config.lr_by_part, part_of(name))
+    rate = lr if own is None else own
+    return rate * config.lora_plus_ratio if config.lora_plus_ratio is not None and ".lora_B." in name else rate
+
+
+def parameter_groups(
+    parameters: Mapping[str, torch.nn.Parameter], config: OptimizationConfig, lr: float
+) -> list[dict[str, Any]]:
+    """Matrices with decay, then vectors (biases, norms) without; of each, a group for each learning rate."""
+    groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+    for vectors in (False, True):
+        for name, parameter in parameters.items():
+            if (parameter.ndim < 2) == vectors:
+                groups.setdefault((vectors, lr_of(name, config, lr)), []).append(parameter)
+    decay = {False: config.weight_decay, True: 0.0}
+    return [{"params": g, "weight_decay": decay[vectors], "lr": rate} for (vectors, rate), g in groups.items()]
 
 
 def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: OptimizationConfig, lr: float) -> Optimizer:
     """The optimiser that `train.optimizer` names, at peak learning rate `lr`."""
-    groups = parameter_groups(parameters, config.weight_decay)
+    groups = parameter_groups(parameters, config, lr)
     betas = (config.beta1, config.beta2)
     if config.optimizer == OptimizerName.adamw:
         # Not fused: Lightning refuses gradient clipping beside a fused optimiser under bf16-mixed.

@@ -1,0 +1,72 @@
+"""README.md of an exported model: what it was trained on, how, and what that was worth."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from vlmft.config.schema import ExportConfig, ExportForm, TrainConfig
+from vlmft.config.secrets import redacted
+from vlmft.models.load import locate
+from vlmft.run.folder import plain
+
+UNKNOWN = "unknown"
+
+
+def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str | None) -> str:
+    """Front matter as the Hub reads it, the table of arms, data, settings, licence of the base."""
+    base, licence = run.model.path, licence_of(run)
+    summary = json.loads(summary_path.read_text(encoding="utf-8")) if summary_path.is_file() else {}
+    front: dict[str, Any] = {"base_model": base, "tags": ["vlmft"], "pipeline_tag": "image-text-to-text"}
+    front |= {"library_name": "peft" if config.form == ExportForm.adapter else "transformers"}
+    front |= {} if licence == UNKNOWN else {"license": licence}
+    settings = redacted({key: plain(run)[key] for key in ("model", "data", "train", "seed")})
+    merged = f"its weights with the adapter added in, {config.dtype.name}"
+    what = "an adapter for it" if config.form == ExportForm.adapter else merged
+    said = "as the base's own model card says" if licence == UNKNOWN else licence
+    parts = [
+        f"---\n{yaml.safe_dump(front)}---\n# {run.model.name} tuned on {run.data.name}",
+        f"Base model: {base}{f' at {run.model.revision}' if run.model.revision else ''}; here: {what}.",
+        *([f"Beside the model as it was trained: {check}."] if check is not None else []),
+        "## Before and after",
+        *results(summary),
+        "## Data",
+        f"{run.data.name} ({run.data.dataset}), rows: {json.dumps(summary.get('rows', {}))}.",
+        "## Settings",
+        f"```yaml\n{yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)}```",
+        "## Licence",
+        f"Of the base model: {said}. The data have their own.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def results(summary: dict[str, Any]) -> list[str]:
+    """The run's sentence and its table of arms."""
+    arms = summary.get("arms") or []
+    if not arms:
+        return ["Not evaluated."]
+    lines = [f"| arm | n | {summary['metric']} | 95 % interval |", "|---|---|---|---|"]
+    for arm in arms:
+        low, high = arm["interval"]
+        lines.append(f"| {arm['arm']} | {arm['n']} | {100 * arm['value']:.1f} % | {100 * low:.1f} - {100 * high:.1f} |")
+    notes = [f"- {note}" for note in summary.get("notes", [])]
+    return [str(summary["sentence"]), "\n".join(lines), *(["\n".join(notes)] if notes else [])]
+
+
+def licence_of(run: TrainConfig) -> str:
+    """What the base's own model card says; `unknown` where it cannot be read."""
+    path = Path(locate(run.model)) / "README.md"
+    if not path.is_file():
+        try:
+            path = Path(hf_hub_download(run.model.path, "README.md", revision=run.model.revision))
+        except (OSError, HfHubHTTPError, HFValidationError, ValueError):
+            return UNKNOWN
+    front = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8"), re.DOTALL)
+    found = yaml.safe_load(front[1]) if front else None
+    return str(found["license"]) if isinstance(found, dict) and "license" in found else UNKNOWN
