@@ -311,6 +311,7 @@ def test_a_batch_without_memory_is_answered_in_halves(tmp_path: Path, capsys: py
     assert bench.model.training == FakeModel().training
 
 
+@pytest.mark.slow
 def test_halves_do_not_depend_on_where_an_evaluation_was_interrupted(tmp_path: Path) -> None:
     small(3).predict(tmp_path / "whole.jsonl", questions(20))
     whole = (tmp_path / "whole.jsonl").read_bytes()
