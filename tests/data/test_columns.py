@@ -240,7 +240,7 @@ def test_options_that_exclude_each_other() -> None:
 
 
 def dataset_of(compose: Any, *overrides: str) -> tuple[Any, Columns]:
-    from vlmft.run.build import make_dataset
+    from vlmft.data.make import make_dataset
 
     config = compose(*overrides)
     dataset = make_dataset(config.data)

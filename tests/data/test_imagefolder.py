@@ -139,7 +139,7 @@ def test_travels_to_workers(pets: Path) -> None:
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference data are not here")
 def test_sports(compose: Any) -> None:
-    from vlmft.run.build import make_dataset
+    from vlmft.data.make import make_dataset
 
     config = compose("data=sports", f"data.path={REFERENCE}")
     dataset = make_dataset(config.data)

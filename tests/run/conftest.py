@@ -16,10 +16,11 @@ import torch
 from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
-from vlmft.run.build import Built, build, infer, make_dataset
+from vlmft.data.make import make_dataset
+from vlmft.run.build import Built, build, infer
 from vlmft.run.reevaluate import reevaluate
 from vlmft.run.train import train
-from vlmft.training.tracking import METRICS_FILE, read_metrics
+from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
 SMALL = (
     "model=tiny_qwen2vl",

@@ -168,7 +168,7 @@ def test_what_is_missing_is_no_text(told: Json, tmp_path: Path) -> None:
 def test_a_run_folder_knows_its_references(told: Json, tmp_path: Path, compose: Callable[..., Any]) -> None:
     from omegaconf import OmegaConf
 
-    from vlmft.run.build import make_dataset
+    from vlmft.data.make import make_dataset
     from vlmft.run.folder import CONFIG_FILE, plain
 
     config = compose("model=tiny_qwen2vl", "data=shapes", "data.options.test_rows=12")

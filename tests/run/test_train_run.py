@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import EvaluationConfig
+from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.load import Source, load_model, load_processor, load_source
-from vlmft.run.build import make_dataset
 from vlmft.run.folder import config_hash, read_run
 from vlmft.run.results import Summary
 from vlmft.run.train import total_steps

@@ -19,8 +19,9 @@ import pytest
 
 from vlmft.config.schema import TrainConfig
 from vlmft.run.train import train
+from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import VLMModule
-from vlmft.training.tracking import WANDB_FILE, read_metrics
+from vlmft.training.tracking import WANDB_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (

@@ -13,14 +13,16 @@ import torch
 from vlmft.config.schema import TrainConfig
 from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
+from vlmft.data.make import make_dataset
 from vlmft.models.lora import trainable
-from vlmft.run.build import Built, build, infer, make_dataset
+from vlmft.run.build import Built, build, infer
 from vlmft.run.train import fit
 from vlmft.sample import EncodedRow
 from vlmft.training.checkpoint import Checkpoints
 from vlmft.training.interruption import StopRequest
+from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 from vlmft.training.module import VLMModule
-from vlmft.training.tracking import METRICS_FILE, MetricsFile, read_metrics
+from vlmft.training.tracking import MetricsFile
 
 SMALL = (
     "model=tiny_qwen2vl",

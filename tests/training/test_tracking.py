@@ -18,13 +18,13 @@ import torch
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import LoggerConfig
 from vlmft.training import tracking
+from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import (
     WANDB_FILE,
     MetricsFile,
     Wandb,
     has_api_key,
     lightning_loggers,
-    read_metrics,
     replay,
     require_tensorboard,
     stored_run,
@@ -284,11 +284,11 @@ def test_a_torn_note_of_the_run_is_as_none(home: Path, fake_wandb: Any, monkeypa
         assert stored_run(home) is None
     path.write_text('{"id": "whole"}')
 
-    def cut(self: Path, text: str, encoding: str) -> int:
-        self.write_bytes(text.encode(encoding)[:5])
+    def cut(descriptor: int) -> None:
+        os.ftruncate(descriptor, 5)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", cut)
+    monkeypatch.setattr(os, "fsync", cut)
     whole_life(home)
     assert stored_run(home) == {"id": "whole"}
 

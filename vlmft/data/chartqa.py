@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from vlmft.config.check import ConfigError
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.fields import PRINTED_LIST
 from vlmft.data.images import image_from_bytes, image_from_file
+from vlmft.data.tables import json_rows, load_undecoded
 from vlmft.sample import SPLITS, BadRowError, Image, Message, Prompt, Sample, Split
 
 Source = Literal["human", "augmented"]
@@ -207,23 +207,14 @@ def json_tables(root: Path, sources: Sequence[Source]) -> Tables:
         if not (root / split / "png").is_dir():
             raise ConfigError(f"data.path: Expected the images in {root / split / 'png'}, got {_listing(root / split)}")
         for source in sources:
-            rows = _json_rows(_json_file(root, split, source))
+            file = _json_file(root, split, source)
+            if not file.is_file():
+                raise ConfigError(
+                    f"data.path: Expected {file}, got {_listing(file.parent)}; add it, or set data.options.sources"
+                )
+            rows = json_rows(file)
             tables[split, source] = Table(rows, range(len(rows)))
     return tables
-
-
-def _json_rows(file: Path) -> list[Any]:
-    if not file.is_file():
-        raise ConfigError(
-            f"data.path: Expected {file}, got {_listing(file.parent)}; add it, or set data.options.sources"
-        )
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data.path: Expected JSON in {file}, got an error ({error}); mend the file") from error
-    if not isinstance(rows, list):
-        raise ConfigError(f"data.path: Expected a JSON list in {file}, got {type(rows).__name__}; mend the file")
-    return rows
 
 
 def _listing(folder: Path) -> str:
@@ -239,24 +230,16 @@ def parquet_tables(place: str, revision: str | None, sources: Sequence[Source]) 
     Raises:
         ConfigError: it cannot be loaded, or has other splits or columns.
     """
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(place, revision=revision)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ConfigError(f"data: {place!r} cannot be loaded ({reason}); check data.path or the connection") from error
     tables: Tables = {}
+    loaded = load_undecoded(place, None, revision)
     for split_name, rows in loaded.items():
         if split_name not in HUB_SPLITS:
             continue
         makers = _makers(rows, f"{place}, split {split_name}")
-        # Decoded by `datasets`, one corrupt image would end the whole iteration.
-        undecoded = rows.cast_column("image", datasets.Image(decode=False))
         for code, source in enumerate(SOURCES):
             if source in sources:
                 numbers = dict.fromkeys(number for number, maker in enumerate(makers) if maker == code)
-                tables[HUB_SPLITS[split_name], source] = Table(undecoded, numbers)
+                tables[HUB_SPLITS[split_name], source] = Table(rows, numbers)
     if not tables:
         raise ConfigError(f"data: Expected splits train, val and test in {place!r}, got {sorted(loaded)}")
     return tables

@@ -174,7 +174,8 @@ def _csv_rows(file: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"data.path: Expected a table in UTF-8 in {file}, got {error}; save it as such") from error
 
 
-def _json_rows(file: Path) -> list[Any]:
+def json_rows(file: Path) -> list[Any]:
+    """Raises ConfigError where the file holds no JSON list."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -185,12 +186,12 @@ def _json_rows(file: Path) -> list[Any]:
 
 
 def _parquet_rows(file: Path) -> Any:
-    return next(iter(_loaded("parquet", str(file), None).values()))
+    return next(iter(load_undecoded("parquet", str(file), None).values()))
 
 
 READERS: Mapping[str, Callable[[Path], Any]] = {
     ".jsonl": JsonLines,
-    ".json": _json_rows,
+    ".json": json_rows,
     ".csv": _csv_rows,
     ".tsv": _csv_rows,
     ".parquet": _parquet_rows,
@@ -198,7 +199,7 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
 
 
 def _hub_tables(hub_id: str, revision: str | None, names: Mapping[str, Split]) -> dict[Split, Table]:
-    loaded = _loaded(hub_id, None, revision)
+    loaded = load_undecoded(hub_id, None, revision)
     known = {names[split]: rows for split, rows in loaded.items() if split in names}
     if not known and len(loaded) == 1:
         known = {"train": next(iter(loaded.values()))}
@@ -207,15 +208,17 @@ def _hub_tables(hub_id: str, revision: str | None, names: Mapping[str, Split]) -
     return {split: Table(rows, None, range(len(rows))) for split, rows in known.items()}
 
 
-def _loaded(place: str, file: str | None, revision: str | None) -> dict[str, Any]:
+def load_undecoded(place: str, file: str | None, revision: str | None) -> dict[str, Any]:
     """What `datasets` loads, images not decoded: decoded by it, one corrupt image would end the iteration."""
     import datasets
 
     try:
-        loaded = datasets.load_dataset(place, data_files=file, revision=revision)
+        loaded = datasets.load_dataset(place, revision=revision, **({"data_files": file} if file is not None else {}))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ConfigError(f"data: {file or place!r} cannot be loaded ({reason}); check it or the connection") from error
+        raise ConfigError(
+            f"data: {file or place!r} cannot be loaded ({reason}); check data.path or the connection"
+        ) from error
     found = {}
     for split, rows in loaded.items():
         for column, feature in rows.features.items():

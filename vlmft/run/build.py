@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from vlmft.config.check import ConfigError, checked_options
+from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, EvaluationConfig, Init, ModelConfig, TrainConfig, TrainerConfig
-from vlmft.data.archives import as_folder
 from vlmft.data.base import VLMDataModule
-from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
+from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.metrics import METRICS, metric_named
 from vlmft.models import lora
@@ -95,27 +93,6 @@ def pick_precision(trainer: TrainerConfig, device: torch.device) -> str:
     if device.type != "cuda":
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-
-def make_dataset(config: DataConfig) -> Dataset:
-    """The dataset that the config names, its options checked against its signature.
-
-    Raises:
-        ConfigError: also for a value that the dataset itself refuses, and a path that it does not take.
-    """
-    dataset_class = checked_options(config)
-    arguments = dict(config.options)
-    takes = inspect.signature(dataset_class).parameters
-    for name in ("path", "revision"):
-        value = getattr(config, name)
-        if value is not None and name not in takes:
-            raise ConfigError(f"data.{name}: {dataset_class.__name__} is generated and takes none; leave it out")
-        if name in takes:
-            arguments[name] = as_folder(value) if name == "path" and value is not None else value
-    try:
-        return dataset_class(**arguments)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise ConfigError(f"data.options: {error}") from error
 
 
 def build(

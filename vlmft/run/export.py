@@ -15,10 +15,10 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import ExportConfig, ExportForm, TrainConfig, Tuning
 from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
+from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.lora import tuned_parts
 from vlmft.models.merge import merged, rounded
-from vlmft.run.build import make_dataset
 from vlmft.run.folder import SUMMARY_FILE, read_run
 from vlmft.run.model_card import card
 from vlmft.run.quiet import quiet_libraries

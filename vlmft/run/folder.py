@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
+from vlmft.config.files import write_whole
 from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 
@@ -72,19 +73,14 @@ def run_folder(config: TrainConfig) -> tuple[Path, bool]:
         return folder, finished
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "environment.json", environment())
-    beside = folder / f".{CONFIG_FILE}.partial"
-    OmegaConf.save(OmegaConf.create(redacted(plain(config))), beside)
-    beside.replace(folder / CONFIG_FILE)
+    write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(redacted(plain(config)))).encode())
     return folder, False
 
 
 def tell_folder(folder: Path) -> None:
     """Answers a sweep that asks which folder its job took: only the job knows, for it infers settings first."""
     if FOLDER_TOLD_IN in os.environ:
-        told = Path(os.environ[FOLDER_TOLD_IN])
-        beside = told.with_name(f".{told.name}.partial")
-        beside.write_text(str(folder), encoding="utf-8")
-        beside.replace(told)
+        write_whole(Path(os.environ[FOLDER_TOLD_IN]), str(folder).encode())
 
 
 def read_run(folder: str) -> TrainConfig:
@@ -116,10 +112,7 @@ def _redacted_keys(value: Any, key: str = "") -> list[str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Written beside its place and renamed: whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 LIBRARIES = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import inspect
 import json
 import math
 import re
@@ -14,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlmft.config.check import ConfigError, checked_options
-from vlmft.data.dataset import Dataset
+from vlmft.config.check import ConfigError
+from vlmft.data.make import make_dataset
 from vlmft.run.folder import CONFIG_FILE, read_run
 from vlmft.sample import BadRowError
 
@@ -286,10 +285,7 @@ def _of_the_run(rows: PredictionRows, ids: Sequence[str], folder: Path) -> Predi
     """References as the run's own config makes them: the file was written under it, and holds its `ids`."""
     data = read_run(str(folder)).data
     assert data is not None
-    dataset_class = checked_options(data)
-    takes = inspect.signature(dataset_class).parameters
-    source = {name: getattr(data, name) for name in ("path", "revision") if name in takes}
-    dataset: Dataset = dataset_class(**data.options, **source)
+    dataset = make_dataset(data)
     try:
         dataset.index()
         references = [dataset.to_sample(dataset.read(row_id)).references for row_id in ids]

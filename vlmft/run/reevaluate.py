@@ -17,7 +17,8 @@ from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, Phases, Summary, differing_fingerprint, log_predictions, report, write_results
 from vlmft.sample import Split
 from vlmft.training.interruption import stop_request
-from vlmft.training.tracking import METRICS_FILE, Wandb, stored_run
+from vlmft.training.metrics_file import METRICS_FILE
+from vlmft.training.tracking import Wandb, stored_run
 
 
 def reevaluate(config: EvaluateConfig) -> Path:

@@ -30,7 +30,8 @@ from vlmft.run.preflight import Check
 from vlmft.run.present import headline
 from vlmft.sample import Sample
 from vlmft.training.checkpoint import whole_folder
-from vlmft.training.tracking import Wandb, read_metrics
+from vlmft.training.metrics_file import read_metrics
+from vlmft.training.tracking import Wandb
 
 ADAPTER = "adapter"
 FINGERPRINT_FILE = "fingerprint.json"

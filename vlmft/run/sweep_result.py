@@ -15,8 +15,8 @@ from typing import Any
 from vlmft.evaluation.compare import wilson_interval
 from vlmft.evaluation.report.sweep import write_sweep_page
 from vlmft.run.folder import SUMMARY_FILE, command_line, write_json
+from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
-METRICS_FILE = "metrics.jsonl"  # as in training/tracking.py, which imports torch
 SWEEP_FILE = "sweep.json"
 VALIDATION = re.compile(r"val/[^/]+/(?!n$|unparsed$)[^/]+")
 STOPPED = (143, 130, -15, -2)
@@ -79,13 +79,8 @@ class Validation:
 
 def validations(folder: Path) -> list[Validation]:
     """The validations that a run has logged so far; a torn line is left out."""
-    path = folder / METRICS_FILE
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
+    for line in read_metrics(folder / METRICS_FILE):
         key = next((name for name in line if VALIDATION.fullmatch(name) and line[name] is not None), None)
         if key is not None:
             n = line.get(key.rpartition("/")[0] + "/n")

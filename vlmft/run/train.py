@@ -37,18 +37,11 @@ from vlmft.training.checkpoint import (
     read_checkpoint,
 )
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
+from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import progress_bar
 from vlmft.training.ranks import WindowRanks, follows, gathered, leave_ranks, local_rank, n_ranks, rank
-from vlmft.training.tracking import (
-    METRICS_FILE,
-    MetricsFile,
-    Wandb,
-    lightning_loggers,
-    read_metrics,
-    replay,
-    require_tensorboard,
-)
+from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, replay, require_tensorboard
 
 DRY_RUN_ROWS = 16
 

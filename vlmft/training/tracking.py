@@ -23,11 +23,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlmft.config.check import ConfigError
+from vlmft.config.files import write_whole
 from vlmft.config.schema import LoggerConfig
 from vlmft.config.secrets import redacted, redacted_text
+from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
-# Lightning adds the epoch to whatever is logged; it is a field of its own here.
-METRICS_FILE = "metrics.jsonl"
 WANDB_FILE = "wandb_run.json"
 """In the folder of a run that was logged to W&B: its id there, and where it is."""
 STEP = "step"
@@ -49,9 +49,7 @@ class MetricsFile(Logger):
     def cut_back(self, step: int) -> None:
         """Leaves only what was logged before this optimiser step: a resumed run logs the rest again."""
         kept = [line for line in read_metrics(self.path) if line["step"] is not None and line["step"] < step]
-        beside = self.path.with_name(f".{self.path.name}.partial")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        beside.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     @property
     def name(self) -> str:
@@ -77,17 +75,6 @@ class MetricsFile(Logger):
 def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     values = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float, torch.Tensor))}
     return {name: value if abs(value) != float("inf") and value == value else None for name, value in values.items()}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a torn last line is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def has_api_key() -> bool:
@@ -224,9 +211,7 @@ class Wandb(Logger):
         self.id, self.rows_there = str(self.run.id), int(self.run.starting_step)
         self.where = str(Path(self.run.dir).parent if self.run.offline else self.run.url or mode)
         stored = json.dumps({"id": self.id, "where": self.where, "group": about["group"]})
-        beside = self.folder / f".{WANDB_FILE}.partial"
-        beside.write_text(stored + "\n", encoding="utf-8")
-        beside.replace(self.folder / WANDB_FILE)
+        write_whole(self.folder / WANDB_FILE, (stored + "\n").encode())
         self.run.define_metric("*", step_metric=STEP)
         for name in ("train/loss", "val/loss"):
             self.run.define_metric(name, step_metric=STEP, summary="min")

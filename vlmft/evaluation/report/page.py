@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from vlmft.config.files import write_whole
 from vlmft.evaluation.report import figures, tables
 from vlmft.evaluation.report.content import Report
 from vlmft.evaluation.report.gallery import gallery
@@ -38,15 +38,7 @@ def write_report(report: Report, path: Path) -> None:
     """
     page = page_text(report).encode("utf-8", "replace")  # a lone surrogate in a model's text must not cost the report
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, page)
 
 
 def page_text(report: Report) -> str:

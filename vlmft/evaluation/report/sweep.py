@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from vlmft.config.files import write_whole
 from vlmft.evaluation.report.charts import NARROW, Lane, Scale, both_widths, interval_chart, rounded_range
 from vlmft.evaluation.report.figures import _figure
 from vlmft.evaluation.report.markup import Attributes, Markup, element, escaped, joined
@@ -22,9 +23,7 @@ MAX_MARKS = 8
 
 def write_sweep_page(sweep: Mapping[str, Any], path: Path) -> None:
     """Writes the page of a sweep.json, whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(sweep_page(sweep), encoding="utf-8", errors="replace")
-    beside.replace(path)
+    write_whole(path, sweep_page(sweep).encode("utf-8", "replace"))
 
 
 def sweep_page(sweep: Mapping[str, Any]) -> str:
