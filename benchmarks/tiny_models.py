@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,33 +97,49 @@ GEMMA_NAMED = (
     ("eoi_token", "<end_of_image>"),
 )
 
+SMOLVLM = Tiny(
+    "SmolVLM / Idefics3",
+    "idefics3",
+    "Idefics3Config",
+    {"model_type": "llama", **LLAMA},
+    IDEFICS3_TOWER,
+    {"scale_factor": 2, "image_token_id": "id:<image>"},
+    IDEFICS3_PIXELS,
+    "<image>",
+    TILES,
+    IDEFICS3_NAMED,
+    (("image_seq_len", 4),),
+)
+
+QWEN2_VL = Tiny(
+    "Qwen2-VL",
+    "qwen2_vl",
+    "Qwen2VLConfig",
+    {**LLAMA, "rope_parameters": mrope()},
+    {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64, "patch_size": 14},
+    QWEN_IDS,
+    ("Qwen2VLImageProcessor", {"size": {"shortest_edge": 56 * 56, "longest_edge": 84 * 84}}),
+    QWEN_IMAGE,
+    QWEN_MARKS,
+    QWEN_NAMED,
+)
+
+QWEN3_VL = Tiny(
+    "Qwen3-VL",
+    "qwen3_vl",
+    "Qwen3VLConfig",
+    {**LLAMA, "rope_parameters": mrope(mrope_interleaved=True)},
+    {**QWEN_TOWER, "patch_size": 16, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]},
+    QWEN_IDS,
+    ("Qwen2VLImageProcessor", {"size": {"shortest_edge": 64 * 64, "longest_edge": 96 * 96}, "patch_size": 16}),
+    QWEN_IMAGE,
+    QWEN_MARKS,
+    QWEN_NAMED,
+)
+
 MODELS: tuple[Tiny, ...] = (
-    Tiny(
-        "SmolVLM / Idefics3",
-        "idefics3",
-        "Idefics3Config",
-        {"model_type": "llama", **LLAMA},
-        IDEFICS3_TOWER,
-        {"scale_factor": 2, "image_token_id": "id:<image>"},
-        IDEFICS3_PIXELS,
-        "<image>",
-        TILES,
-        IDEFICS3_NAMED,
-        (("image_seq_len", 4),),
-    ),
-    Tiny(
-        "SmolVLM2",
-        "smolvlm",
-        "SmolVLMConfig",
-        {"model_type": "llama", **LLAMA},
-        IDEFICS3_TOWER,
-        {"scale_factor": 2, "image_token_id": "id:<image>"},
-        IDEFICS3_PIXELS,
-        "<image>",
-        TILES,
-        IDEFICS3_NAMED,
-        (("image_seq_len", 4),),
-    ),
+    SMOLVLM,
+    replace(SMOLVLM, name="SmolVLM2", model_type="smolvlm", config_class="SmolVLMConfig"),
     Tiny(
         "Idefics2",
         "idefics2",
@@ -150,47 +166,21 @@ MODELS: tuple[Tiny, ...] = (
         (),
         (("image_seq_len", 4),),
     ),
-    Tiny(
-        "Qwen2-VL",
-        "qwen2_vl",
-        "Qwen2VLConfig",
-        {**LLAMA, "rope_parameters": mrope()},
-        {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64, "patch_size": 14},
-        QWEN_IDS,
-        ("Qwen2VLImageProcessor", {"size": {"shortest_edge": 56 * 56, "longest_edge": 84 * 84}}),
-        QWEN_IMAGE,
-        QWEN_MARKS,
-        QWEN_NAMED,
+    QWEN2_VL,
+    replace(
+        QWEN2_VL,
+        name="Qwen2.5-VL",
+        model_type="qwen2_5_vl",
+        config_class="Qwen2_5_VLConfig",
+        vision={**QWEN_TOWER, "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]},
     ),
-    Tiny(
-        "Qwen2.5-VL",
-        "qwen2_5_vl",
-        "Qwen2_5_VLConfig",
-        {**LLAMA, "rope_parameters": mrope()},
-        {**QWEN_TOWER, "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]},
-        QWEN_IDS,
-        ("Qwen2VLImageProcessor", {"size": {"shortest_edge": 56 * 56, "longest_edge": 84 * 84}}),
-        QWEN_IMAGE,
-        QWEN_MARKS,
-        QWEN_NAMED,
-    ),
-    Tiny(
-        "Qwen3-VL",
-        "qwen3_vl",
-        "Qwen3VLConfig",
-        {**LLAMA, "rope_parameters": mrope(mrope_interleaved=True)},
-        {**QWEN_TOWER, "patch_size": 16, "num_position_embeddings": 36, "deepstack_visual_indexes": [0]},
-        QWEN_IDS,
-        ("Qwen2VLImageProcessor", {"size": {"shortest_edge": 64 * 64, "longest_edge": 96 * 96}, "patch_size": 16}),
-        QWEN_IMAGE,
-        QWEN_MARKS,
-        QWEN_NAMED,
-    ),
-    Tiny(
-        "Qwen3.5",
-        "qwen3_5",
-        "Qwen3_5Config",
-        {
+    QWEN3_VL,
+    replace(
+        QWEN3_VL,
+        name="Qwen3.5",
+        model_type="qwen3_5",
+        config_class="Qwen3_5Config",
+        text={
             **LLAMA,
             "rope_parameters": {**mrope(mrope_interleaved=True), "mrope_section": [1, 1, 0]},
             "layer_types": ["linear_attention", "full_attention"],
@@ -199,12 +189,7 @@ MODELS: tuple[Tiny, ...] = (
             "linear_key_head_dim": 16,
             "linear_value_head_dim": 16,
         },
-        {**QWEN_TOWER, "patch_size": 16, "num_position_embeddings": 36},
-        QWEN_IDS,
-        ("Qwen2VLImageProcessor", {"size": {"shortest_edge": 64 * 64, "longest_edge": 96 * 96}, "patch_size": 16}),
-        QWEN_IMAGE,
-        QWEN_MARKS,
-        QWEN_NAMED,
+        vision={**QWEN_TOWER, "patch_size": 16, "num_position_embeddings": 36},
     ),
     Tiny(
         "Gemma 3",

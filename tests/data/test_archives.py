@@ -5,11 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import resource
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ import pytest
 from vlmft.config.check import ConfigError
 from vlmft.data import archives
 from vlmft.data.archives import as_folder, extract
+
+RoomFor = Callable[[int], AbstractContextManager[None]]
 
 FILES = {"a.txt": b"one", "images/b.png": bytes(range(256)) * 9000, "images/deep/empty": b""}
 """The second takes more than one read."""
@@ -126,7 +128,9 @@ def test_a_file_below_a_link_never_follows_it(tmp_path: Path) -> None:
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_bombs_are_refused_before_they_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_are_refused_before_they_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: RoomFor
+) -> None:
     monkeypatch.setattr(archives, "FREE_BYTES", 1 << 20)
     zeros = bytes(64 << 20)
     bombs = {
@@ -135,15 +139,11 @@ def test_bombs_are_refused_before_they_fill_the_disk(tmp_path: Path, monkeypatch
         "zip": zip_of(("zeros", zeros)),
         "many": zip_of(*((f"zeros {i}", zeros[: 8 << 20]) for i in range(8))),
     }
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (24 << 20, hard))  # a larger file could not even be written
-    try:
+    with room_for(24 << 20):  # a larger file could not even be written
         for name, data in bombs.items():
             (tmp_path / name).mkdir()
             assert len(data) < 1 << 17
             assert "unpacks to more than such an archive may hold" in refused(data, tmp_path / name)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(("cap", "value"), [("MAX_MEMBER_BYTES", 1 << 20), ("MAX_TOTAL_BYTES", 1 << 20)])
@@ -175,15 +175,10 @@ def test_damaged_archives_are_refused(name: str, tmp_path: Path) -> None:
     assert "Expected a whole tar or zip archive" in refused(DAMAGED[name], tmp_path)
 
 
-def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path: Path, room_for: RoomFor) -> None:
     (tmp_path / "archive").write_bytes(good_tar("w"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            extract(tmp_path / "archive", tmp_path / "data")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with room_for(1 << 20), pytest.raises(OSError, match="File too large"):
+        extract(tmp_path / "archive", tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
 
 

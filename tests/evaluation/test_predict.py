@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import resource
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -330,17 +330,12 @@ def test_no_memory_for_one_prompt_is_told_by_name(tmp_path: Path) -> None:
     assert bench.model.training and bench.model.tuned.training  # modes come back after an error, too
 
 
-def test_a_full_disk_leaves_whole_rows(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_rows(tmp_path: Path, room_for: Callable[[int], AbstractContextManager[None]]) -> None:
     Bench().predict(tmp_path / "whole.jsonl", questions())
     whole = (tmp_path / "whole.jsonl").read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     room = len(b"".join(whole.splitlines(keepends=True)[:6]))  # the second batch would end in the middle
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room + 50, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            Bench().predict(tmp_path / "p.jsonl", questions())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with room_for(room + 50), pytest.raises(OSError, match="File too large"):
+        Bench().predict(tmp_path / "p.jsonl", questions())
     assert (tmp_path / "p.jsonl").read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
     Bench().predict(tmp_path / "p.jsonl", questions())
     assert (tmp_path / "p.jsonl").read_bytes() == whole

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +66,6 @@ def result(folder: Path) -> dict[str, str]:
     """Hashes of the adapter and the answers."""
     files = ("adapter/adapter_model.safetensors", "predictions/untuned.jsonl", "predictions/tuned.jsonl")
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-
-
-@contextmanager
-def room_for(n_bytes: int) -> Iterator[None]:
-    """The system refuses larger files, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def partials(folder: Path) -> list[Path]:
@@ -267,7 +256,11 @@ class Tensors(EncodedRows):
 
 
 @pytest.mark.parametrize("rows_class", [EncodedRows, pytest.param(Tensors, marks=pytest.mark.slow)])
-def test_rows_need_no_shared_memory(rows_class: type[EncodedRows], make_built: Any) -> None:
+def test_rows_need_no_shared_memory(
+    rows_class: type[EncodedRows],
+    make_built: Any,
+    room_for: Callable[[int], AbstractContextManager[None]],
+) -> None:
     _, built = make_built()
     rows = rows_class(built.data.dataset, built.data.ids["train"], built.family.encode)
     loader = DataLoader(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +29,8 @@ from vlmft.training.checkpoint import (
     unpacked,
     write_checkpoint,
 )
+
+RoomFor = Callable[[int], AbstractContextManager[None]]
 
 DTYPES = (
     torch.float32,
@@ -235,31 +236,22 @@ def test_nothing_of_it_is_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # --- a full disk
 
 
-@contextmanager
-def no_room_for(n_bytes: int) -> Iterator[None]:
-    """The system refuses larger files, as a full disk does: Rust's writes and Python's alike."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("content", [{"w": torch.zeros(9000)}, {"text": "x" * 9000}], ids=["tensors", "state"])
-def test_a_full_disk_is_an_error_and_leaves_nothing(content: dict[str, Any], tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(content: dict[str, Any], tmp_path: Path, room_for: RoomFor) -> None:
     write_checkpoint({"which": "old"}, tmp_path / "step-0000001")
     for step in (1, 2):
-        with no_room_for(8000), pytest.raises(OSError) as raised:
+        with room_for(8000), pytest.raises(OSError) as raised:
             write_checkpoint(content, tmp_path / f"step-000000{step}")
         assert raised.value.errno == errno.EFBIG
         assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
     assert read_checkpoint(tmp_path / "step-0000001")["which"] == "old"
 
 
-def test_training_goes_on_when_a_checkpoint_cannot_be_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_goes_on_when_a_checkpoint_cannot_be_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], room_for: RoomFor
+) -> None:
     writer = FolderCheckpointIO()
-    with no_room_for(8000):
+    with room_for(8000):
         writer.save_checkpoint({"w": torch.zeros(9000)}, tmp_path / "step-0000001")
     said = capsys.readouterr().err
     assert said.startswith("step-0000001 is not saved (") and said.count("\n") == 1 and "File too large" in said
@@ -270,11 +262,11 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_saved(tmp_path: Path, caps
 class FullDisk(FolderCheckpointIO):
     """As much of a Trainer's way to the writer as a test needs: the disk is full at these steps."""
 
-    def __init__(self, full_at: set[int]) -> None:
-        self.full_at = full_at
+    def __init__(self, full_at: set[int], room_for: RoomFor) -> None:
+        self.full_at, self.room_for = full_at, room_for
 
     def save(self, trainer: Fake, path: Path) -> None:
-        with no_room_for(30_000 if trainer.global_step in self.full_at else 1 << 30):
+        with self.room_for(30_000 if trainer.global_step in self.full_at else 1 << 30):
             self.save_checkpoint({"step": trainer.global_step, "w": torch.zeros(9000)}, path)
 
 
@@ -288,9 +280,14 @@ class FullDisk(FolderCheckpointIO):
     ],
 )
 def test_the_best_is_one_that_is_there(
-    full_at: set[int], kept: list[str], best: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_at: set[int],
+    kept: list[str],
+    best: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room_for: RoomFor,
 ) -> None:
-    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk(full_at).save(self, path))
+    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk(full_at, room_for).save(self, path))
     callback = Checkpoints(tmp_path, "val/x", None)
     validated(callback, [0.3, 0.5, 0.1])
     assert (steps_in(tmp_path), callback.best) == (kept, best)
@@ -298,18 +295,20 @@ def test_the_best_is_one_that_is_there(
     assert callback.is_saved == (3 not in full_at)
 
 
-def test_the_end_is_tried_again_with_its_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_is_tried_again_with_its_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: RoomFor
+) -> None:
     tries = iter([set(), {2}, set()])  # no room after the last validation, room again at the end of training
-    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk(next(tries)).save(self, path))
+    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk(next(tries), room_for).save(self, path))
     callback = Checkpoints(tmp_path, "val/x", None)
     validated(callback, [0.3, 0.5])
     assert (steps_in(tmp_path), callback.best) == (["step-0000001", "step-0000002"], "step-0000002")
 
 
 def test_without_validation_an_unsaved_end_is_not_replaced_by_an_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: RoomFor
 ) -> None:
-    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk({2}).save(self, path))
+    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk({2}, room_for).save(self, path))
     callback = Checkpoints(tmp_path, None, None)
     validated(callback, [None, None])
     assert steps_in(tmp_path) == ["step-0000001"] and callback.chosen() is None  # the weights in memory are newer

@@ -38,7 +38,7 @@ def arm_figure(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
     caption = f"{metric}: dot with 95 % Wilson interval."
     if unit.is_share:
         caption += " Dashed: the majority baseline, what always giving the most frequent reference would score."
-    return _figure(interval_chart(lanes, (0.0, 1.0), unit.tick, summary), caption)
+    return captioned(interval_chart(lanes, (0.0, 1.0), unit.tick, summary), caption)
 
 
 def forest_plot(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
@@ -59,7 +59,7 @@ def forest_plot(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
         "Paired difference, second minus first, with its 95 % interval. Where the interval holds zero, "
         "these rows do not tell the arms apart."
     )
-    return _figure(
+    return captioned(
         interval_chart(lanes, rounded_range([-reach, reach], steps=10), unit.difference_tick, summary, zero=True),
         caption,
     )
@@ -93,7 +93,7 @@ def _curve_figure(name: str, curves: Sequence[Curve]) -> Markup:
         {"class": "chart"},
         element("h3", {}, name.replace("_", " ")),
         element("ul", {"class": "legend"}, *keys),
-        _figure(chart, caption),
+        captioned(chart, caption),
     )
 
 
@@ -116,7 +116,7 @@ def split_figure(sizes: Mapping[str, int]) -> Markup:
     if not sizes:
         return Markup()
     summary = "Rows in each split: " + ", ".join(f"{name} {count(size)}" for name, size in sizes.items())
-    return _figure(bar_chart(sizes, summary), f"Rows in each split, {count(sum(sizes.values()))} in all.")
+    return captioned(bar_chart(sizes, summary), f"Rows in each split, {count(sum(sizes.values()))} in all.")
 
 
 def _extent(lanes: Sequence[Lane]) -> list[float]:
@@ -124,5 +124,5 @@ def _extent(lanes: Sequence[Lane]) -> list[float]:
     return bounds_of + [lane.value for lane in lanes if lane.value is not None]
 
 
-def _figure(chart: Markup, caption: str) -> Markup:
+def captioned(chart: Markup, caption: str) -> Markup:
     return element("figure", {}, chart, element("figcaption", {}, caption))

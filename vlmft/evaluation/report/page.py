@@ -43,11 +43,11 @@ def write_report(report: Report, path: Path) -> None:
 
 def page_text(report: Report) -> str:
     """The whole page as text."""
-    style, script = _packaged("page.css"), _packaged("page.js")
+    style, script = packaged("page.css"), packaged("page.js")
     rows = gallery(report)
     sections = [section for section in _sections(report, rows.notes) if section.content]
     links = (element("a", {"href": f"#{section.anchor}"}, section.heading) for section in sections)
-    return Template(_packaged("page.html")).substitute(
+    return Template(packaged("page.html")).substitute(
         policy=_policy(style, script),
         style=style,
         script=script,
@@ -56,7 +56,7 @@ def page_text(report: Report) -> str:
         sentence=element("p", {"class": f"sentence {_mood(report)}", "id": "result"}, report.sentence),
         warnings=_warnings(report.warnings),
         links=joined(links),
-        sections=joined(_section(section) for section in sections),
+        sections=joined(section_markup(section) for section in sections),
         rows=rows.data,
     )
 
@@ -76,7 +76,7 @@ def _sections(report: Report, gallery_notes: Sequence[str]) -> list[Section]:
     ]
 
 
-def _section(section: Section) -> Markup:
+def section_markup(section: Section) -> Markup:
     heading = f"{section.anchor}-heading"
     return element(
         "section",
@@ -145,14 +145,14 @@ def _origin(report: Report) -> Markup:
 def _policy(style: str, script: str) -> str:
     """Content-Security-Policy: nothing is loaded, and of scripts only this very one runs."""
     return (
-        f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; script-src {_source_hash(script)}; "
+        f"default-src 'none'; img-src data:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _source_hash(text: str) -> str:
+def source_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def _packaged(name: str) -> str:
+def packaged(name: str) -> str:
     return resources.files("vlmft.evaluation.report").joinpath(name).read_text("utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 
 from vlmft.config.files import write_whole
 from vlmft.evaluation.report.charts import NARROW, Lane, Scale, both_widths, interval_chart, rounded_range
-from vlmft.evaluation.report.figures import _figure
+from vlmft.evaluation.report.figures import captioned
 from vlmft.evaluation.report.markup import Attributes, Markup, element, escaped, joined
-from vlmft.evaluation.report.page import Section, _packaged, _section, _source_hash
-from vlmft.evaluation.report.tables import _table, definitions, metric_words
+from vlmft.evaluation.report.page import Section, packaged, section_markup, source_hash
+from vlmft.evaluation.report.tables import data_table, definitions, metric_words
 from vlmft.evaluation.report.units import DASH, Unit, count, finite, number, share, significant
 
 MAX_LANES = 30
@@ -38,16 +38,16 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
         Section("origin", "Origin", _origin(sweep)),
     ]
     sections = [section for section in sections if section.content]
-    style = _packaged("page.css") + _packaged("sweep.css")
-    policy = f"default-src 'none'; img-src data:; style-src {_source_hash(style)}; base-uri 'none'; form-action 'none'"
-    return Template(_packaged("sweep.html")).substitute(
+    style = packaged("page.css") + packaged("sweep.css")
+    policy = f"default-src 'none'; img-src data:; style-src {source_hash(style)}; base-uri 'none'; form-action 'none'"
+    return Template(packaged("sweep.html")).substitute(
         policy=policy,
         style=style,
         title=escaped(sweep["title"]),
         sentence=element("p", {"class": "sentence"}, sweep["sentence"]),
         warnings=element("p", {"class": "warnings"}, " ".join(sweep["warnings"])) if sweep["warnings"] else "",
         links=joined(element("a", {"href": f"#{section.anchor}"}, section.heading) for section in sections),
-        sections=joined(_section(section) for section in sections),
+        sections=joined(section_markup(section) for section in sections),
     )
 
 
@@ -80,7 +80,8 @@ def _ranking(jobs: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit:
     k = len(parameters)
     failures = {f"{_settings(job) or job['number']}": job["message"] for job in jobs if job["message"]}
     told = [element("h3", {}, "Failures"), definitions(failures)] if failures else []
-    return joined([_table(_metric(jobs), heads, lines, text_columns=(*range(1, k + 1), k + 4, k + 5, k + 7)), *told])
+    texts = (*range(1, k + 1), k + 4, k + 5, k + 7)
+    return joined([data_table(_metric(jobs), heads, lines, text_columns=texts), *told])
 
 
 def _metric(jobs: Sequence[Mapping[str, Any]]) -> str:
@@ -111,7 +112,7 @@ def _lanes(ranked: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
     )
     if len(ranked) > MAX_LANES:
         caption += f" The {MAX_LANES} best of {len(ranked)} jobs."
-    return _figure(interval_chart(lanes, (0.0, 1.0), unit.tick, "Validation by job: " + _spoken(lanes)), caption)
+    return captioned(interval_chart(lanes, (0.0, 1.0), unit.tick, "Validation by job: " + _spoken(lanes)), caption)
 
 
 def _spoken(lanes: Sequence[Lane]) -> str:
@@ -202,7 +203,7 @@ def parallel_coordinates(ranked: Sequence[Mapping[str, Any]], parameters: Sequen
         "Each line is a finished job. Thick: the best. Blue: not distinguishable from it. Grey: the others. "
         "Only settings that vary have an axis."
     )
-    return _figure(both_widths(draw, 1000.0), caption)
+    return captioned(both_widths(draw, 1000.0), caption)
 
 
 Place = Callable[[int, float], tuple[float, float]]
@@ -244,7 +245,7 @@ def _importance(items: Sequence[Mapping[str, Any]]) -> Markup:
         "monotonic. By chance alone: what a setting without effect is expected to reach. Neither sees what two "
         "settings do only together, and jobs that Optuna chose are no random sample."
     )
-    return joined([_table("Importance", heads, lines, text_columns=(0, 1)), element("p", {"class": "note"}, note)])
+    return joined([data_table("Importance", heads, lines, text_columns=(0, 1)), element("p", {"class": "note"}, note)])
 
 
 def _origin(sweep: Mapping[str, Any]) -> Markup:

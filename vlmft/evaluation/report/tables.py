@@ -45,7 +45,7 @@ def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
         ]
         for arm in arms
     ]
-    return _table(f"Arms by {metric}", heads, lines, text_columns=(0, 7))
+    return data_table(f"Arms by {metric}", heads, lines, text_columns=(0, 7))
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
@@ -67,7 +67,7 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Ma
         ]
         for pair in comparisons
     ]
-    return _table("Paired comparison", [*heads, "Verdict"], lines, text_columns=(0, 9))
+    return data_table("Paired comparison", [*heads, "Verdict"], lines, text_columns=(0, 9))
 
 
 def definitions(values: Mapping[str, str]) -> Markup:
@@ -98,7 +98,7 @@ def tree(values: Mapping[str, Any]) -> Markup:
     return element("div", {"class": "tree"}, definitions(leaves), *folds)
 
 
-def _table(name: str, heads: Sequence[str], lines: Iterable[Sequence[str]], text_columns: Sequence[int]) -> Markup:
+def data_table(name: str, heads: Sequence[str], lines: Iterable[Sequence[str]], text_columns: Sequence[int]) -> Markup:
     """The first cell of a line heads it. A narrow page scrolls the table inside a region that the keyboard reaches."""
     kinds = ["text" if column in text_columns else "number" for column in range(len(heads))]
     head = (element("th", {"scope": "col", "class": kind}, text) for kind, text in zip(kinds, heads, strict=True))
