@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vlmft.config.schema import TraceConfig
+from vlmft.config.tool_schema import TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.cli import TOOLS
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from vlmft.config import schema
+from vlmft.config import schema, tool_schema
 from vlmft.config.check import ConfigError, all_keys
 from vlmft.config.contradictions import CHOICES, FOLDER_NAMES, LIMITS
 
 SCHEMAS = (
     schema.TrainConfig,
     schema.EvaluateConfig,
-    schema.TraceConfig,
-    schema.ExportConfig,
-    schema.AskConfig,
+    tool_schema.TraceConfig,
+    tool_schema.ExportConfig,
+    tool_schema.AskConfig,
 )
 LIMITED = [key for _, _, keys in LIMITS for key in keys.split()]
 

@@ -12,7 +12,7 @@ import hydra
 import pytest
 import yaml
 
-from vlmft.config import schema
+from vlmft.config import schema, tool_schema
 from vlmft.config.check import checked
 from vlmft.config.entry import conf_dir
 from vlmft.config.tools import compose_tool
@@ -21,9 +21,9 @@ FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml
 ROOTS: dict[str, tuple[Any, list[str]]] = {
     "train": (schema.TrainConfig, []),
     "evaluate": (schema.EvaluateConfig, ["model=tiny", "data=shapes"]),
-    "trace": (schema.TraceConfig, []),
-    "ask": (schema.AskConfig, ["model=tiny", "image=x.png", "question=why?"]),
-    "export": (schema.ExportConfig, ["run=.", "to=no/such/folder"]),
+    "trace": (tool_schema.TraceConfig, []),
+    "ask": (tool_schema.AskConfig, ["model=tiny", "image=x.png", "question=why?"]),
+    "export": (tool_schema.ExportConfig, ["run=.", "to=no/such/folder"]),
 }
 """Root file -> its schema, and what it needs to be said beside it."""
 NEEDED = {"auto": ["model.path=folder"]}

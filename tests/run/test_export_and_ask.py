@@ -20,7 +20,8 @@ from transformers import AutoModelForImageTextToText
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import explained
-from vlmft.config.schema import AskConfig, ExportConfig, TrainConfig, TrainerConfig
+from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.config.tool_schema import AskConfig, ExportConfig
 from vlmft.config.tools import compose_tool
 from vlmft.models.merge import merged
 from vlmft.run import model_card

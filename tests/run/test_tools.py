@@ -15,7 +15,8 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import conf_dir
-from vlmft.config.schema import TraceConfig, TrainConfig, TrainerConfig
+from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.config.tool_schema import TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run import cli, memory
 from vlmft.run.blank import blanked

@@ -18,11 +18,16 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from vlmft.config import schema
+from vlmft.config import schema, tool_schema
 from vlmft.config.contradictions import contradictions, foreign_target
 
 Config = TypeVar(
-    "Config", schema.TrainConfig, schema.EvaluateConfig, schema.TraceConfig, schema.ExportConfig, schema.AskConfig
+    "Config",
+    schema.TrainConfig,
+    schema.EvaluateConfig,
+    tool_schema.TraceConfig,
+    tool_schema.ExportConfig,
+    tool_schema.AskConfig,
 )
 
 ELSEWHERE: Mapping[str, str] = {

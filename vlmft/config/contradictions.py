@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vlmft.config import schema
+from vlmft.config import schema, tool_schema
 
 ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
 """A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
 TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)})(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
 
 AnyConfig: TypeAlias = (
-    schema.TrainConfig | schema.EvaluateConfig | schema.TraceConfig | schema.ExportConfig | schema.AskConfig
+    schema.TrainConfig
+    | schema.EvaluateConfig
+    | tool_schema.TraceConfig
+    | tool_schema.ExportConfig
+    | tool_schema.AskConfig
 )
 
 
@@ -103,9 +107,9 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
         yield from _training_contradictions(config)
     if isinstance(config, schema.EvaluateConfig):
         yield from _evaluation_contradictions(config)
-    if isinstance(config, schema.AskConfig) and (config.run is None) == (config.model is None):
+    if isinstance(config, tool_schema.AskConfig) and (config.run is None) == (config.model is None):
         yield "run: Expected either run=<run folder> or model=, got " + ("both" if config.run is not None else "none")
-    if isinstance(config, schema.ExportConfig) and Path(config.to).exists():
+    if isinstance(config, tool_schema.ExportConfig) and Path(config.to).exists():
         yield f"to: Expected a folder that is not there yet, got {config.to!r}; give another name"
 
 

@@ -46,19 +46,6 @@ class LoraInit(str, Enum):
     gaussian = "gaussian"
 
 
-class ExportForm(str, Enum):
-    """`merged`: a model that needs neither PEFT nor vlmft; `adapter`: the adapter alone."""
-
-    merged = "merged"
-    adapter = "adapter"
-
-
-class ExportDtype(str, Enum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
 class OptimizerName(str, Enum):
     adamw = "adamw"
     adamw_8bit = "adamw_8bit"
@@ -330,60 +317,3 @@ class EvaluateConfig:
     output_root: str = "outputs"
     json: bool = False
     """Print summary.json instead of tables."""
-
-
-@dataclass
-class ExportConfig:
-    """vlmft export"""
-
-    run: str = MISSING
-    """Run folder of train.py."""
-    to: str = MISSING
-    """Folder that is made; it must not be there yet."""
-    form: ExportForm = ExportForm.merged
-    dtype: ExportDtype = ExportDtype.bfloat16
-    """Of the merged weights. 16 bit rounds them; what that changes is measured on check_rows and written down."""
-    check_rows: int = 16
-    """Rows of the test split that the tuned and the exported model both answer; 0 checks nothing and reads no data."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    json: bool = False
-    """Print what was made as JSON."""
-
-
-@dataclass
-class AskConfig:
-    """vlmft ask"""
-
-    image: str = MISSING
-    """An image file, or a folder whose images are all asked about."""
-    question: str = MISSING
-    run: Optional[str] = None
-    """Run folder of train.py: its model and adapter answer. Excludes model=."""
-    model: Optional[ModelConfig] = None
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    max_new_tokens: int = 64
-    """Longest answer in tokens."""
-    rows_per_batch: int = 8
-    """Images of a folder that are asked about at once."""
-    to: str = "predictions.jsonl"
-    """With a folder: the file that gets a line an image."""
-    allow_fingerprint_mismatch: bool = False
-    """Ask an adapter under another prompt format, processor or base than its own."""
-    json: bool = False
-    """Print the answers as JSON lines."""
-
-
-@dataclass
-class TraceConfig:
-    """vlmft trace"""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    seed: int = 0
-    split: str = "train"
-    """train, val or test."""
-    index: int = 0
-    """Position of the row in its split."""
-    json: bool = False
-    """Print the stages as JSON."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import AskConfig
+from vlmft.config.tool_schema import AskConfig
 from vlmft.data.images import image_from_file
 from vlmft.evaluation.predict import Answerer
 from vlmft.run.folder import read_run

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import EXIT_FAILURE, run_entry
-from vlmft.config.schema import AskConfig, ExportConfig, TraceConfig
+from vlmft.config.tool_schema import AskConfig, ExportConfig, TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
 from vlmft.run.score import run_score

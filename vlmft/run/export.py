@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import ExportConfig, ExportForm, TrainConfig, Tuning
+from vlmft.config.schema import TrainConfig, Tuning
+from vlmft.config.tool_schema import ExportConfig, ExportForm
 from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset

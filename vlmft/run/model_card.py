@@ -11,8 +11,9 @@ import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from vlmft.config.schema import ExportConfig, ExportForm, TrainConfig
+from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import redacted
+from vlmft.config.tool_schema import ExportConfig, ExportForm
 from vlmft.models.load import locate
 from vlmft.run.folder import plain
 
