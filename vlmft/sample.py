@@ -119,6 +119,12 @@ class Sample:
     conversation: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     """What a report may break down by, such as {"source": "human"}."""
+    question: str = ""
+    """The question without the dataset's instructions; "" where the text of the last message is just that."""
+
+    @property
+    def bare_question(self) -> str:
+        return self.question or self.prompt.messages[-1].text
 
     @property
     def group(self) -> str:
@@ -228,6 +234,8 @@ class Question:
 
     id: str
     prompt: Prompt
+    shorter: tuple[Prompt, ...] = ()
+    """The same with fewer examples, tried in turn where it is longer than the model takes."""
 
 
 @dataclass(frozen=True)
@@ -239,3 +247,5 @@ class Answer:
     finish: Literal["stop", "length"]
     """`stop`: the end token came; `length`: cut at `max_new_tokens`."""
     n_new_tokens: int
+    shots_dropped: int = 0
+    """Few-shot examples left out because they did not fit."""

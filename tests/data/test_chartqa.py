@@ -89,6 +89,7 @@ def test_a_stored_record_becomes_exactly_this_question(folder: Path) -> None:
         answer="42",
         references=("42",),
         tags={"source": "human"},
+        question="What is the value of the blue bar?",
     )
     assert image.name == "train/png/1.png"
     assert image.pixels.shape == (6, 8, 3) and image.pixels[0, 0].tolist() == [1, 80, 160]

@@ -80,7 +80,7 @@ def test_a_stored_record_becomes_exactly_this_question(tmp_path: Path, form: str
     sample = dataset.to_sample(record)
     (image,) = sample.prompt.images
     prompt = Prompt((Message("user", (image, "Кто это?")),))
-    assert sample == Sample("columns/train/000001", prompt, "Чебурашка", ("Чебурашка",))
+    assert sample == Sample("columns/train/000001", prompt, "Чебурашка", ("Чебурашка",), question="Кто это?")
     assert image.name == "img/2.png" and image.pixels[0, 0].tolist() == [2, 80, 160]
     assert sample_of(pickle.loads(pickle.dumps(dataset)), sample.id).prompt.sha256 == sample.prompt.sha256
 

@@ -53,6 +53,7 @@ def test_a_stored_record_becomes_exactly_this_question(pets: Path) -> None:
         answer="tom cat",
         references=("tom cat",),
         tags={"class": "tom_cat"},
+        question="What is in this image?",
     )
     assert image.name == "tom_cat/a.JPG" and image.pixels.shape == (6, 8, 3)
 

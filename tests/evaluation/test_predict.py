@@ -361,7 +361,7 @@ def fields_below(kind: Any, seen: dict[type, list[str]]) -> dict[type, list[str]
 def test_a_question_has_no_place_for_an_answer() -> None:
     found = fields_below(Question, {})
     assert {kind.__name__: names for kind, names in found.items()} == {
-        "Question": ["id", "prompt"],
+        "Question": ["id", "prompt", "shorter"],
         "Prompt": ["messages"],
         "Message": ["role", "content"],
         "Image": ["load", "name"],

@@ -34,6 +34,7 @@ SMALL = (
     "trainer.log_every_n_steps=1",
     "evaluation.rows_per_batch=8",
     "evaluation.canary_rows=4",
+    "evaluation.arms=[untuned,tuned]",
     "logger=none",
 )
 TRAINING_ALONE = ("preflight=false", "test=false", "model.quantization.mode=none", "data.max_new_tokens=1")
@@ -91,7 +92,7 @@ def evaluate_small(compose_evaluate: Callable[..., EvaluateConfig]) -> Callable[
     """evaluate_small("run=...", ...): what evaluate.py does."""
 
     def evaluated(*overrides: str) -> Run:
-        config = compose_evaluate(*overrides)
+        config = compose_evaluate("evaluation.arms=[untuned,tuned]", *overrides)
         return called(lambda: reevaluate(config))
 
     return evaluated

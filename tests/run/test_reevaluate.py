@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.run.evaluate import pairs_of
+from vlmft.evaluation.arms import pairs_of
 
 ALONE = ("model=tiny_qwen2vl", "data=shapes", "data.limit_test=24", "evaluation.rows_per_batch=8")
 
@@ -83,8 +83,8 @@ def test_another_fingerprint_is_an_error_unless_asked_for(run: Path, evaluate_sm
     with pytest.raises(ConfigError, match="trained under another image_processor than this evaluation has"):
         evaluate_small(f"run={run}")
     allowed = evaluate_small(f"run={run}", "allow_fingerprint_mismatch=true")
-    assert "the adapter was trained under another image_processor" in allowed.summary["notes"]
-    assert "note: the adapter was trained under another image_processor" in allowed.output
+    assert "run: the adapter was trained under another image_processor" in allowed.summary["notes"]
+    assert "note: run: the adapter was trained under another image_processor" in allowed.output
     path.unlink()
     with pytest.raises(ConfigError, match=r"another base, .*template"):
         evaluate_small(f"run={run}")
@@ -141,7 +141,7 @@ def test_a_comparison_with_blank_is_no_headline(run: Path, evaluate_small: Any) 
 
 def test_pairs() -> None:
     assert pairs_of(["untuned", "tuned", "blank"]) == [("untuned", "tuned"), ("tuned", "blank")]
-    assert pairs_of(["blank", "tuned", "untuned"]) == [("tuned", "blank"), ("untuned", "tuned")]
+    assert pairs_of(["blank", "tuned", "untuned"]) == [("untuned", "tuned"), ("tuned", "blank")]
     assert pairs_of(["untuned", "blank"]) == [("untuned", "blank")]
     assert pairs_of(["tuned"]) == pairs_of(["untuned"]) == pairs_of(["blank"]) == []
 
@@ -194,7 +194,7 @@ def test_json_output_is_the_summary_and_nothing_else(run: Path, evaluate_small: 
         (("run=/nowhere",), "run: there is no folder '/nowhere'"),
         ((), "run: Expected run=<run folder>"),
         (("model=tiny_qwen2vl",), "run: Expected run=<run folder>"),
-        (("run=x", "model=tiny_qwen2vl", "data=shapes"), "run: Expected run= alone"),
+        (("run=x", "model=tiny_qwen2vl", "data=shapes"), "run: Expected run= without model="),
     ],
 )
 def test_what_cannot_be_evaluated(

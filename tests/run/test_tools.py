@@ -18,8 +18,8 @@ from vlmft.config.entry import conf_dir
 from vlmft.config.schema import TrainConfig, TrainerConfig
 from vlmft.config.tool_schema import TraceConfig
 from vlmft.config.tools import compose_tool
+from vlmft.evaluation.prompts import blanked
 from vlmft.run import cli, memory
-from vlmft.run.blank import blanked
 from vlmft.run.build import build, infer, pick_device
 from vlmft.run.present import print_inferred
 from vlmft.run.trace import trace

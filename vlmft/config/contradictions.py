@@ -35,7 +35,8 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "model.max_length_tokens model.max_visual_tokens_per_image model.lora.r train.rows_per_step "
         "train.rows_per_batch train.tokens_per_batch "
         "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
-        "evaluation.rows_per_batch max_new_tokens rows_per_batch",
+        "evaluation.rows_per_batch evaluation.few_shot.k evaluation.few_shot.draws evaluation.few_shot.pool_rows "
+        "max_new_tokens rows_per_batch",
     ),
     (
         "a whole number >= 0",
@@ -82,7 +83,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     # bf16-true and 16-true are left out: updates of a small learning rate round away in 16-bit adapters.
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
-    "evaluation.arms": ("untuned", "tuned", "blank"),
+    "evaluation.prompts": schema.PROMPTS,
 }
 MOONDREAMS_OF_GPT2 = ("2025-01-09", "2025-03-27", "2025-04-14")
 """Revisions with GPT-2's token ids; their files do not tell."""
@@ -97,6 +98,7 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
     if run is not None and not Path(run).is_dir():
         yield f"run: there is no folder {run!r}; give the folder that train.py printed"
     yield from _bad_names(config)
+    yield from _bad_arms(config)
     path = value_at(config, "data.path")
     if path is not None and not Path(path).expanduser().exists():
         yield f"data.path: there is no file or folder {path!r}; check it, or leave it out where the dataset needs none"
@@ -111,6 +113,26 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
         yield "run: Expected either run=<run folder> or model=, got " + ("both" if config.run is not None else "none")
     if isinstance(config, tool_schema.ExportConfig) and Path(config.to).exists():
         yield f"to: Expected a folder that is not there yet, got {config.to!r}; give another name"
+
+
+def _bad_arms(config: AnyConfig) -> Iterator[str]:
+    evaluation: schema.EvaluationConfig | None = value_at(config, "evaluation")
+    if evaluation is None:
+        return
+    others = list(config.adapters) if isinstance(config, schema.EvaluateConfig) else []
+    for name in evaluation.arms:
+        what, at, asked = name.partition("@")
+        if what not in (*schema.ARMS, *others) or (at and asked not in schema.PROMPTS):
+            yield f"evaluation.arms: Expected one of {', '.join((*schema.ARMS, *others))}, got {name!r}"
+        elif at and what not in ("untuned", "tuned", *others):
+            yield f"evaluation.arms: Expected untuned or tuned before an @, got {name!r}"
+    for name in others:
+        if name in schema.ARMS or re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
+            yield f"adapters: Expected a name of letters, digits, - and _ that is no arm's yet, got {name!r}"
+    if evaluation.few_shot.choose == schema.ShotChoice.file and evaluation.few_shot.file is None:
+        yield "evaluation.few_shot.file: Expected a file of examples with choose=file, got none; set it"
+    if not evaluation.arms:
+        yield "evaluation.arms: Expected at least one arm, got none; set it"
 
 
 def value_at(config: AnyConfig, key: str) -> Any:
@@ -189,8 +211,8 @@ def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
 
 
 def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
-    if config.run is not None and (config.model is not None or config.data is not None):
-        yield "run: Expected run= alone, got model= or data= beside it; a run brings its own model and data"
+    if config.run is not None and (config.model is not None or config.adapter is not None):
+        yield "run: Expected run= without model= and adapter=, got both; a run brings its own, adapters.NAME= adds more"
     if config.run is None and (config.model is None or config.data is None):
         yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
     if config.trainer.devices != 1:

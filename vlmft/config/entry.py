@@ -33,7 +33,7 @@ from vlmft.sample import BadRowError
 
 EXIT_FAILURE, EXIT_MISTAKE = 1, 2
 EXIT_INTERRUPTED = 130
-OPEN_MAPPINGS = ("data.options", "data_options")
+OPEN_MAPPINGS = ("data.options", "data_options", "adapters")
 """Their keys are a dataset's own, so that Hydra knows none of them."""
 
 

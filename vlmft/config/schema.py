@@ -117,6 +117,8 @@ class ModelConfig:
     """Kernel choice of transformers; `auto` is sdpa on GPUs and eager on CPU, where sdpa's backward is slow."""
     template: Optional[str] = None
     """Jinja chat template for a model that has none."""
+    vendor_prompt: Optional[str] = None
+    """How the model's maker asks such questions, "{question}" in it: the arms @vendor; null: there are none."""
     default_lr: float = 1e-4
     """Peak learning rate of this model's LoRA unless train.lr is set."""
     max_length_tokens: Optional[int] = None
@@ -259,10 +261,41 @@ class LoggerConfig:
     """How long a finished run waits for W&B's uploads; what is not sent by then stays in the run folder."""
 
 
+ARMS = ("untuned", "fewshot", "tuned", "blank", "shuffled", "textonly", "untuned16")
+PROMPTS = ("train", "vendor", "bare")
+
+
+class ShotChoice(str, Enum):
+    random = "random"
+    nearest = "nearest"
+    file = "file"
+
+
+@dataclass
+class FewShotConfig:
+    k: int = 4
+    """Examples before each question; one that does not fit is dropped and said, never cut."""
+    draws: int = 3
+    """Seeded choices of examples; the arm's value is their mean, and their spread is told."""
+    choose: ShotChoice = ShotChoice.random
+    """random: the same from train for all questions of a draw. nearest: of each question's own, the train images most
+    like its image by what the model sees. file: written by hand."""
+    file: Optional[str] = None
+    """With choose=file: a JSONL of {"image", "question", "answer"}, images below the file's folder."""
+    pool_rows: int = 500
+    """With choose=nearest: training rows to choose from."""
+
+
 @dataclass
 class EvaluationConfig:
-    arms: list[str] = field(default_factory=lambda: ["untuned", "tuned"])
-    """Columns of the table, in order: untuned, tuned, blank (the tuned model with blacked-out images)."""
+    arms: list[str] = field(default_factory=lambda: ["untuned", "fewshot", "tuned"])
+    """Columns of the table, in order: untuned; fewshot (untuned behind examples from train); tuned; the tuned model
+    with images that are black (blank), another row's (shuffled) or left out (textonly); untuned16 (the base without
+    quantisation); names in `adapters`; untuned or tuned @vendor or @bare, as below."""
+    prompts: list[str] = field(default_factory=lambda: ["train"])
+    """train: the dataset's prompt. vendor: model.vendor_prompt, bare: the question alone; each asked of the untuned
+    and the tuned model, so that what tuning taught of the form shows apart from what it taught of the task."""
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     rows_per_batch: int = 64
     """Prompts that are answered at once (left-padded)."""
     canary_rows: int = 16
@@ -299,7 +332,8 @@ class EvaluateConfig:
     """python evaluate.py"""
 
     run: Optional[str] = None
-    """Run folder of train.py: its config and adapter are used. Excludes model= and data=."""
+    """Run folder of train.py: its config and adapter are used. Excludes model=; data= beside it is a control set: what
+    did tuning do to something else?"""
     model: Optional[ModelConfig] = None
     data: Optional[DataConfig] = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -314,6 +348,10 @@ class EvaluateConfig:
     """Throw this evaluation's stored answers away and generate all of them anew."""
     allow_fingerprint_mismatch: bool = False
     """Evaluate an adapter under another prompt format, processor or base than its own; the table says so."""
+    adapter: Optional[str] = None
+    """With model= and data=: somebody's PEFT adapter, a folder or a Hub id, as the arm `tuned`."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """More arms, name -> run folder, checkpoint, PEFT adapter, or folder of a whole model such as an export."""
     output_root: str = "outputs"
     json: bool = False
     """Print summary.json instead of tables."""

@@ -116,7 +116,9 @@ class VLMDataModule(L.LightningDataModule):
             if limit is not None and limit < 1:
                 limit = max(1, round(limit * len(rows)))
             if limit is not None and limit < len(rows):
-                chosen = sorted(epoch_order(len(rows), self.seed, epoch=0)[: int(limit)].tolist())
+                # of val and test the same rows for every training seed
+                seed = self.seed if split == "train" else self.config.split_seed
+                chosen = sorted(epoch_order(len(rows), seed, epoch=0)[: int(limit)].tolist())
                 rows = [rows[i] for i in chosen]
             ids[split] = rows
         return ids

@@ -141,10 +141,10 @@ class ChartQA(Dataset):
         missing = [name for name in ("query", "label") if name not in record]
         if missing:
             raise BadRowError(f"Expected fields query and label, got {sorted(record)}; add {' and '.join(missing)}")
-        question = f"{_text('query', record['query'])}\n{INSTRUCTION}"
+        query = _text("query", record["query"])
         answer, references = answer_of(record["label"])
-        prompt = Prompt((Message("user", (self._image(record, split), question)),))
-        return Sample(record["id"], prompt, answer, references, tags={"source": source})
+        prompt = Prompt((Message("user", (self._image(record, split), f"{query}\n{INSTRUCTION}")),))
+        return Sample(record["id"], prompt, answer, references, tags={"source": source}, question=query)
 
     def _image(self, record: Record, split: Split) -> Image:
         if "image" not in record:

@@ -156,7 +156,8 @@ class Columns(Dataset):
         answers = self._answers(record)
         tags = {tag: text_of(column[role], record.get(column[role])) for role, tag in TAGGED.items() if role in column}
         prompt = self.prompt((*images, self.question(record)))
-        return Sample(record["id"], prompt, answers[0], tuple(dict.fromkeys(answers)), tags=tags)
+        references = tuple(dict.fromkeys(answers))
+        return Sample(record["id"], prompt, answers[0], references, tags=tags, question=self.bare_question(record))
 
     def _answers(self, record: Record) -> tuple[str, ...]:
         """What to train on, then what else is right."""
@@ -168,9 +169,16 @@ class Columns(Dataset):
 
     def question(self, record: Record) -> str:
         """The fixed text, or the text of the question's column; with the instruction below it."""
-        column = self._column.get("question", "")
-        asked = self.question_text or text_of(column, record.get(column))
+        asked = self._asked(record)
         return asked if self.instruction is None else f"{asked}\n{self.instruction}"
+
+    def bare_question(self, record: Record) -> str:
+        """The question alone."""
+        return self._asked(record)
+
+    def _asked(self, record: Record) -> str:
+        column = self._column.get("question", "")
+        return self.question_text or text_of(column, record.get(column))
 
     def prompt(self, content: tuple[Any, ...]) -> Prompt:
         user = Message("user", content)

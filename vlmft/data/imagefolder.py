@@ -15,6 +15,7 @@ from vlmft.sample import Split
 
 NOT_IMAGES = {".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".db", ".ini", ".html", ".py", ".zip"}
 """Suffixes of files that lie beside images; hidden files do so, too. Every other file is a row, or a bad one."""
+QUESTION = "What is in this image?"
 MOST_LISTED = 20
 """Up to so many classes the question lists them, so that the untuned model knows which words are wanted."""
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -52,7 +53,7 @@ class ImageFolder(Columns):
             raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; name the folder itself")
         folders = {SPLIT_NAMES[folder.name.lower()]: folder for folder in _folders(root) if folder.name in SPLIT_NAMES}
         if any((folder / name).is_file() for folder in (root, *folders.values()) for name in METADATA):
-            self.question_text = self.asked or "What is in this image?"
+            self.question_text = self.asked or QUESTION
             return load_tables(self.path, None, None, {})
         rows = {split: class_images(root, folder) for split, folder in (folders or {"train": root}).items()}
         names = sorted({row["class"] for found in rows.values() for row in found})
@@ -62,7 +63,7 @@ class ImageFolder(Columns):
         self._spellings = self._spelled(root, names)
         answers = sorted({spellings[0] for spellings in self._spellings.values()})
         listed = f" Answer with one of: {', '.join(answers)}." if len(answers) <= MOST_LISTED else ""
-        self.question_text = self.asked or f"What is in this image?{listed}"
+        self.question_text = self.asked or f"{QUESTION}{listed}"
         return {split: Table(found, root, range(len(found))) for split, found in rows.items()}
 
     def _spelled(self, root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -75,6 +76,10 @@ class ImageFolder(Columns):
         if wrong := [name for name, texts in labels.items() if isinstance(texts, str) or not texts]:
             raise ConfigError(f"data.options.labels: Expected a list of spellings for each folder, got {wrong[0]!r}")
         return {name: tuple(map(str, labels.get(name, (name.replace("_", " "),)))) for name in names}
+
+    def bare_question(self, record: Record) -> str:
+        """Without the list of answers."""
+        return self.asked or QUESTION
 
     def _answers(self, record: Record) -> tuple[str, ...]:
         answers = super()._answers(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -51,7 +52,7 @@ class PJNCharts(ChartQA):
         (message,) = sample.prompt.messages
         asked = (message.content[0], record["query"].strip())
         prompt = Prompt((Message("system", (self.system,)), Message("user", asked)))
-        return Sample(sample.id, prompt, sample.answer, sample.references, tags=sample.tags)
+        return dataclasses.replace(sample, prompt=prompt)
 
 
 def chosen(table: Table, n_rows: int) -> dict[int, None]:

@@ -12,9 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,13 +25,14 @@ from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
+from vlmft.models.prefix import Prefix
 from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Question
 
 Refuse = Callable[[BadRow], None]
 
 
-class EncodedQuestions(TorchDataset[EncodedRow | BadRow]):
-    """Questions as prompt ids, in a worker."""
+class EncodedQuestions(TorchDataset[tuple[EncodedRow | BadRow, int]]):
+    """Questions as prompt ids, each with the number of examples that were dropped, in a worker."""
 
     def __init__(self, family: Family, questions: Sequence[Question]) -> None:
         self.family, self.questions = family, questions
@@ -39,16 +40,31 @@ class EncodedQuestions(TorchDataset[EncodedRow | BadRow]):
     def __len__(self) -> int:
         return len(self.questions)
 
-    def __getitem__(self, position: int) -> EncodedRow | BadRow:
+    def __getitem__(self, position: int) -> tuple[EncodedRow | BadRow, int]:
         question = self.questions[position]
-        try:
-            return self.family.encode_prompt(question.id, question.prompt)
-        except BadRowError as error:
-            return BadRow(question.id, str(error))
+        reason = ""
+        for dropped, prompt in enumerate((question.prompt, *question.shorter)):
+            try:
+                return self.family.encode_prompt(question.id, prompt), dropped
+            except BadRowError as error:
+                reason = str(error)
+        return BadRow(question.id, reason), 0
 
 
 def _as_list(rows: list[Any]) -> list[Any]:
     return rows
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout; every module's own mode comes back, after an error, too."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @dataclass
@@ -64,6 +80,8 @@ class Answerer:
     workers: int = 0
     poll: Callable[[], None] = lambda: None
     """Called before each batch; raises where the run was asked to stop."""
+    prefix: Prefix | None = None
+    """What prompts begin with, computed once; a batch with a row that begins otherwise is computed whole."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,11 +105,13 @@ class Answerer:
         for rows in loader:
             self.poll()
             assert len(rows) == next(sizes)
-            good = [row for row in rows if isinstance(row, EncodedRow)]
-            for row in rows:
+            good = [row for row, _ in rows if isinstance(row, EncodedRow)]
+            for row, _ in rows:
                 if isinstance(row, BadRow):
                     self.refuse(row)
-            yield self.answer_rows(good) if good else {}
+            dropped = {row.id: n for row, n in rows if n}
+            answers = self.answer_rows(good) if good else {}
+            yield {i: replace(answer, shots_dropped=dropped.get(i, 0)) for i, answer in answers.items()}
 
     def answer_rows(self, rows: Sequence[EncodedRow]) -> dict[str, Answer]:
         """Answers of one batch, by id; in halves where it does not fit the memory.
@@ -99,13 +119,8 @@ class Answerer:
         Raises:
             ConfigError: there is no memory for one row.
         """
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
+        with in_eval_mode(self.model):
             ids = or_none(lambda: self._generated(rows))
-        finally:
-            for module, training in modes.items():
-                module.training = training
         if ids is not None:
             return {row.id: self._answer(new) for row, new in zip(rows, ids, strict=True)}
         if len(rows) == 1:
@@ -119,6 +134,9 @@ class Answerer:
 
     def _generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
         with torch.inference_mode():
+            if self.prefix is not None and all(map(self.prefix.begins, rows)):
+                after = self.prefix.generate(self.family, self.model, rows, self.max_new_tokens)
+                return cast(list[list[int]], after.tolist())
             batch = self.family.collate(rows, "left", self.model).to(self.model.device)
             features = self.family.image_features(self.model, batch.images, grad=False)
             ids: list[list[int]] = self.family.generate(self.model, batch, features, self.max_new_tokens).tolist()
@@ -219,7 +237,10 @@ def predict(questions: Sequence[Question], answerer: Answerer, file: PredictionF
         generated += len(new)
     seconds = time.perf_counter() - started if generated else 0.0
     stored = {row_id: file.rows[row_id] for row_id in prompts if row_id in file.rows}
-    answers = {row_id: Answer(row["text"], row["finish"], row["n_new_tokens"]) for row_id, row in stored.items()}
+    answers = {
+        row_id: Answer(row["text"], row["finish"], row["n_new_tokens"], row.get("shots_dropped", 0))
+        for row_id, row in stored.items()
+    }
     return Predictions(answers, seconds, generated)
 
 
@@ -231,4 +252,5 @@ def _row(question: Question, answer: Answer) -> dict[str, Any]:
         "text": answer.text,
         "finish": answer.finish,
         "n_new_tokens": answer.n_new_tokens,
+        **({"shots_dropped": answer.shots_dropped} if answer.shots_dropped else {}),
     }

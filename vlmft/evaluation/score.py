@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, expect_same_ids, wilson_interval
+from vlmft.metrics import beside
 from vlmft.metrics.score import Metric, Score
 from vlmft.sample import Answer
 
@@ -49,10 +50,14 @@ class ArmSummary:
     majority_share: float
     """The share of the most frequent (first) reference: what always giving that one answer would score."""
     answers_per_second: float | None
+    beside: Mapping[str, float | None] = field(default_factory=dict)
+    """Other metrics of the same answers, by variant; None where one is withheld."""
+    draws: tuple[float, ...] = ()
+    """Value of each draw of few-shot examples, of which `value` is the mean; else empty."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: strings, finite numbers, None, and the interval as a list of two."""
-        return {**asdict(self), "interval": list(self.interval)}
+        return {**asdict(self), "interval": list(self.interval), "draws": list(self.draws)}
 
 
 def score_answers(
@@ -102,7 +107,25 @@ def summarise(
         top_share=top_count / len(ids),
         majority_share=majority_count / len(ids),
         answers_per_second=len(ids) / seconds if seconds else None,
+        beside=beside(metric_name, [(rows[row_id].text, references[row_id]) for row_id in ids]),
     )
+
+
+def summarise_draws(
+    mean: ArmSummary, draws: Sequence[Mapping[str, ScoredRow]], references: Mapping[str, Sequence[str]]
+) -> ArmSummary:
+    """`mean` is the summary of each row's mean score; what is counted in answers becomes the mean over the draws."""
+    each = [summarise(mean.arm, {i: draw[i] for i in references}, references, mean.metric) for draw in draws]
+    counted = {
+        name: round(sum(getattr(one, name) for one in each) / len(each))
+        for name in ("parse_failures", "truncated", "verbatim")
+    }
+    others = {
+        key: None if None in (column := [one.beside[key] for one in each]) else sum(filter(None, column)) / len(each)
+        for key in mean.beside
+    }
+    speed = mean.answers_per_second and mean.answers_per_second * len(each)
+    return replace(mean, **counted, beside=others, answers_per_second=speed, draws=tuple(one.value for one in each))
 
 
 def _most_common(texts: Iterable[str]) -> tuple[str | None, int]:

@@ -6,7 +6,7 @@ What is no mean over rows is a function rows -> `Table`. What needs the list of 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vlmft.metrics.anls import anls
 from vlmft.metrics.bleu_chrf import bleu, chrf, sentence_chrf
@@ -33,6 +33,7 @@ __all__ = [
     "Row",
     "Score",
     "Table",
+    "beside",
     "corpus_metric_named",
     "metric_named",
     "variant",
@@ -76,6 +77,17 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 """What to look at together, by kind of data; the first of each is what one number would be."""
 
+_BESIDE: dict[str, tuple[str, ...]] = {
+    "relaxed_accuracy": ("exact_match", "relaxed_accuracy_strict"),
+    "relaxed_accuracy_strict": ("exact_match", "relaxed_accuracy"),
+    "count_accuracy": ("exact_match", "counting"),
+    "exact_match": ("token_f1",),
+    "token_f1": ("exact_match", "chrf"),
+    "sentence_chrf": ("exact_match", *SUITES["captions"]),
+    "rouge1": ("exact_match", *SUITES["captions"]),
+    "rouge_l": ("exact_match", *SUITES["captions"]),
+}
+
 _VARIANTS: dict[str, str] = {
     "exact_match": "nfc-casefold@1",
     "count_accuracy": "last-number-en-ru@1",
@@ -102,6 +114,22 @@ _VARIANTS: dict[str, str] = {
 def variant(name: str) -> str:
     """ "relaxed_accuracy/normalised@1": what a result file calls a metric. The number rises when a score can change."""
     return f"{name}/{_VARIANTS[name]}"
+
+
+def beside(name: str, rows: Sequence[Row]) -> dict[str, float | None]:
+    """What to hold beside a metric's value: exact matches, where the rest is format, and its suite's other numbers.
+
+    Keys are `variant` names, of a table "variant: number"; None is withheld by its metric.
+    """
+    found: dict[str, float | None] = {}
+    for other in _BESIDE.get(name, ("exact_match",)):
+        if other in METRICS:
+            scores = [METRICS[other](prediction, references).value for prediction, references in rows]
+            found[variant(other)] = sum(scores) / len(scores)
+        else:
+            values = CORPUS_METRICS[other](rows).values
+            found |= {f"{variant(other)}: {number}": value for number, value in values.items()}
+    return found
 
 
 def metric_named(name: str, labels: Labels | None = None) -> Metric:

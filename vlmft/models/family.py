@@ -36,7 +36,7 @@ class Family(Protocol):
     max_images: int | None
     """Most images in one row; None is no limit."""
     capabilities: frozenset[str]
-    """Of: text_only, multi_image, multi_turn, and the layouts it can collate."""
+    """Of: text_only, multi_image, multi_turn, prefix (its prompts can go on from a cache), and its layouts."""
     end_id: int
     pad_id: int
     fingerprint_parts: Mapping[str, Any]
@@ -51,8 +51,9 @@ class Family(Protocol):
     def collate(self, rows: Sequence[EncodedRow], layout: Layout, model: PreTrainedModel) -> Batch: ...
     def image_features(self, model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool) -> Features: ...
     def forward(self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor) -> torch.Tensor: ...
+    def prefill(self, model: PreTrainedModel, batch: Batch, features: Features) -> Any: ...
     def generate(
-        self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int
+        self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int, past: Any = None
     ) -> torch.Tensor: ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def show(self, ids: Sequence[int]) -> str: ...
@@ -82,7 +83,7 @@ class GenericFamily:
     """Any decoder VLM of transformers with a chat template, an image token and `get_image_features`."""
 
     max_images: int | None = None
-    capabilities = frozenset({"text_only", "multi_image", "multi_turn", "right", "left"})
+    capabilities = frozenset({"text_only", "multi_image", "multi_turn", "prefix", "right", "left"})
     suppressed_ids: Sequence[int] = ()
     """Ids that generation never chooses."""
     answer_type_id = 0
@@ -321,8 +322,27 @@ class GenericFamily:
         logits: torch.Tensor = output.logits
         return logits
 
-    def generate(self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int) -> torch.Tensor:
-        """Greedy continuation of a left-padded batch: (B, <= max_new_tokens) int64, padded after the end token."""
+    def prefill(self, model: PreTrainedModel, batch: Batch, features: Features) -> Any:
+        """The cache of keys and values that `generate` can go on from; features and ids as for `forward`."""
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=1,
+            use_cache=True,
+            **self.seen(model, batch, features),
+            **batch.token_arrays,
+            **batch.image_arrays,
+        )
+        return output.past_key_values
+
+    def generate(
+        self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int, past: Any = None
+    ) -> torch.Tensor:
+        """Greedy continuation of a left-padded batch: (B, <= max_new_tokens) int64, padded after the end token.
+
+        With `past`, the cache of each row's first ids, `features` are those of the images behind them.
+        """
         inner: Any = model.base_model
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # trap: a text-only batch would take over the last batch's offsets
@@ -339,6 +359,7 @@ class GenericFamily:
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 generation_config=greedy,
+                past_key_values=past,
                 **self.seen(model, batch, features, generation=True),
                 **batch.token_arrays,
                 **batch.image_arrays,

@@ -36,6 +36,8 @@ image is seen."""
 class IdeficsFamily(GenericFamily):
     """Questions about pictures, with earlier questions and answers before them."""
 
+    capabilities = GenericFamily.capabilities - {"prefix"}  # a row's images are handed in together, for all its ids
+
     def __init__(self, processor: Any, model_config: Any, max_length_tokens: int) -> None:
         processor.chat_template = processor.chat_template or TEMPLATE.replace("EOS", processor.tokenizer.eos_token)
         tokenizer = processor.tokenizer

@@ -118,8 +118,9 @@ def count_by_part(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     return {part: {"trainable": c["trainable"], "modules": c["modules"]} for part, c in counts.items()}
 
 
-def load_adapter(model: PreTrainedModel, folder: str) -> PeftModel:
-    """The base with a saved PEFT adapter on it, from safetensors alone: PEFT would read a pickle where there are none.
+def load_adapter(model: PreTrainedModel | PeftModel, folder: str, name: str = "default") -> PeftModel:
+    """The base with a saved PEFT adapter on it, beside those that it has. From safetensors alone: PEFT would read a
+    pickle where there are none.
 
     Raises:
         ConfigError: no adapter_model.safetensors in the folder, or tensors in it other than the adapter has. PEFT would
@@ -128,9 +129,13 @@ def load_adapter(model: PreTrainedModel, folder: str) -> PeftModel:
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         raise ConfigError(f"run: there is no adapter_model.safetensors in {folder!r}; did the training end?")
-    adapted: PeftModel = PeftModel.from_pretrained(model, folder, is_trainable=False, autocast_adapter_dtype=True)
+    if isinstance(model, PeftModel):
+        model.load_adapter(folder, name, is_trainable=False, autocast_adapter_dtype=True)
+        adapted = model
+    else:
+        adapted = PeftModel.from_pretrained(model, folder, name, is_trainable=False, autocast_adapter_dtype=True)
     with safe_open(file, "pt") as stored:
-        mine = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        mine = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
         odd = sorted(mine.keys() ^ set(stored.keys()))
     if odd:
         raise ConfigError(f"run: {len(odd)} tensors of {str(file)!r} do not fit the model ({odd[0]}); export it anew")

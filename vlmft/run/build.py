@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,16 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import DataConfig, EvaluationConfig, Init, ModelConfig, TrainConfig, TrainerConfig
+from vlmft.config.schema import (
+    DataConfig,
+    EvaluationConfig,
+    Init,
+    ModelConfig,
+    QuantizationConfig,
+    QuantizationMode,
+    TrainConfig,
+    TrainerConfig,
+)
 from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
@@ -48,10 +57,33 @@ class Built:
     fingerprint: dict[str, str]
     numerics: dict[str, str]
     """What else moves an answer, if only by rounding: device, storage dtype, attention, quantisation."""
+    model_config: ModelConfig
+    seed: int
 
     @property
     def base(self) -> PreTrainedModel:
         return lora.base_of(self.model)
+
+    def unquantized(self) -> Built:
+        """The untuned base in the storage dtype, loaded beside this one."""
+        return self.other(replace(self.model_config, quantization=QuantizationConfig(mode=QuantizationMode.none)))
+
+    def other(self, config: ModelConfig) -> Built:
+        """Another model of the same architecture, loaded beside this one and asked in the same way.
+
+        Raises:
+            ConfigError: it cannot be loaded, or is of another architecture.
+        """
+        source, hf_config = load_source(config)
+        mine = getattr(self.base.config, "model_type", None)
+        if hf_config.model_type != mine:
+            raise ConfigError(f"model.path: Expected a {mine} model, got a {hf_config.model_type} in {config.path!r}")
+        return replace(
+            self,
+            model=load_model(config, source, hf_config, self.device, self.seed),
+            fingerprint={**self.fingerprint, "base": base_of_run(config, source, self.seed)},
+            numerics=numerics_of(config, self.device),
+        )
 
     def answerer(self, evaluation: EvaluationConfig, poll: Callable[[], None] = lambda: None) -> Answerer:
         """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
@@ -120,7 +152,7 @@ def build(
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
     prints = fingerprint(family, base_of_run(model_config, source, seed))
-    return Built(source, family, model, data, device, prints, numerics_of(model_config, device))
+    return Built(source, family, model, data, device, prints, numerics_of(model_config, device), model_config, seed)
 
 
 def base_of_run(config: ModelConfig, source: Source, seed: int) -> str:

@@ -13,6 +13,7 @@ from vlmft.config.tool_schema import AskConfig, ExportConfig, TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
 from vlmft.run.score import run_score
+from vlmft.run.seeds import run_seeds
 
 USAGE = """usage: vlmft TOOL [arguments]
 
@@ -21,6 +22,7 @@ USAGE = """usage: vlmft TOOL [arguments]
   export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone)
   score   what a file of predictions is worth, whatever tool wrote it: vlmft score FILE --metric relaxed_accuracy
   compare are others better than the first, on the same rows, with p-value and verdict: vlmft compare A B
+  seeds   runs that differ in their seed alone, taken together: vlmft seeds RUN RUN RUN
 
 Every tool takes --json. Training and evaluation are train.py and evaluate.py.
 """
@@ -57,6 +59,7 @@ TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": run_export,
     "score": run_score,
     "compare": run_compare,
+    "seeds": run_seeds,
 }
 
 

@@ -14,19 +14,22 @@ from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import EvaluationConfig
+from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
 from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary
-from vlmft.evaluation.compare import Comparison, compare
+from vlmft.evaluation.compare import Adjusted, adjusted, compare
+from vlmft.evaluation.gains import FormatAndSkill, format_and_skill, prompt_matrix
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
-from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, warnings
+from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
+from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, summarise_draws, warnings
 from vlmft.metrics import metric_named
 from vlmft.models.lora import trainable
-from vlmft.run.blank import blanked
 from vlmft.run.build import Built, fingerprint_sha256
+from vlmft.run.few_shot import FewShot, few_shot_draws
 from vlmft.sample import BadRowError, Question, Sample, Split
 
 NO_ADAPTER = "none"
-BASELINES: Mapping[str, tuple[str, ...]] = {"tuned": ("untuned",), "blank": ("tuned", "untuned")}
-"""What an arm is compared with: the first of these that is evaluated, too."""
+TUNED = "default"
+"""PEFT's name of the adapter that the arm `tuned` means; every other has its arm's name."""
 
 
 @dataclass
@@ -38,17 +41,40 @@ class Evaluation:
     arms: dict[str, ArmSummary] = field(default_factory=dict)
     rows: dict[str, dict[str, ScoredRow]] = field(default_factory=dict)
     """Arm -> row id -> scored answer."""
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[Adjusted] = field(default_factory=list)
     canary: CanaryResult | None = None
+    invariance: Invariance | None = None
+    gains: FormatAndSkill | None = None
+    matrix: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Prompt -> arm -> mean score, where arms were asked in several ways."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Arm -> seconds spent generating all of its answers; 0 where some were stored already."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know beside the numbers."""
 
 
-def adapter_sha256(built: Built) -> str:
+@dataclass(frozen=True)
+class Invariance:
+    """Whether an answer depends on the rows that it was asked with."""
+
+    n: int
+    rows_per_batch: int
+    changed: tuple[str, ...]
+    """Ids whose answer is another when they are asked alone."""
+
+    @property
+    def sentence(self) -> str:
+        if not self.changed:
+            return f"{self.n} rows asked alone and {self.rows_per_batch} at once: the same answers"
+        return (
+            f"{len(self.changed)} of {self.n} rows are answered otherwise alone than {self.rows_per_batch} at once "
+            f"(first: {self.changed[0]}): rounding decides them, so compare only runs of one evaluation.rows_per_batch"
+        )
+
+
+def adapter_sha256(built: Built, adapter: str = TUNED) -> str:
     """Hash over names and values of all trained parameters; "none" where there are none."""
-    parameters = trainable_or_adapter(built)
+    parameters = _trained(built, adapter)
     if not parameters:
         return NO_ADAPTER
     digest = hashlib.sha256()
@@ -58,37 +84,55 @@ def adapter_sha256(built: Built) -> str:
     return digest.hexdigest()
 
 
-def trainable_or_adapter(built: Built) -> Mapping[str, Any]:
-    """The trained parameters, or the adapter's where a loaded one is frozen."""
-    return trainable(built.model) or {n: p for n, p in built.model.named_parameters() if ".lora_" in n}
+def _trained(built: Built, adapter: str) -> Mapping[str, Any]:
+    """The trained parameters, or a loaded adapter's, under the names that they were trained with."""
+    if adapter == TUNED and (found := trainable(built.model)):
+        return found
+    mark = f".{adapter}."
+    named = built.model.named_parameters()
+    return {n.replace(mark, f".{TUNED}."): p for n, p in named if ".lora_" in n and mark in n}
 
 
 @contextlib.contextmanager
-def arm_state(built: Built, arm: str) -> Iterator[None]:
-    """The model as this arm means it: adapters off for `untuned`, on for every other."""
-    if arm == "untuned" and isinstance(built.model, PeftModel):
-        with built.model.disable_adapter():
+def arm_state(built: Built, arm: Arm) -> Iterator[None]:
+    """The model as this arm means it: its adapter on, or none."""
+    model = built.model
+    if not isinstance(model, PeftModel):
+        yield
+    elif arm.adapter is None:
+        with model.disable_adapter():
             yield
     else:
-        yield
+        before = model.active_adapter
+        if before != peft_name(arm):  # training's own adapter stays as it is: set_adapter would touch its gradients
+            model.set_adapter(peft_name(arm), inference_mode=True)
+        try:
+            yield
+        finally:
+            if model.active_adapter != before:
+                model.set_adapter(before, inference_mode=True)
 
 
-def arm_question(arm: str, sample: Sample) -> Question:
-    """What this arm asks of a row."""
-    return Question(sample.id, blanked(sample.prompt) if arm == "blank" else sample.prompt)
+def peft_name(arm: Arm) -> str:
+    return TUNED if arm.adapter == "tuned" else str(arm.adapter)
 
 
 def evaluate_arms(
     built: Built,
     settings: EvaluationConfig,
-    arms: Sequence[str],
+    names: Sequence[str],
     split: Split,
     folder: Path,
     *,
+    adapters: Sequence[str] = ("tuned",),
+    models: Mapping[str, Callable[[], Built]] | None = None,
     fresh: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """All arms on all rows of a split, with one loaded model; stored answers of the same key are used again.
+
+    An arm that cannot be had of this model is named in the notes and not run. `adapters` are the names of those on the
+    model, `models` makers of whole other ones, which take its place at the end.
 
     Raises:
         ConfigError: the split is empty, or stored answers have another key.
@@ -97,65 +141,185 @@ def evaluate_arms(
     if not samples:
         raise ConfigError(f"split: {split} has no rows; choose another split or mend the data")
     result = Evaluation(split, samples)
-    answerer = built.answerer(settings, poll)
-    for arm in arms:
-        predictions = _answers(built, answerer, arm, result, folder, fresh=fresh)
-        stored = len(predictions.answers) - predictions.generated
-        result.seconds[arm] = predictions.seconds if stored <= 0 else 0.0
-        if stored > 0:
-            result.notes.append(f"{arm}: {stored} of {len(predictions.answers)} answers were stored already")
-    _score(built, result)
-    with arm_state(built, arms[-1]):
+    runner = _Runner(built, settings, result, folder, fresh, poll)
+    models = {SIXTEEN_BIT: built.unquantized, **(models or {})}
+    arms = [arm for arm in arms_of(names, settings.prompts, adapters, list(models)) if runner.can(arm)]
+    if not arms:
+        raise ConfigError(f"evaluation.arms: none of {', '.join(names)} can be had ({'; '.join(result.notes)})")
+    for model in (None, *models):
+        if mine := [arm for arm in arms if arm.model == model]:
+            runner.take(models[model]() if model is not None else built)
+            for arm in mine:
+                runner.run(arm)
+    runner.take(built)
+    result.rows = {arm.name: result.rows[arm.name] for arm in arms}
+    runner.score(arms)
+    last = next((arm for arm in reversed(arms) if arm.adapter is not None), arms[0])
+    with arm_state(built, last):
         result.canary = canary_on(built, settings, split)
+        result.invariance = runner.invariance(last)
     if result.canary is not None and not result.canary.ok:
         result.notes.append(result.canary.sentence)
+    if result.invariance is not None and result.invariance.changed:
+        result.notes.append(result.invariance.sentence)
     return result
 
 
-def _answers(
-    built: Built, answerer: Answerer, arm: str, result: Evaluation, folder: Path, *, fresh: bool
-) -> Predictions:
-    path = folder / "predictions" / f"{arm}.jsonl"
-    if fresh:
-        path.unlink(missing_ok=True)
-    key = {
-        "arm": arm,
-        "split": result.split,
-        "adapter_sha256": NO_ADAPTER if arm == "untuned" else adapter_sha256(built),
-        "fingerprint_sha256": fingerprint_sha256(built.fingerprint),
-        "generation": answerer.settings,
-        "numerics": built.numerics,
-    }
-    questions = [arm_question(arm, sample) for sample in result.samples]
-    with arm_state(built, arm):
+class _Runner:
+    """One evaluation under way."""
+
+    def __init__(
+        self,
+        built: Built,
+        settings: EvaluationConfig,
+        result: Evaluation,
+        folder: Path,
+        fresh: bool,
+        poll: Callable[[], None],
+    ) -> None:
+        self.built, self.settings, self.result, self.folder, self.fresh = built, settings, result, folder, fresh
+        self.answerer = built.answerer(settings, poll)
+        self.metric = metric_named(built.data.metric_name)
+        self.draws: dict[str, list[dict[str, ScoredRow]]] = {}
+
+    def can(self, arm: Arm) -> bool:
+        """Whether this model and this data have such an arm; what they have not is told."""
+        reason = self._reason(arm)
+        if reason is not None:
+            self.result.notes.append(f"{arm.name}: not run: {reason}")
+        return reason is None
+
+    def _reason(self, arm: Arm) -> str | None:
+        family, samples = self.built.family, self.result.samples
+        if arm.control is not None and not any(sample.prompt.images for sample in samples):
+            return "there are no images"
+        if arm.control == "textonly" and "text_only" not in family.capabilities:
+            return "this model answers to images alone"
+        if arm.control == "shuffled" and len(shuffled(samples, 0)) < len(samples):
+            return "not every row has another one whose images it could be shown"
+        if arm.asked == "vendor" and self.built.model_config.vendor_prompt is None:
+            return "model.vendor_prompt is not set"
+        own = {sample.id: sample.prompt for sample in samples}
+        if arm.asked != "train" and all(own[question.id] == question.prompt for question in self.questions(arm)):
+            return "the dataset's own prompt is the same"
+        if arm.model == SIXTEEN_BIT and self.built.numerics["quantization"] == "none":
+            return "the untuned model is not quantised"
+        if arm.few_shot and "multi_turn" not in family.capabilities:
+            return "this model takes no earlier turns"
+        if arm.few_shot and family.max_images is not None and any(s.prompt.images for s in samples):
+            return f"this model takes {family.max_images} image in a prompt"
+        return None
+
+    def questions(self, arm: Arm) -> list[Question]:
+        """What this arm asks of each row."""
+        samples = self.result.samples
+        if arm.control == "shuffled":
+            prompts = shuffled(samples, 0)
+        elif arm.control is not None:
+            change = blanked if arm.control == "blank" else textless
+            prompts = {sample.id: change(sample.prompt) for sample in samples}
+        elif arm.asked != "train":
+            template = "{question}" if arm.asked == "bare" else str(self.built.model_config.vendor_prompt)
+            prompts = {sample.id: styled(sample, template) for sample in samples}
+        else:
+            prompts = {sample.id: sample.prompt for sample in samples}
+        return [Question(row_id, prompt) for row_id, prompt in prompts.items()]
+
+    def take(self, built: Built) -> None:
+        """From now on this model answers."""
+        self.built = built
+        self.answerer = dataclasses.replace(self.answerer, model=built.base)
+
+    def run(self, arm: Arm) -> None:
+        with arm_state(self.built, arm):
+            if not arm.few_shot:
+                self.result.rows[arm.name] = self._answered(arm.name, arm, self.questions(arm), self.answerer, {})
+                return
+            shots = few_shot_draws(self.built, self.settings, self.answerer, self.result.samples)
+            self.result.notes += shots.notes
+            self._draws(arm, shots)
+
+    def _draws(self, arm: Arm, shots: FewShot) -> None:
+        found = []
+        for number, draw in enumerate(shots.draws, start=1):
+            key = {"few_shot": {**shots.key, "draw": number, "shots": draw.ids}}
+            answerer = dataclasses.replace(self.answerer, prefix=draw.prefix)
+            found.append(self._answered(f"{arm.name}-{number}", arm, draw.questions, answerer, key))
+        self.result.seconds[arm.name] = sum(self.result.seconds[f"{arm.name}-{n + 1}"] for n in range(len(found)))
+        self.draws[arm.name] = found
+        self.result.rows[arm.name] = mean_of_draws(found)
+
+    def _answered(
+        self, name: str, arm: Arm, questions: Sequence[Question], answerer: Answerer, more: Mapping[str, Any]
+    ) -> dict[str, ScoredRow]:
+        result, built = self.result, self.built
+        path = self.folder / "predictions" / f"{name}.jsonl"
+        if self.fresh:
+            path.unlink(missing_ok=True)
+        key = {
+            "arm": name,
+            "split": result.split,
+            "adapter_sha256": NO_ADAPTER if arm.adapter is None else adapter_sha256(built, peft_name(arm)),
+            "fingerprint_sha256": fingerprint_sha256(built.fingerprint),
+            "generation": answerer.settings,
+            "numerics": built.numerics,
+            **more,
+        }
         predictions = predict(questions, answerer, PredictionFile(path, key))
-    missing = [sample.id for sample in result.samples if sample.id not in predictions.answers]
-    result.samples = [sample for sample in result.samples if sample.id not in missing]
-    result.rows[arm] = score_answers(
-        predictions.answers,
-        {sample.id: sample.references for sample in result.samples},
-        metric_named(built.data.metric_name),
-    )
-    return dataclasses.replace(predictions, answers={s.id: predictions.answers[s.id] for s in result.samples})
+        self._tell(name, predictions)
+        result.samples = [sample for sample in result.samples if sample.id in predictions.answers]
+        answers = {sample.id: predictions.answers[sample.id] for sample in result.samples}
+        return score_answers(answers, {sample.id: sample.references for sample in result.samples}, self.metric)
+
+    def _tell(self, name: str, predictions: Predictions) -> None:
+        stored = len(predictions.answers) - predictions.generated
+        self.result.seconds[name] = predictions.seconds if stored <= 0 else 0.0
+        if stored > 0:
+            self.result.notes.append(f"{name}: {stored} of {len(predictions.answers)} answers were stored already")
+        dropped = [answer.shots_dropped for answer in predictions.answers.values() if answer.shots_dropped]
+        if dropped:
+            self.result.notes.append(
+                f"{name}: {len(dropped)} of {len(predictions.answers)} rows were asked with up to {max(dropped)} "
+                "examples fewer, because they did not fit"
+            )
+
+    def score(self, arms: Sequence[Arm]) -> None:
+        """Summaries of the rows that every arm has answered, and the comparisons of arms."""
+        result = self.result
+        references = {sample.id: sample.references for sample in result.samples}
+        groups = {sample.id: sample.group for sample in result.samples}
+        name = self.built.data.metric_name
+        for arm in arms:
+            rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
+            found = summarise(arm.name, rows, references, name, result.seconds[arm.name] or None)
+            if arm.name in self.draws:
+                found = summarise_draws(found, self.draws[arm.name], references)
+            result.arms[arm.name] = found
+            result.notes += warnings(found)
+        scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
+        pairs = [compare(one, scores[one], other, scores[other], groups) for one, other in pairs_of(list(scores))]
+        result.comparisons = adjusted(pairs)
+        values = {arm: found.value for arm, found in result.arms.items()}
+        result.gains, result.matrix = format_and_skill(values, scores, groups), prompt_matrix(values)
+
+    def invariance(self, arm: Arm) -> Invariance | None:
+        """The first rows of an arm asked once more, each alone; None where that is switched off."""
+        questions = self.questions(arm)[: self.settings.canary_rows]
+        questions = [question for question in questions if question.id in self.result.rows[arm.name]]
+        if not questions or arm.few_shot:
+            return None
+        alone = dataclasses.replace(self.answerer, rows_per_batch=1)
+        answers = {i: answer.text for batch in alone.batches(questions, lambda _: False) for i, answer in batch.items()}
+        stored = self.result.rows[arm.name]
+        changed = tuple(row_id for row_id, text in answers.items() if stored[row_id].text != text)
+        return Invariance(len(answers), self.settings.rows_per_batch, changed)
 
 
-def _score(built: Built, result: Evaluation) -> None:
-    references = {sample.id: sample.references for sample in result.samples}
-    groups = {sample.id: sample.group for sample in result.samples}
-    for arm, rows in result.rows.items():
-        kept = {row_id: rows[row_id] for row_id in references}
-        seconds = result.seconds[arm] or None
-        result.arms[arm] = summarise(arm, kept, references, built.data.metric_name, seconds)
-        result.notes += warnings(result.arms[arm])
-    for first, arm in pairs_of(list(result.rows)):
-        scores = [{row_id: result.rows[a][row_id].score.value for row_id in references} for a in (first, arm)]
-        result.comparisons.append(compare(first, scores[0], arm, scores[1], groups))
-
-
-def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """(first, second) of each comparison, whatever the order of the arms: untuned with tuned, tuned with blank."""
-    found = ((next((b for b in BASELINES.get(arm, ()) if b in arms), None), arm) for arm in arms)
-    return [(first, second) for first, second in found if first is not None]
+def mean_of_draws(draws: Sequence[Mapping[str, ScoredRow]]) -> dict[str, ScoredRow]:
+    """Each row's mean score over the draws; its text is that of the first."""
+    first, n = draws[0], len(draws)
+    means = {row_id: sum(draw[row_id].score.value for draw in draws) / n for row_id in first}
+    return {i: dataclasses.replace(r, score=dataclasses.replace(r.score, value=means[i])) for i, r in first.items()}
 
 
 def canary_on(built: Built, settings: EvaluationConfig, split: Split) -> CanaryResult | None:

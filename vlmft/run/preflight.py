@@ -21,8 +21,8 @@ from peft import PeftModel
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, TrainConfig, Tuning
 from vlmft.evaluation.canaries import CanaryResult
+from vlmft.evaluation.prompts import blanked
 from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
-from vlmft.run.blank import blanked
 from vlmft.run.build import Built
 from vlmft.sample import BadRowError, EncodedRow, Sample
 from vlmft.training.loss import summed_cross_entropy

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from vlmft.config.schema import DataConfig
 from vlmft.data.card import SplitCard
-from vlmft.evaluation.compare import Comparison
+from vlmft.evaluation.compare import Adjusted
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
+from vlmft.run.evaluate import Evaluation
 from vlmft.run.preflight import Check
 from vlmft.sample import Split
 
@@ -77,8 +78,35 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
 
 
-def print_arms(arms: Mapping[str, ArmSummary], comparisons: Sequence[Comparison], notes: Sequence[str]) -> None:
+def print_evaluation(found: Evaluation) -> None:
     """The table of arms, the paired differences, and what to know beside them."""
+    _print_table(found.arms)
+    for judged in found.comparisons:
+        print(comparison_sentence(judged, len(found.comparisons)))
+    if found.matrix:
+        _print_matrix(found.matrix)
+    if found.gains is not None:
+        print(f"format and skill: {found.gains.sentence}")
+    for note in found.notes:
+        print(f"note: {note}")
+    if found.canary is not None:
+        print(f"leak canary {found.canary.sentence}")
+    if found.invariance is not None:
+        print(f"batch size: {found.invariance.sentence}")
+
+
+def _print_matrix(matrix: Mapping[str, Mapping[str, float]]) -> None:
+    arms = dict.fromkeys(arm for values in matrix.values() for arm in values)
+    table = Table(title="asked in several ways")
+    table.add_column("prompt")
+    for arm in arms:
+        table.add_column(arm, justify="right")
+    for prompt, values in matrix.items():
+        table.add_row(prompt, *(percent(values[arm]) if arm in values else "-" for arm in arms))
+    console().print(table)
+
+
+def _print_table(arms: Mapping[str, ArmSummary]) -> None:
     first = next(iter(arms.values()))
     table = Table(title=f"{first.metric} on {first.n} rows")
     for name in ("arm", "n", first.metric, "95 % interval", "not parsed", "cut", "most frequent answer", "answers/s"):
@@ -96,10 +124,9 @@ def print_arms(arms: Mapping[str, ArmSummary], comparisons: Sequence[Comparison]
         )
     console().print(table)
     print(f"always giving the most frequent reference would score {percent(first.majority_share)}")
-    for comparison in comparisons:
-        print(comparison_sentence(comparison))
-    for note in notes:
-        print(f"note: {note}")
+    for arm in arms.values():
+        if len(arm.draws) > 1:
+            print(f"{arm.arm}: mean of {len(arm.draws)} draws of examples, {', '.join(map(percent, arm.draws))}")
 
 
 def _short(text: str | None, length: int = 24) -> str:
@@ -108,24 +135,29 @@ def _short(text: str | None, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def comparison_sentence(found: Comparison) -> str:
-    """The paired result of two arms, to be quoted alone."""
+def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
+    """The paired result of two arms, to be quoted alone; the verdict counts in how many were compared."""
+    found = judged.comparison
     low, high = (100 * bound for bound in found.interval)
+    holm = f" (Holm for {n_comparisons}: {judged.p_value:.2g})" if n_comparisons > 1 else ""
     return (
         f"{found.first} -> {found.second}: {100 * found.difference:+.1f} points "
-        f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} p = {found.p_value:.2g}, "
-        f"{found.only_second} rows fixed, {found.only_first} broken, n = {found.n}: {found.verdict}"
+        f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} p = {found.p_value:.2g}{holm}, "
+        f"{found.only_second} rows {'up' if 'flip' in found.p_test else 'fixed'}, "
+        f"{found.only_first} {'down' if 'flip' in found.p_test else 'broken'}, n = {found.n}: {judged.verdict}"
     )
 
 
-def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Comparison]) -> str:
+def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Adjusted]) -> str:
     """The report's sentence: untuned against tuned where both were evaluated, else one arm's value."""
-    found = next((pair for pair in comparisons if (pair.first, pair.second) == ("untuned", "tuned")), None)
-    if found is None:
+    judged = next(
+        (one for one in comparisons if (one.comparison.first, one.comparison.second) == ("untuned", "tuned")), None
+    )
+    if judged is None:
         arm = arms.get("tuned", next(iter(arms.values())))
         bounds = interval(arm.interval)
         return f"{model} ({arm.arm}) reaches {percent(arm.value)} {arm.metric} ({bounds}) on {arm.n} rows of {data}."
-    metric = next(iter(arms.values())).metric
+    found, metric = judged.comparison, next(iter(arms.values())).metric
     ends = {
         "better": "better",
         "worse": "worse",
@@ -135,7 +167,7 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
         f"Tuning {model} on {data} moved {metric} from {percent(found.first_value)} to {percent(found.second_value)} "
         f"({100 * found.difference:+.1f} points, 95 % interval {100 * found.interval[0]:+.1f} to "
         f"{100 * found.interval[1]:+.1f}, {found.p_test} p = {found.p_value:.2g}, n = {found.n}): "
-        f"{ends[found.verdict]}."
+        f"{ends[judged.verdict]}."
     )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig, Tuning
-from vlmft.models.lora import load_adapter, tuned_parts
-from vlmft.run.build import Built, build
+from vlmft.config.schema import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig, TrainConfig, Tuning
+from vlmft.evaluation.gains import detectable
+from vlmft.models.lora import tuned_parts
+from vlmft.run.build import build
 from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
 from vlmft.run.folder import SUMMARY_FILE, plain, read_run
 from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
-from vlmft.run.present import duration, print_arms, where
+from vlmft.run.others import put_others
+from vlmft.run.present import duration, print_evaluation, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, Phases, Summary, differing_fingerprint, log_predictions, report, write_results
+from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, write_results
 from vlmft.sample import Split
 from vlmft.training.interruption import stop_request
 from vlmft.training.metrics_file import METRICS_FILE
@@ -30,7 +33,8 @@ def reevaluate(config: EvaluateConfig) -> Path:
     keep_freed_pages()
     quiet_libraries()
     run = read_run(config.run) if config.run is not None else None
-    model, data = (run.model, run.data) if run is not None else (config.model, config.data)
+    model = run.model if run is not None else config.model
+    data = config.data or (run.data if run is not None else None)
     assert model is not None and data is not None  # checked() has seen to it
     if run is not None and (full := tuned_parts(run.model.train, Tuning.full)):
         raise ConfigError(
@@ -44,18 +48,32 @@ def reevaluate(config: EvaluateConfig) -> Path:
     with clock("load"):
         seed = run.seed if run is not None else config.seed
         built = build(model, data, config.trainer, seed=seed, ledger_path=folder / "bad_rows.jsonl", adapters=False)
-        notes = _with_adapter(built, Path(config.run), config) if config.run is not None else []
-    if run is not None and not config.data_options:
+        others = put_others(built, config)
+    if run is not None and config.data is None and not config.data_options:
         require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
-    arms = config.evaluation.arms if run is not None else ["untuned"]
-    settings = run.evaluation if run is not None else config.evaluation
+    settings = _settings(config, run)
+    named = [arm for arm in settings.arms if others.adapters or arm.partition("@")[0] != "tuned"]
+    arms = list(dict.fromkeys([*named, *config.adapters]))
+    n_rows = len(built.data.ids[config.split])  # type: ignore[index]
+    if n_rows and not config.json:
+        print(f"{config.split}: {detectable(n_rows, n_rows)}")
     with clock("evaluate"), stop_request("the same command goes on after the answers that are stored") as stop:
         split: Split = config.split  # type: ignore[assignment]  # checked() has seen to it
-        found = evaluate_arms(built, settings, arms, split, folder, fresh=config.fresh, poll=stop.check)
-    found.notes = notes + found.notes
+        found = evaluate_arms(
+            built,
+            settings,
+            arms,
+            split,
+            folder,
+            adapters=others.adapters,
+            models=others.models,
+            fresh=config.fresh,
+            poll=stop.check,
+        )
+    found.notes = others.notes + found.notes
     summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
     summary.bad_rows = len(built.data.ledger.bad)
-    summary.adapter_sha256 = adapter_sha256(built) if run is not None else NO_ADAPTER
+    summary.adapter_sha256 = adapter_sha256(built) if others.adapters else NO_ADAPTER
     summary.add(found)
     metrics = Path(config.run) / METRICS_FILE if config.run is not None else folder / METRICS_FILE
     content = report(built, run or config, summary, found, [], metrics, settings.gallery_rows)
@@ -65,9 +83,7 @@ def reevaluate(config: EvaluateConfig) -> Path:
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
         return folder
-    print_arms(found.arms, found.comparisons, found.notes)
-    if found.canary is not None:
-        print(f"leak canary {found.canary.sentence}")
+    print_evaluation(found)
     print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
     print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
     places = {"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE}
@@ -90,7 +106,8 @@ def _tracked(config: EvaluateConfig, run: TrainConfig | None, folder: Path, foun
 
 def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConfig) -> Path:
     """<run>/evaluations/<split and what differs>, or outputs/<model>-<data>/untuned-<split> without a run."""
-    name = "-".join([config.split, *(f"{key}={value}" for key, value in sorted(config.data_options.items()))])
+    on = [f"on-{data.name}"] if config.run is not None and config.data is not None else []
+    name = "-".join([config.split, *on, *(f"{key}={value}" for key, value in sorted(config.data_options.items()))])
     if config.run is not None:
         folder = Path(config.run) / "evaluations" / name
     else:
@@ -99,15 +116,11 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
     return folder
 
 
-def _with_adapter(built: Built, run: Path, config: EvaluateConfig) -> list[str]:
-    """Puts the run's adapter on the model after its fingerprint has been compared; returns notes for the table."""
-    adapter = run / ADAPTER
-    differing = differing_fingerprint(adapter, built.fingerprint)
-    if differing and not config.allow_fingerprint_mismatch:
-        raise ConfigError(
-            f"run: the adapter was trained under another {', '.join(differing)} than this evaluation has; "
-            "restore it, or set allow_fingerprint_mismatch=true and read the table with that in mind"
-        )
-    built.model = load_adapter(built.base, str(adapter))
-    built.model.eval()
-    return [f"the adapter was trained under another {', '.join(differing)}"] if differing else []
+def _settings(config: EvaluateConfig, run: TrainConfig | None) -> EvaluationConfig:
+    """The command's arms and prompts; what else was left as it is by default is as in the run, and so are its bytes."""
+    if run is None:
+        return config.evaluation
+    mine, usual = config.evaluation, EvaluationConfig()
+    fields = {f.name: getattr(mine, f.name) for f in dataclasses.fields(mine)}
+    changed = {name: value for name, value in fields.items() if value != getattr(usual, name)}
+    return dataclasses.replace(run.evaluation, **{**changed, "arms": mine.arms, "prompts": mine.prompts})

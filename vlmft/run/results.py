@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.secrets import redacted
 from vlmft.evaluation.report import Curve, Report, ReportAnswer, ReportRow, rows_to_picture, write_report
+from vlmft.metrics import variant
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built
 from vlmft.run.evaluate import Evaluation
@@ -65,9 +66,18 @@ class Summary:
     arms: list[dict[str, Any]] = field(default_factory=list)
     """Per arm: n, value, Wilson interval, parse failures, cut answers, most frequent answer, majority share, speed."""
     comparisons: list[dict[str, Any]] = field(default_factory=list)
-    """Per pair: difference, paired bootstrap interval, p value and its test, rows only one arm got right, verdict."""
+    """Per pair: difference, paired bootstrap interval, p value and its test, p_holm for all pairs, rows only one arm
+    got right, verdict by p_holm."""
     leak_canary: dict[str, Any] | None = None
     """n, ids whose prediction moved, ids whose prompt showed the sentinel, ok."""
+    batch_invariance: dict[str, Any] | None = None
+    """n, rows_per_batch, ids answered otherwise when they are asked alone."""
+    format_and_skill: dict[str, Any] | None = None
+    """The gain, parted into what another prompt gives the untuned model, too, and the rest, with its interval."""
+    prompt_matrix: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Prompt -> arm -> value."""
+    metric_variant: str | None = None
+    """The metric with the variant and version that this program has of it."""
     notes: list[str] = field(default_factory=list)
     best_checkpoint: str | None = None
     best_value: float | None = None
@@ -94,6 +104,9 @@ class Summary:
         self.arms = [arm.to_dict() for arm in evaluation.arms.values()]
         self.comparisons = [found.to_dict() for found in evaluation.comparisons]
         self.leak_canary = evaluation.canary.to_dict() if evaluation.canary else None
+        self.batch_invariance = asdict(evaluation.invariance) if evaluation.invariance else None
+        self.format_and_skill = evaluation.gains.to_dict() if evaluation.gains else None
+        self.prompt_matrix, self.metric_variant = evaluation.matrix, variant(self.metric)
         self.notes = list(evaluation.notes)
         self.sentence = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig, Tuning
+from vlmft.evaluation.gains import detectable
 from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
 from vlmft.models.lora import count_by_part, trainable, tuned_parts
@@ -26,7 +27,7 @@ from vlmft.run.lock import locked
 from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
 from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
-from vlmft.run.present import duration, print_arms, print_cards, print_checks, print_inferred, print_parts, where
+from vlmft.run.present import duration, print_cards, print_checks, print_evaluation, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.training.checkpoint import (
@@ -275,6 +276,10 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     print(f"  images: {built.family.resolution}")
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     tested = config.test and bool(built.data.ids["test"])
+    if tested:
+        images = built.data.cards["test"].images if "test" in built.data.cards else 0
+        n_rows = len(built.data.ids["test"])
+        print(f"  test: {detectable(n_rows, min(n_rows, images or n_rows))}")
     if config.test and not tested:
         print("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):
@@ -319,8 +324,6 @@ def _test(
     """Evaluates the arms on the test split, prints the table, writes the report; returns also where things lie."""
     found = evaluate_arms(built, config.evaluation, config.evaluation.arms, "test", folder, poll=stop.check)
     summary.add(found)
-    print_arms(found.arms, found.comparisons, found.notes)
-    if found.canary is not None:
-        print(f"leak canary {found.canary.sentence}")
+    print_evaluation(found)
     content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)
     return found, {"report": write_results(content, folder), "predictions": folder / "predictions"}

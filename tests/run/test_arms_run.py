@@ -1,0 +1,202 @@
+"""Many arms on one loaded model: what each is asked, which weights answer, and what is refused or named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from vlmft.config.check import ConfigError
+from vlmft.run import few_shot as few_shot_file
+from vlmft.run.few_shot import read_shots
+
+
+@pytest.fixture
+def run(trained: Any, tmp_path: Path) -> Path:
+    """A copy of the run, to be changed."""
+    shutil.copytree(trained.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def everything(trained: Any, evaluate_small: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One evaluation with nearly every arm there is. Not to be changed."""
+    folder = tmp_path_factory.mktemp("arms") / "run"
+    shutil.copytree(trained.folder, folder)
+    checkpoint = folder / "checkpoints" / Path(trained.summary["best_checkpoint"]).name
+    return evaluate_small(
+        f"run={folder}",
+        "evaluation.arms=[untuned,fewshot,tuned,shuffled,textonly,untuned16,tuned@bare]",
+        "evaluation.few_shot.k=2",
+        "evaluation.few_shot.draws=2",
+        f"adapters.same={folder}",
+        f"adapters.best={checkpoint}",
+    )
+
+
+def lines(run: Any, arm: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.predictions(arm).splitlines()]
+
+
+def texts(run: Any, arm: str) -> list[str]:
+    return [line["text"] for line in lines(run, arm)]
+
+
+def test_each_arm_is_there_and_answers_every_row(everything: Any, trained: Any) -> None:
+    arms = {arm["arm"]: arm for arm in everything.summary["arms"]}
+    assert list(arms) == ["untuned", "fewshot", "tuned", "shuffled", "textonly", "untuned16", "same", "best"]
+    assert {arm["n"] for arm in arms.values()} == {24}
+    assert "tuned@bare: not run: the dataset's own prompt is the same" in everything.summary["notes"]
+    for arm in ("untuned", "tuned"):  # whatever else is evaluated beside them
+        assert everything.predictions(arm) == trained.predictions(arm)
+
+
+def test_an_adapter_that_is_the_runs_own_answers_the_same(everything: Any) -> None:
+    tuned = lines(everything, "tuned")[0]["adapter_sha256"]
+    assert texts(everything, "same") == texts(everything, "best") == texts(everything, "tuned")
+    assert {line["adapter_sha256"] for arm in ("same", "best") for line in lines(everything, arm)} == {tuned}
+    assert texts(everything, "tuned") != texts(everything, "untuned")
+
+
+def test_controls_ask_without_what_the_images_show(everything: Any) -> None:
+    own = [line["image_sha256"] for line in lines(everything, "tuned")]
+    by_id = {line["id"]: line["image_sha256"] for line in lines(everything, "shuffled")}
+    shuffled = [by_id[line["id"]] for line in lines(everything, "tuned")]
+    assert all(mine != theirs for mine, theirs in zip(own, shuffled, strict=True))
+    assert {tuple(images) for images in shuffled} <= {tuple(images) for images in own}
+    assert all(line["image_sha256"] == [] for line in lines(everything, "textonly"))
+    assert len(set(texts(everything, "textonly"))) == 1  # the question is always the same
+
+
+def test_sixteen_bit_is_another_numerics(everything: Any) -> None:
+    assert lines(everything, "untuned16")[0]["numerics"]["quantization"] == "none"
+    assert lines(everything, "untuned")[0]["numerics"]["quantization"].startswith("nf4")
+
+
+def test_few_shot_draws(everything: Any) -> None:
+    (arm,) = [arm for arm in everything.summary["arms"] if arm["arm"] == "fewshot"]
+    first, second = (lines(everything, f"fewshot-{n}") for n in (1, 2))
+    assert len(arm["draws"]) == 2 and arm["value"] == pytest.approx(sum(arm["draws"]) / 2)
+    shots = [set(draw[0]["few_shot"]["shots"]) for draw in (first, second)]
+    assert shots[0] != shots[1] and all(len(found) == 2 for found in shots)
+    assert all("/train/" in row_id for found in shots for row_id in found)
+    assert all(len(line["image_sha256"]) == 3 for line in first)
+    asked = {image for line in lines(everything, "untuned") for image in line["image_sha256"]}
+    assert not {image for line in first for image in line["image_sha256"][:2]} & asked
+    assert first[0]["adapter_sha256"] == "none"
+    assert "fewshot: mean of 2 draws of examples" in everything.output
+
+
+def test_the_shared_prefix_changes_no_byte(everything: Any, run: Path, evaluate_small: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(few_shot_file, "make_prefix", lambda *parts: None)
+    few = ("evaluation.few_shot.k=2", "evaluation.few_shot.draws=2")
+    again = evaluate_small(f"run={run}", "evaluation.arms=[fewshot]", *few)
+    assert again.predictions("fewshot-1") == everything.predictions("fewshot-1")
+
+
+def test_a_prefix_that_changes_answers_is_not_used(run: Path, evaluate_small: Any, monkeypatch: Any) -> None:
+    """The defect: a cache of other examples than the prompts have."""
+    make = few_shot_file.make_prefix
+
+    def spoilt(family: Any, model: Any, prompt: Any) -> Any:
+        found = make(family, model, prompt)
+        for layer in found.cache.layers:
+            layer.values = layer.values * -9
+        return found
+
+    monkeypatch.setattr(few_shot_file, "make_prefix", spoilt)
+    found = evaluate_small(f"run={run}", "evaluation.arms=[untuned,fewshot]", "evaluation.few_shot.draws=1")
+    assert any("each row had its own" in note for note in found.summary["notes"])
+
+
+def test_comparisons_are_held_to_their_number(everything: Any) -> None:
+    pairs = everything.summary["comparisons"]
+    assert (pairs[0]["first"], pairs[0]["second"]) == ("untuned", "tuned") and len(pairs) > 6
+    assert all(pair["p_holm"] >= pair["p_value"] for pair in pairs)
+    assert max(pair["p_holm"] for pair in pairs) <= 1
+    assert f"(Holm for {len(pairs)}:" in everything.output
+
+
+def test_form_and_skill_and_batch_size_are_told(everything: Any) -> None:
+    told = everything.summary
+    assert told["format_and_skill"]["asked_otherwise"] in ("untuned", "fewshot")
+    assert told["batch_invariance"] == {"n": 4, "rows_per_batch": 8, "changed": []}
+    assert told["metric_variant"].startswith("count_accuracy/")
+    assert {"exact_match/nfc-casefold@1"} < told["arms"][0]["beside"].keys()
+    assert "test: 24 rows show, in four cases of five, a difference of" in everything.output
+
+
+def test_nearest_examples_are_each_questions_own(run: Path, evaluate_small: Any) -> None:
+    settings = ("evaluation.few_shot.choose=nearest", "evaluation.few_shot.k=1", "evaluation.few_shot.pool_rows=8")
+    found = evaluate_small(f"run={run}", "evaluation.arms=[fewshot]", *settings)
+    shown = {line["image_sha256"][0] for line in lines(found, "fewshot-1")}
+    assert 1 < len(shown) <= 8
+    (arm,) = found.summary["arms"]
+    assert len(arm["draws"]) == 1
+
+
+def test_examples_by_hand(run: Path, evaluate_small: Any, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (40, 30), "red").save(tmp_path / "one.png")
+    file = tmp_path / "shots.jsonl"
+    shots = [{"image": "one.png", "question": "How many?", "answer": "3"}, {"question": "2+2?", "answer": "4"}]
+    file.write_text("".join(json.dumps(shot) + "\n" for shot in shots))
+    found = evaluate_small(
+        f"run={run}",
+        "evaluation.arms=[fewshot]",
+        "evaluation.few_shot.choose=file",
+        f"evaluation.few_shot.file={file}",
+        "evaluation.few_shot.k=2",
+    )
+    assert lines(found, "fewshot-1")[0]["few_shot"]["shots"] == ["shots.jsonl:1", "shots.jsonl:2"]
+    file.write_text('{"image": "gone.png", "question": "How many?", "answer": "3"}\n')
+    with pytest.raises(ConfigError, match=r"few_shot\.file: line 1: Expected question, answer and image"):
+        read_shots(file, 2)
+    with pytest.raises(ConfigError, match=r"few_shot\.file: .*name a JSONL file"):
+        read_shots(tmp_path / "no.jsonl", 2)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("/no/such/place", "adapters.x: there is no folder '/no/such/place'"),
+        ("somebody/adapter", "adapters.x: 'somebody/adapter' cannot be read"),
+        ("{run}/predictions", "Expected a run folder, a checkpoint, a PEFT adapter or a whole model"),
+    ],
+)
+def test_places_without_an_adapter(place: str, message: str, run: Path, evaluate_small: Any) -> None:
+    with pytest.raises(ConfigError) as raised:
+        evaluate_small(f"run={run}", f"adapters.x={place.format(run=run)}")
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_somebodys_adapter_without_a_fingerprint(run: Path, trained: Any, evaluate_small: Any, tmp_path: Path) -> None:
+    adapter = tmp_path / "theirs"
+    shutil.copytree(run / "adapter", adapter)
+    (adapter / "fingerprint.json").unlink()
+    alone = ("model=tiny_qwen2vl", "data=shapes", "data.options.train_rows=2000", "data.limit_test=24")
+    found = evaluate_small(*alone, "evaluation.rows_per_batch=8", f"adapter={adapter}", f"output_root={tmp_path}")
+    assert [arm["arm"] for arm in found.summary["arms"]] == ["untuned", "tuned"]
+    assert any(note.startswith("adapter: the adapter carries no fingerprint") for note in found.summary["notes"])
+    assert texts(found, "tuned") == texts(trained, "tuned")
+
+
+def test_an_adapter_for_other_layers_is_refused(run: Path, evaluate_small: Any, tmp_path: Path) -> None:
+    adapter = tmp_path / "theirs"
+    shutil.copytree(run / "adapter", adapter)
+    (adapter / "fingerprint.json").unlink()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["no_such_proj"]}))
+    with pytest.raises(ConfigError, match=r"adapters\.x: the adapter in .* does not fit this model"):
+        evaluate_small(f"run={run}", f"adapters.x={adapter}")
+
+
+def test_a_control_set(run: Path, evaluate_small: Any) -> None:
+    settings = ("data=shapes_pretrain", "data.limit_test=8")
+    found = evaluate_small(f"run={run}", *settings)
+    assert found.folder == run / "evaluations" / "test-on-shapes_pretrain"
+    assert found.summary["data"] == "shapes_pretrain" and found.summary["arms"][0]["n"] == 8
+    assert len(found.summary["comparisons"]) == 1
