@@ -35,6 +35,7 @@ def test_what_lies_in_a_run_folder(trained: Any) -> None:
         "environment.json",
         "metrics.jsonl",
         "report.html",
+        "report.md",
         "splits.json",
         "summary.json",
         "predictions/untuned.jsonl",
@@ -47,6 +48,16 @@ def test_what_lies_in_a_run_folder(trained: Any) -> None:
     assert not [file for file in files if file.endswith((".pt", ".bin", ".pkl", ".ckpt", ".partial"))]
     assert steps_in(trained.folder / "checkpoints") == ["step-0000004", "step-0000008"]
     assert trained.folder.parts[-2:] == ("tiny_qwen2vl-shapes", "standard")
+
+
+def test_the_report_says_what_its_numbers_hang_on(trained: Any) -> None:
+    text = (trained.folder / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    prints = json.loads((trained.folder / "adapter" / "fingerprint.json").read_text(encoding="utf-8"))
+    assert f"settings: {config_hash(read_run(str(trained.folder)))}" in text
+    assert all(f"{name}: {value}" in text for name, value in prints.items())
+    assert f"adapter_sha256: {trained.summary['adapter_sha256']}" in text and trained.summary["sentence"] in text
+    assert "count_accuracy/last-number-en-ru@1" in text
+    assert "p (Holm)" in text and "## Counts" in text and "## By group" not in text  # its one tag is the count
 
 
 def test_summary_holds_the_documented_keys(trained: Any) -> None:

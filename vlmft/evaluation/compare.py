@@ -126,6 +126,11 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Adjusted]:
     ]
 
 
+def p_words(p_value: float) -> str:
+    """ "p = 0.031"; a value too small for a float is no zero."""
+    return f"p = {p_value:.2g}" if p_value > 0 else "p < 1e-300"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values that hold for all tests together, in their order (Holm 1979, "A simple sequentially rejective ...")."""
     found, largest = [0.0] * len(p_values), 0.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlmft.evaluation.compare import NORMAL_QUANTILE_975, Comparison, compare
+from vlmft.evaluation.compare import NORMAL_QUANTILE_975, Comparison, compare, p_words
 
 NORMAL_QUANTILE_80 = 0.8416212335729143
 USUAL_DISCORDANCE = 0.1
@@ -43,7 +43,7 @@ class FormatAndSkill:
             )
         return (
             f"{gain}; {100 * self.skill.difference:+.1f} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, "
-            f"p = {self.skill.p_value:.2g}) are not: {self.skill.verdict}. The best of several untuned arms "
+            f"{p_words(self.skill.p_value)}) are not: {self.skill.verdict}. The best of several untuned arms "
             "flatters it, so this skill is rather too small."
         )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
-from vlmft.evaluation.compare import Adjusted, adjusted, compare, expect_same_ids
+from vlmft.evaluation.compare import Adjusted, adjusted, compare, expect_same_ids, p_words
 from vlmft.run.prediction_rows import COLUMNS, PredictionRows
 from vlmft.run.score import (
     OF_A_SET,
@@ -142,6 +142,6 @@ def sentence(result: Adjusted, *, is_share: bool = True, several: bool = False) 
     test = f"{found.p_test}, Holm" if several else found.p_test
     return (
         f"{found.first} -> {found.second}: {difference}{' points' if is_share else ''} (95 % interval {low} to "
-        f"{high}), {test} p = {result.p_value:.2g}, {found.only_second} fixed, {found.only_first} broken: "
+        f"{high}), {test} {p_words(result.p_value)}, {found.only_second} fixed, {found.only_first} broken: "
         f"{result.verdict}"
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vlmft.config.schema import DataConfig
 from vlmft.data.card import SplitCard
-from vlmft.evaluation.compare import Adjusted
+from vlmft.evaluation.compare import Adjusted, p_words
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
 from vlmft.run.evaluate import Evaluation
@@ -142,7 +142,7 @@ def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
     holm = f" (Holm for {n_comparisons}: {judged.p_value:.2g})" if n_comparisons > 1 else ""
     return (
         f"{found.first} -> {found.second}: {100 * found.difference:+.1f} points "
-        f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} p = {found.p_value:.2g}{holm}, "
+        f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} {p_words(found.p_value)}{holm}, "
         f"{found.only_second} rows {'up' if 'flip' in found.p_test else 'fixed'}, "
         f"{found.only_first} {'down' if 'flip' in found.p_test else 'broken'}, n = {found.n}: {judged.verdict}"
     )
@@ -166,7 +166,7 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
     return (
         f"Tuning {model} on {data} moved {metric} from {percent(found.first_value)} to {percent(found.second_value)} "
         f"({100 * found.difference:+.1f} points, 95 % interval {100 * found.interval[0]:+.1f} to "
-        f"{100 * found.interval[1]:+.1f}, {found.p_test} p = {found.p_value:.2g}, n = {found.n}): "
+        f"{100 * found.interval[1]:+.1f}, {found.p_test} {p_words(found.p_value)}, n = {found.n}): "
         f"{ends[judged.verdict]}."
     )
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: adapter, summary.json, report.html. The keys of summary.json are documented here."""
+"""What a run leaves behind: adapter, summary.json, report.html, report.md. The keys of summary.json stand here."""
 
 from __future__ import annotations
 
@@ -20,16 +20,30 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from vlmft.config.secrets import redacted
-from vlmft.evaluation.report import Curve, Report, ReportAnswer, ReportRow, rows_to_picture, write_report
-from vlmft.metrics import variant
+from vlmft.data.card import SplitCard
+from vlmft.evaluation.report import (
+    Curve,
+    Grid,
+    Report,
+    ReportAnswer,
+    ReportRow,
+    Section,
+    breakdowns,
+    rows_to_picture,
+    write_markdown,
+    write_report,
+)
+from vlmft.evaluation.report.units import shortened
+from vlmft.metrics import Metric, metric_named, variant
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built
 from vlmft.run.evaluate import Evaluation
-from vlmft.run.folder import SUMMARY_FILE, command_line, environment, plain, write_json
+from vlmft.run.folder import SUMMARY_FILE, command_line, config_hash, environment, plain, write_json
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
 from vlmft.run.present import headline
-from vlmft.sample import Sample
+from vlmft.run.sections import sections_of
+from vlmft.sample import Sample, Split
 from vlmft.training.checkpoint import whole_folder
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
@@ -194,12 +208,18 @@ def report(
     checks: Sequence[Check],
     metrics: Path,
     gallery_rows: int,
+    sections: Sequence[Section] = (),
 ) -> Report:
-    """The report's content, from what the run measured."""
-    rows = [_report_row(sample, evaluation) for sample in evaluation.samples]
+    """The report's content, from what the run measured; `sections` come before those that are made of the rows."""
+    metric = metric_named(built.data.metric_name)
+    rows = [_report_row(sample, evaluation, metric) for sample in evaluation.samples]
+    if len({len(sample.prompt.images) for sample in evaluation.samples}) > 1:
+        rows = [_with_image_count(row, sample) for row, sample in zip(rows, evaluation.samples, strict=True)]
     found = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
     if evaluation.canary is not None:
         found["leak canary"] = evaluation.canary.sentence
+    if evaluation.invariance is not None:
+        found["batch size"] = evaluation.invariance.sentence
     content = Report(
         title=f"{summary.model} on {summary.data}",
         sentence=summary.sentence or "",
@@ -213,8 +233,17 @@ def report(
         settings=redacted(plain(config)),
         versions=environment(),
         command=command_line(),
+        sections=(*sections_of(evaluation), *sections),
+        data_card=_data_card(built.data.cards),
+        fingerprints={
+            "settings": config_hash(config),
+            **built.fingerprint,
+            "adapter_sha256": summary.adapter_sha256 or "none",
+            "metric": variant(built.data.metric_name),
+        },
     )
-    pictured = set(rows_to_picture(rows, content.views[0], gallery_rows))
+    content = dataclasses.replace(content, sections=(*content.sections, *breakdowns(content)))
+    pictured = set(rows_to_picture(rows, content.view, gallery_rows)) if content.view else set()
     with_pictures = tuple(
         _with_thumbnails(row, sample) if position in pictured else row
         for position, (row, sample) in enumerate(zip(rows, evaluation.samples, strict=True))
@@ -222,13 +251,36 @@ def report(
     return dataclasses.replace(content, rows=with_pictures)
 
 
-def _report_row(sample: Sample, evaluation: Evaluation) -> ReportRow:
+def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> ReportRow:
     answers = tuple(
         ReportAnswer(arm, rows[sample.id].text, rows[sample.id].score.value, rows[sample.id].score.parsed)
         for arm, rows in evaluation.rows.items()
     )
     question = sample.prompt.messages[-1].text
-    return ReportRow(sample.id, question, tuple(sample.references), answers, ())
+    truth = metric(sample.references[0], sample.references).parsed
+    return ReportRow(sample.id, question, tuple(sample.references), answers, (), sample.tags, truth)
+
+
+def _with_image_count(row: ReportRow, sample: Sample) -> ReportRow:
+    return dataclasses.replace(row, tags={**row.tags, "number of images": str(len(sample.prompt.images))})
+
+
+def _data_card(cards: Mapping[Split, SplitCard]) -> Grid | None:
+    """The splits in numbers; None where nobody counted, as for rows that are made on the fly."""
+    heads = ["Split", "Rows", "Unreadable", "Repeated", "Images", "Questions per image", "Classes", "Different answers"]
+    heads += ["Median words", "Longest", "Most frequent answers"]
+    lines = tuple(
+        (
+            split,
+            *(f"{n:,}" for n in (card.rows, card.bad, card.repeated, card.images)),
+            f"{card.questions_per_image:.1f}",
+            str(card.classes or "-"),
+            *(f"{n:,}" for n in (card.answers, *card.answer_words)),
+            ", ".join(f"\u201c{shortened(answer, 40)}\u201d {share:.0%}" for answer, share in card.top_answers),
+        )
+        for split, card in cards.items()
+    )
+    return Grid(heads, lines, text_columns=(0, 10)) if lines else None
 
 
 TABLE_PIXELS = 256
@@ -262,7 +314,7 @@ def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
         data = io.BytesIO()
         picture.save(data, "JPEG", quality=80)
         thumbnails.append(data.getvalue())
-    return ReportRow(row.id, row.question, row.references, row.answers, tuple(thumbnails))
+    return dataclasses.replace(row, thumbnails=tuple(thumbnails))
 
 
 CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")
@@ -284,6 +336,8 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
 
 
 def write_results(content: Report, folder: Path) -> Path:
+    """report.html, whose path it returns, and report.md beside it."""
     path = folder / "report.html"
     write_report(content, path)
+    write_markdown(content, folder / "report.md")
     return path

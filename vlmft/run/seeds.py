@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.evaluation.compare import Comparison, compare
+from vlmft.evaluation.compare import Comparison, compare, p_words
 from vlmft.evaluation.gains import seeds_apart
 from vlmft.run.compare import aligned
 from vlmft.run.folder import OUTSIDE_THE_HASH, plain, read_run
@@ -40,7 +40,7 @@ class Together:
         low, high = (100 * bound for bound in self.comparison.interval)
         return (
             f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.n} rows {low:+.1f} to "
-            f"{high:+.1f}, p = {self.comparison.p_value:.2g}: {self.verdict}"
+            f"{high:+.1f}, {p_words(self.comparison.p_value)}: {self.verdict}"
         )
 
     def to_dict(self) -> dict[str, Any]:

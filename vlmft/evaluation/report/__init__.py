@@ -1,6 +1,31 @@
-"""One HTML file that tells what changed: `content.py` is the contract, `write_report` makes the file."""
+"""One report that tells what changed, as HTML and as Markdown: `content.py` is the contract, the writers make files."""
 
-from vlmft.evaluation.report.content import Curve, Report, ReportAnswer, ReportRow, View, rows_to_picture
+from vlmft.evaluation.report.breakdown import breakdowns
+from vlmft.evaluation.report.content import (
+    Bar,
+    Curve,
+    Grid,
+    Report,
+    ReportAnswer,
+    ReportRow,
+    Section,
+    View,
+    rows_to_picture,
+)
+from vlmft.evaluation.report.markdown import write_markdown
 from vlmft.evaluation.report.page import write_report
 
-__all__ = ["Curve", "Report", "ReportAnswer", "ReportRow", "View", "rows_to_picture", "write_report"]
+__all__ = [
+    "Bar",
+    "Curve",
+    "Grid",
+    "Report",
+    "ReportAnswer",
+    "ReportRow",
+    "Section",
+    "View",
+    "breakdowns",
+    "rows_to_picture",
+    "write_markdown",
+    "write_report",
+]

@@ -6,15 +6,17 @@ Text in an SVG shrinks with it, so every chart is drawn twice, for wide and for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vlmft.evaluation.report.content import Curve
+from vlmft.evaluation.report.content import Bar, Curve
 from vlmft.evaluation.report.markup import Attributes, Markup, element, joined
-from vlmft.evaluation.report.units import count, finite, significant
+from vlmft.evaluation.report.units import count, finite, shortened, significant
 
 LANES_WIDE, CURVES_WIDE, NARROW = 1000.0, 500.0, 350.0
 """Pixels, near to how wide the page shows them, so that text keeps its size."""
+CHARACTER = 7.6
+"""Pixels that a bold character takes at most, nearly always."""
 MAX_LINE_POINTS = 400
 MAX_DOTS = 80
 """Points of a curve that are drawn one by one."""
@@ -83,12 +85,13 @@ def interval_chart(
     lanes: Sequence[Lane], limits: tuple[float, float], tick: Format, summary: str, zero: bool = False
 ) -> Markup:
     """A dot with whiskers for each lane; `zero` adds the line of no difference."""
+    longest = max(len(lane.text) for lane in lanes)
 
     def draw(width: float) -> Markup:
         wide = width > NARROW
         start, lane_height, top = (255.0 if wide else 18.0), (32.0 if wide else 48.0), 8.0
         bottom = top + lane_height * len(lanes)
-        scale = Scale(*limits, start, width - (100.0 if wide else 18.0))
+        scale = Scale(*limits, start, width - (CHARACTER * longest + 20 if wide else 18.0))
         pieces = [_x_axis(scale, bottom, top, tick, at_most=8 if wide else 4)]
         if zero:
             pieces.append(_line(scale(0), top, scale(0), bottom, "zero"))
@@ -104,7 +107,7 @@ def _lane(lane: Lane, scale: Scale, top: float, height: float, width: float, wid
     y = top + (height / 2 if wide else height - 14)
     label_at, text_at = (y + 4, y + 4) if wide else (top + 18, top + 18)
     pieces = [
-        _text(0, label_at, _shortened(lane.label, 29), "lane-label"),
+        _text(0, label_at, shortened(lane.label, 29), "lane-label"),
         _text(width, text_at, lane.text, "lane-text", anchor="end"),
     ]
     if lane.baseline is not None:
@@ -118,27 +121,28 @@ def _lane(lane: Lane, scale: Scale, top: float, height: float, width: float, wid
     return element("g", {"class": f"lane {lane.mood}"}, element("title", {}, f"{lane.label}: {lane.text}"), *pieces)
 
 
-def bar_chart(sizes: Mapping[str, int], summary: str) -> Markup:
-    """Horizontal bars from zero, one for each name."""
-    largest = max([*sizes.values(), 1])
+def bar_chart(bars: Sequence[Bar], summary: str) -> Markup:
+    """Horizontal bars from zero."""
+    values = [finite(bar.value) or 0.0 for bar in bars]
+    low, high = min(0.0, *values), max(0.0, *values)
+    longest = max(len(bar.label) for bar in bars)
+    after = 12 + CHARACTER * max(len(bar.text) for bar in bars)
 
     def draw(width: float) -> Markup:
-        label = 110.0 if width > NARROW else 80.0
-        scale = Scale(0, largest, label, width - 70)
+        label = CHARACTER * min(longest, 29 if width > NARROW else 14) + 14
+        before = label + (after if low < 0 else 0)  # what is shorter than nothing has its text to the left
+        scale = Scale(low, high if high > low else low + 1, before, width - after)
         pieces = []
-        for index, (name, size) in enumerate(sizes.items()):
-            y = 6 + 30.0 * index
-            box: Attributes = {
-                "x": label,
-                "y": y,
-                "width": max(scale(size) - label, 1),
-                "height": 18,
-                "rx": 2,
-                "class": "bar",
-            }
-            pieces += [_text(0, y + 14, _shortened(name, 14), "lane-label"), element("rect", box)]
-            pieces.append(_text(scale(size) + 8, y + 14, count(size), "lane-text"))
-        return _svg(width, 6 + 30.0 * len(sizes), summary, pieces)
+        for index, (bar, value) in enumerate(zip(bars, values, strict=True)):
+            y, ends = 6 + 30.0 * index, sorted((scale(0), scale(value)))
+            place = {"x": ends[0], "y": y, "width": max(ends[1] - ends[0], 1), "height": 18}
+            box: Attributes = {**place, "rx": 2, "class": "bar"}
+            text = (ends[0] - 8, "end") if value < 0 else (ends[1] + 8, "start")
+            pieces += [_text(0, y + 14, shortened(bar.label, 29 if width > NARROW else 14), "lane-label")]
+            pieces += [element("rect", box), _text(text[0], y + 14, bar.text, "lane-text", anchor=text[1])]
+        if low < 0:
+            pieces.append(_line(scale(0), 0, scale(0), 30.0 * len(bars), "zero"))
+        return _svg(width, 6 + 30.0 * len(bars), summary, pieces)
 
     return both_widths(draw, LANES_WIDE)
 
@@ -156,8 +160,9 @@ def curve_chart(curves: Sequence[Curve], summary: str) -> Markup:
         first = min(min(step for step, _ in points), last - 1)
         x = Scale(first, last, left, width - 22)
         y = Scale(*rounded_range([value for _, value in points]), height - 30, 12)
+        ticks = min(6 if width > NARROW else 4, int(last - first))  # no steps between steps
         pieces = [
-            _x_axis(x, height - 30, None, count, at_most=6 if width > NARROW else 4),
+            _x_axis(x, height - 30, None, count, at_most=ticks),
             _y_axis(y, left, width - 22),
         ]
         for index, (_, line) in enumerate(known):
@@ -253,7 +258,3 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> Ma
 def _polyline(points: Sequence[tuple[float, float]], x: Scale, y: Scale, kind: str) -> Markup:
     path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
     return element("polyline", {"points": path, "class": kind})
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "\u2026"

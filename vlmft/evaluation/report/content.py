@@ -1,9 +1,9 @@
-"""What a report says, as plain values. `page.py` turns it into one HTML file and knows nothing else of a run."""
+"""What a report says, as plain values. `page.py` and `markdown.py` make files of it and know nothing else of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -38,10 +38,19 @@ class ReportRow:
     answers: tuple[ReportAnswer, ...]
     thumbnails: tuple[bytes, ...]
     """PNG, JPEG or WebP files, at most a few KB each; may be empty."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What the rows can be grouped by, such as {"source": "human"}."""
+    truth: str | None = None
+    """What scoring reads out of the first reference: the class that `ReportAnswer.parsed` is held against."""
+
+    def answer(self, arm: str) -> ReportAnswer | None:
+        """What this arm said, None where it has no answer here."""
+        return next((answer for answer in self.answers if answer.arm == arm), None)
 
     def score(self, arm: str) -> float | None:
         """This arm's score, None where it has no answer here."""
-        return next((answer.score for answer in self.answers if answer.arm == arm), None)
+        answer = self.answer(arm)
+        return None if answer is None else answer.score
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,50 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A table of texts. The first cell of a line names it; a line break in a cell begins its small print."""
+
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    text_columns: Sequence[int] = (0,)
+    """Columns of words; all others are numbers and stand to the right."""
+    bold_columns: Sequence[int] = ()
+    moods: Sequence[str] = ()
+    """For each line good, bad or plain, which colours its last cell. Empty: all plain."""
+    heat: Sequence[Sequence[float | None]] = ()
+    """For each cell of each line how dark it is shaded, 0..1; None and 0 are not. Empty: no cell is."""
+
+    def __post_init__(self) -> None:
+        for line in (*self.lines, *self.heat):
+            if len(line) != len(self.heads):
+                raise ValueError(f"Expected {len(self.heads)} cells as in {self.heads!r}, got {line!r}; fill the line")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar from zero, to the right or, below zero, to the left."""
+
+    label: str
+    value: float
+    text: str
+    """The value in words."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report that any part of the program can add: what is there is shown, in this order."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    """A paragraph each."""
+    table: Grid | None = None
+    bars: tuple[Bar, ...] = ()
+    parts: tuple[Section, ...] = ()
+    is_folded: bool = False
+    """As a part of another: only its title shows until it is opened."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that the page shows, in no particular order."""
 
@@ -70,7 +123,8 @@ class Report:
     arms: tuple[Mapping[str, Any], ...]
     """Each `ArmSummary.to_dict()`."""
     comparisons: tuple[Mapping[str, Any], ...]
-    """Each `Comparison.to_dict()`. The first one gives the page its verdict."""
+    """Each `Adjusted.to_dict()`: "p_holm" and the verdict are for the whole table. The first
+    one gives the page its verdict."""
     warnings: tuple[str, ...]
     curves: tuple[Curve, ...]
     split_sizes: Mapping[str, int]
@@ -81,6 +135,12 @@ class Report:
     """The composed config, nested. Secrets must be gone already: all of it is printed."""
     versions: Mapping[str, str]
     command: str
+    sections: tuple[Section, ...] = ()
+    """Shown between the comparisons and the gallery."""
+    data_card: Grid | None = None
+    """The splits in numbers."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of what the numbers hang on: settings, prompt format, processor, base, adapter."""
 
     @property
     def is_graded(self) -> bool:
@@ -88,10 +148,17 @@ class Report:
         return any(answer.score not in (0.0, 1.0) for row in self.rows for answer in row.answers)
 
     @property
-    def views(self) -> tuple[View, ...]:
-        """How the gallery can be sorted: by each comparison or, without any, by each arm alone."""
-        pairs = tuple(View(str(pair["first"]), str(pair["second"])) for pair in self.comparisons)
-        return pairs or tuple(View(None, arm) for arm in dict.fromkeys(str(arm["arm"]) for arm in self.arms))
+    def arm_names(self) -> list[str]:
+        """Each arm once, in the order of the table."""
+        compared = (pair[side] for pair in self.comparisons for side in ("first", "second"))
+        return list(dict.fromkeys(map(str, (*(arm["arm"] for arm in self.arms), *compared))))
+
+    @property
+    def view(self) -> View | None:
+        """How the gallery is sorted at first: by the first comparison or, without any, by the first arm alone."""
+        if self.comparisons:
+            return View(str(self.comparisons[0]["first"]), str(self.comparisons[0]["second"]))
+        return View(None, str(self.arms[0]["arm"])) if self.arms else None
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from vlmft.evaluation.report.charts import (
     mean_window,
     rounded_range,
 )
-from vlmft.evaluation.report.content import Curve
+from vlmft.evaluation.report.content import Bar, Curve
 from vlmft.evaluation.report.markup import Markup, element
-from vlmft.evaluation.report.tables import metric_words, mood
-from vlmft.evaluation.report.units import Unit, bounds, count, finite, significant
+from vlmft.evaluation.report.tables import metric_words, mood, pair_name
+from vlmft.evaluation.report.units import Unit, bounds, count, finite, p_value, significant
 
 
 def arm_figure(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
@@ -45,8 +45,8 @@ def forest_plot(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
     """Differences around the line of none."""
     lanes = [
         Lane(
-            label=f"{pair['first']} \u2192 {pair['second']}",
-            text=unit.difference(pair["difference"]),
+            label=pair_name(pair),
+            text=f"{unit.difference(pair['difference'])}, {p_value(pair.get('p_holm', pair['p_value']))}",
             value=finite(pair["difference"]),
             interval=bounds(pair["interval"]),
             mood=mood(pair),
@@ -58,7 +58,7 @@ def forest_plot(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
     caption = (
         "Paired difference, second minus first, with its 95 % interval. Where the interval holds zero, "
         "these rows do not tell the arms apart."
-    )
+    ) + (" Beside it: p by Holm, for all comparisons together." if any("p_holm" in p for p in comparisons[1:]) else "")
     return captioned(
         interval_chart(lanes, rounded_range([-reach, reach], steps=10), unit.difference_tick, summary, zero=True),
         caption,
@@ -115,8 +115,13 @@ def split_figure(sizes: Mapping[str, int]) -> Markup:
     """Rows in each split."""
     if not sizes:
         return Markup()
-    summary = "Rows in each split: " + ", ".join(f"{name} {count(size)}" for name, size in sizes.items())
-    return captioned(bar_chart(sizes, summary), f"Rows in each split, {count(sum(sizes.values()))} in all.")
+    bars = [Bar(name, size, count(size)) for name, size in sizes.items()]
+    title = "Rows in each split"
+    return captioned(bar_figure(title, bars), f"{title}, {count(sum(sizes.values()))} in all.")
+
+
+def bar_figure(title: str, bars: Sequence[Bar]) -> Markup:
+    return bar_chart(bars, f"{title}: " + ", ".join(f"{bar.label} {bar.text}" for bar in bars))
 
 
 def _extent(lanes: Sequence[Lane]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from vlmft.evaluation.report.content import (
     MAX_PICTURED_ROWS,
     RIGHT_SCORE,
-    Outcome,
     Report,
     ReportAnswer,
     ReportRow,
@@ -27,15 +25,6 @@ PICTURE_BYTES = 5_000_000
 TEXT_LIMITS = (4_000, 2_000, 1_000, 500, 250, 120, 60)
 """Characters that a text may have, tried in turn until the rows fit into `TEXT_BYTES`."""
 
-LABELS: Mapping[Outcome, str] = {
-    "fixed": "Fixed",
-    "broken": "Broken",
-    "both_wrong": "Wrong in both",
-    "both_right": "Right in both",
-    "wrong": "Wrong",
-    "right": "Right",
-    "unpaired": "Unpaired",
-}
 _SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
@@ -49,40 +38,42 @@ class Gallery:
 
 def gallery(report: Report) -> Gallery:
     """All rows with their answers; pictures and texts only as far as the budget goes."""
-    views = report.views
-    shown = _rows_to_show(report.rows, views)
-    pictures = _pictures(shown, views)
+    if report.view is None:
+        return Gallery(script_json({"rows": []}), ())
+    shown = _rows_to_show(report.rows, report.view)
+    pictures = _pictures(shown, report.view)
+    arms = report.arm_names
     head = {
         "right_score": RIGHT_SCORE,
         "graded": report.is_graded,
-        "views": [_view(view, report.rows) for view in views],
+        "arms": arms,
+        "first": None if report.view.first is None else arms.index(report.view.first),
+        "second": arms.index(report.view.second),
         "pictures": pictures,
     }
     for limit in TEXT_LIMITS:
-        rows = [_row(row, views, limit) for row in shown]
+        rows = [_row(row, arms, limit) for row in shown]
         data = script_json({**head, "rows": rows})
         if len(data.encode("utf-8", "replace")) - sum(map(len, _flat(pictures))) <= TEXT_BYTES:
             break
     return Gallery(data, tuple(_notes(report.rows, shown, pictures, limit)))
 
 
-def _rows_to_show(rows: Sequence[ReportRow], views: Sequence[View]) -> tuple[ReportRow, ...]:
+def _rows_to_show(rows: Sequence[ReportRow], view: View) -> tuple[ReportRow, ...]:
     """All of them, or the most telling `MAX_ROWS` in their own order."""
-    if len(rows) <= MAX_ROWS or not views:
+    if len(rows) <= MAX_ROWS:
         return tuple(rows)
-    order = {outcome: rank for rank, outcome in enumerate((*views[0].outcomes, "unpaired"))}
-    ranked = sorted(range(len(rows)), key=lambda position: order[views[0].outcome(rows[position])])
+    order = {outcome: rank for rank, outcome in enumerate((*view.outcomes, "unpaired"))}
+    ranked = sorted(range(len(rows)), key=lambda position: order[view.outcome(rows[position])])
     return tuple(rows[position] for position in sorted(ranked[:MAX_ROWS]))
 
 
-def _pictures(rows: Sequence[ReportRow], views: Sequence[View]) -> dict[int, list[str]]:
+def _pictures(rows: Sequence[ReportRow], view: View) -> dict[int, list[str]]:
     """Position of a row -> its thumbnails as data addresses; the most telling rows first, until the budget is spent."""
-    if not views:
-        return {}
     pictures: dict[int, list[str]] = {}
     left = PICTURE_BYTES
     with_pictures = [position for position, row in enumerate(rows) if row.thumbnails]
-    for rank in rows_to_picture([rows[position] for position in with_pictures], views[0], MAX_PICTURED_ROWS):
+    for rank in rows_to_picture([rows[position] for position in with_pictures], view, MAX_PICTURED_ROWS):
         position = with_pictures[rank]
         addresses = [_data_address(data, rows[position].id) for data in rows[position].thumbnails]
         if sum(map(len, addresses)) <= left:
@@ -101,35 +92,23 @@ def _data_address(data: bytes, row_id: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _view(view: View, rows: Sequence[ReportRow]) -> dict[str, Any]:
-    """The counts are of all rows, shown or not."""
-    counts = Counter(view.outcome(row) for row in rows)
-    outcomes = [*view.outcomes, *(("unpaired",) if counts["unpaired"] else ())]
-    tuning = " by tuning" if (view.first, view.second) == ("untuned", "tuned") else ""
-    tabs = [
-        {"key": key, "label": LABELS[key] + (tuning if key in ("fixed", "broken") else ""), "count": counts[key]}
-        for key in outcomes
-    ]
-    return {
-        "first": view.first,
-        "second": view.second,
-        "tabs": [*tabs, {"key": "", "label": "All", "count": len(rows)}],
-    }
-
-
-def _row(row: ReportRow, views: Sequence[View], limit: int) -> dict[str, Any]:
+def _row(row: ReportRow, arms: Sequence[str], limit: int) -> dict[str, Any]:
+    answers = {answer.arm: _answer(answer, limit) for answer in row.answers}
     return {
         "id": row.id,
         "question": _cut(row.question, limit),
         "references": [_cut(reference, limit) for reference in row.references],
-        "answers": [_answer(answer, limit) for answer in row.answers],
-        "outcomes": [view.outcome(row) for view in views],
+        "tags": [f"{name}: {_cut(value, limit)}" for name, value in row.tags.items()],
+        "answers": [answers.get(arm) for arm in arms],
     }
 
 
 def _answer(answer: ReportAnswer, limit: int) -> list[str | float | None]:
-    parsed = answer.parsed if answer.parsed is None else _cut(answer.parsed, limit)
-    return [answer.arm, _cut(answer.text, limit), finite(answer.score), parsed]
+    """Text and score, and what was read out of the text where that is something else."""
+    told: list[str | float | None] = [_cut(answer.text, limit), finite(answer.score)]
+    if answer.parsed is None or answer.parsed.strip() != answer.text.strip():
+        told.append(answer.parsed if answer.parsed is None else _cut(answer.parsed, limit))
+    return told
 
 
 def _cut(text: str, limit: int) -> str:
@@ -146,7 +125,8 @@ def _notes(
     notes = []
     if len(shown) < len(rows):
         notes.append(
-            f"{len(shown):,} of {len(rows):,} rows are listed, those whose answer changed first; tabs count all."
+            f"{len(shown):,} of {len(rows):,} rows are listed and counted here, those whose answer changed first; "
+            "the tables above count all."
         )
     n_pictured = sum(bool(row.thumbnails) for row in rows)
     if len(pictures) < n_pictured:

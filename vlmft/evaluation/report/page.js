@@ -6,7 +6,11 @@
   const data = JSON.parse(document.getElementById("rows").textContent);
   const PAGE = 12;
   const LONG = 240;
-  const state = { view: 0, tab: data.views[0].tabs[0].key, query: "", page: 0 };
+  const MANY_ARMS = 4;
+  const LABELS = { fixed: "Fixed", broken: "Broken", both_wrong: "Wrong in both", both_right: "Right in both", wrong: "Wrong",
+    right: "Right", unpaired: "Unpaired" };
+  // Positions in data.arms; first is null where one arm is looked at alone.
+  const state = { first: data.first, second: data.second, tab: data.first === null ? "wrong" : "fixed", query: "", page: 0 };
   const haystacks = new Map();
 
   function make(name, attributes = {}, ...children) {
@@ -19,14 +23,26 @@
     return node;
   }
 
-  const view = () => data.views[state.view];
-  const outcome = (index) => data.rows[index].outcomes[state.view];
-  const isRight = (score) => score >= data.right_score;
+  const isRight = (answer) => answer[1] >= data.right_score;
+
+  function outcome(index) {
+    const second = data.rows[index].answers[state.second];
+    const first = state.first === null ? second : data.rows[index].answers[state.first];
+    if (!first || !second) return "unpaired";
+    if (state.first === null) return isRight(second) ? "right" : "wrong";
+    if (isRight(first) === isRight(second)) return isRight(second) ? "both_right" : "both_wrong";
+    return isRight(second) ? "fixed" : "broken";
+  }
+
+  function label(key) {
+    const isTuning = state.first !== null && data.arms[state.first] === "untuned" && data.arms[state.second] === "tuned";
+    return LABELS[key] + (isTuning && (key === "fixed" || key === "broken") ? " by tuning" : "");
+  }
 
   function haystack(index) {
     if (!haystacks.has(index)) {
       const row = data.rows[index];
-      const texts = [row.id, row.question, ...row.references, ...row.answers.map((answer) => answer[1])];
+      const texts = [row.id, row.question, ...row.references, ...row.tags, ...row.answers.map((answer) => answer ? answer[0] : "")];
       haystacks.set(index, texts.join("\n").toLocaleLowerCase());
     }
     return haystacks.get(index);
@@ -57,8 +73,9 @@
     return node;
   }
 
-  function answerLine([arm, text, score, parsed]) {
-    const right = isRight(score);
+  function answerLine(arm, answer) {
+    const [text, score, parsed = text] = answer;
+    const right = isRight(answer);
     const binary = score === 0 || score === 1;
     const sign = make("span", { class: "sign", "aria-hidden": "true" }, right ? "\u2713" : "\u2717");
     const spoken = make("span", { class: "unseen" }, right ? "right: " : "wrong: ");
@@ -68,7 +85,17 @@
     else if (parsed.trim() !== text.trim()) notes.push("read as \u201c" + parsed + "\u201d");
     if (!binary) notes.push("score " + (score === null ? "\u2013" : score.toFixed(3)));
     if (notes.length) value.append(" ", make("span", { class: "small" }, "(" + notes.join(", ") + ")"));
-    return [make("dt", {}, arm), value];
+    return [make("dt", {}, data.arms[arm]), value];
+  }
+
+  // What the arms that are not being compared said, written when it is opened.
+  function more(arms, row) {
+    const wrong = arms.filter((arm) => !isRight(row.answers[arm])).length;
+    const fold = make("details", {}, make("summary", {}, arms.length + " other arms, " + wrong + " of them wrong"));
+    fold.addEventListener("toggle", () => {
+      if (fold.children.length === 1) fold.append(make("dl", {}, ...arms.flatMap((arm) => answerLine(arm, row.answers[arm]))));
+    });
+    return fold;
   }
 
   function card(index) {
@@ -76,11 +103,16 @@
     const list = make("dl", {});
     const references = row.references.flatMap((reference, i) => (i ? [" \u00b7 ", textPiece(reference)] : [textPiece(reference)]));
     list.append(make("dt", {}, row.references.length > 1 ? "references" : "reference"), make("dd", {}, ...references));
-    for (const answer of row.answers) list.append(...answerLine(answer));
-    const label = view().tabs.find((tab) => tab.key === outcome(index)).label;
-    const words = make("div", { class: "words" }, make("p", { class: "question" }, textPiece(row.question)), list,
-      make("p", { class: "foot small" }, make("span", {}, label), make("span", {}, ...marked(row.id))));
-    const node = make("article", { class: "row", tabindex: "-1", "aria-label": label + ", row " + row.id });
+    const arms = data.arms.map((_, arm) => arm).filter((arm) => row.answers[arm]);
+    const chosen = arms.length <= MANY_ARMS ? arms : arms.filter((arm) => arm === state.first || arm === state.second);
+    for (const arm of chosen) list.append(...answerLine(arm, row.answers[arm]));
+    const what = label(outcome(index));
+    const words = make("div", { class: "words" }, make("p", { class: "question" }, textPiece(row.question)), list);
+    const others = arms.filter((arm) => !chosen.includes(arm));
+    if (others.length) words.append(more(others, row));
+    words.append(make("p", { class: "foot small" }, make("span", {}, what), make("span", {}, ...marked(row.id)),
+      ...row.tags.map((tag) => make("span", {}, ...marked(tag)))));
+    const node = make("article", { class: "row", tabindex: "-1", "aria-label": what + ", row " + row.id });
     const pictures = (data.pictures[index] || []).map((address, i) =>
       make("img", { src: address, alt: "Picture " + (i + 1) + " of row " + row.id, loading: "lazy" }));
     if (pictures.length) node.append(make("div", { class: "pictures" }, ...pictures));
@@ -95,17 +127,27 @@
   const status = make("span", { role: "status" });
   const explained = make("p", { class: "note" });
   const search = make("input", { type: "search", id: "gallery-search", autocomplete: "off", spellcheck: "false",
-    placeholder: "Search questions, answers, ids" });
+    placeholder: "Search questions, answers, groups, ids" });
   const previous = make("button", { type: "button" }, "\u2190 Previous");
   const next = make("button", { type: "button" }, "Next \u2192");
 
+  function keys(outcomes) {
+    const known = state.first === null ? ["wrong", "right"] : ["fixed", "broken", "both_wrong", "both_right"];
+    return [...known, ...(outcomes.includes("unpaired") ? ["unpaired"] : []), ""];
+  }
+
   function drawTabs(matches) {
-    tabs.replaceChildren(...view().tabs.map((tab) => {
-      const hits = tab.key === "" ? matches.length : matches.filter((index) => outcome(index) === tab.key).length;
-      const chosen = tab.key === state.tab;
-      const number = (state.query ? hits : tab.count).toLocaleString("en");
-      return make("button", { type: "button", role: "tab", "aria-selected": String(chosen), tabindex: chosen ? "0" : "-1",
-        "aria-controls": "gallery-panel", click: () => choose(tab.key) }, tab.label, make("span", { class: "count" }, number));
+    const outcomes = data.rows.map((_, index) => outcome(index));
+    const shown = keys(outcomes);
+    if (!shown.includes(state.tab)) state.tab = shown[0];
+    const counts = { "": matches.length };
+    for (const index of matches) counts[outcomes[index]] = (counts[outcomes[index]] || 0) + 1;
+    tabs.replaceChildren(...shown.map((key) => {
+      const number = make("span", { class: "count" }, (counts[key] || 0).toLocaleString("en"));
+      const chosen = key === state.tab;
+      return make("button", { type: "button", role: "tab", "data-key": key, "aria-selected": String(chosen),
+        tabindex: chosen ? "0" : "-1", "aria-controls": "gallery-panel", click: () => choose(key) },
+        key === "" ? "All" : label(key), number);
     }));
   }
 
@@ -124,9 +166,10 @@
       ? (start + 1) + "\u2013" + (start + shown.length) + " of " + listed.length.toLocaleString("en") : "0 rows";
     previous.disabled = state.page === 0;
     next.disabled = state.page >= pages - 1;
-    const { first, second } = view();
+    const first = data.arms[state.first];
+    const second = data.arms[state.second];
     const graded = data.graded ? " An answer is called right from score " + data.right_score + " on." : "";
-    explained.textContent = (first === null ? "Answers of " + second + "."
+    explained.textContent = (state.first === null ? "Answers of " + second + "."
       : "Fixed: wrong in " + first + ", right in " + second + ". Broken: right in " + first + ", wrong in " + second + ".") + graded;
   }
 
@@ -156,17 +199,19 @@
   }
 
   tabs.addEventListener("keydown", (event) => {
-    const keys = view().tabs.map((tab) => tab.key);
-    const at = keys.indexOf(state.tab);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: keys.length - 1 }[event.key];
+    const shown = Array.from(tabs.children, (tab) => tab.dataset.key);
+    const at = shown.indexOf(state.tab);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: shown.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    choose(keys[(to + keys.length) % keys.length]);
+    choose(shown[(to + shown.length) % shown.length]);
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target === search && event.key === "Escape") search.blur();
     if (event.target.matches("input, select, textarea")) return;
+    const tab = /^[1-9]$/.test(event.key) && tabs.children[Number(event.key) - 1];
+    if (tab) return choose(tab.dataset.key);
     const act = { j: () => step(1), k: () => step(-1), n: () => next.disabled || turn(1), p: () => previous.disabled || turn(-1),
       "/": () => search.focus() }[event.key];
     if (!act) return;
@@ -182,24 +227,29 @@
   next.addEventListener("click", () => turn(1));
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => { fold.open = true; }));
 
-  const controls = make("div", { class: "controls" });
-  if (data.views.length > 1) {
-    const options = data.views.map((one, index) =>
-      make("option", { value: String(index) }, one.first === null ? one.second : one.first + " \u2192 " + one.second));
-    const select = make("select", { id: "gallery-view" }, ...options);
+  // A choice of arms; what stands before them has the value null.
+  function armSelect(name, before) {
+    const select = make("select", { id: "gallery-" + name });
+    [...before, ...data.arms].forEach((arm, i) => select.append(make("option", { value: String(i - before.length) }, arm)));
+    select.value = String(state[name] === null ? -1 : state[name]);
     select.addEventListener("change", () => {
-      state.view = Number(select.value);
-      if (!view().tabs.some((tab) => tab.key === state.tab)) state.tab = view().tabs[0].key;
+      state[name] = select.value === "-1" ? null : Number(select.value);
       state.page = 0;
       draw();
     });
-    controls.append(make("label", { for: "gallery-view" }, "Compare"), select);
+    return select;
+  }
+
+  const controls = make("div", { class: "controls" });
+  if (data.arms.length > 1) {
+    controls.append(make("label", { for: "gallery-second" }, "Answers of"), armSelect("second", []),
+      make("label", { for: "gallery-first" }, "against"), armSelect("first", ["nothing"]));
   }
   controls.append(make("label", { for: "gallery-search" }, "Search"), search);
-  const keys = make("p", { class: "note keys" });
-  for (const [key, what] of [["j", "next row"], ["k", "row before"], ["n", "next page"], ["p", "page before"], ["/", "search"]]) {
-    keys.append(make("kbd", {}, key), " " + what + "\u2003");
+  const legend = make("p", { class: "note keys" });
+  for (const [key, what] of [["j", "next row"], ["k", "row before"], ["n", "next page"], ["p", "page before"], ["1", "first class, and so on"], ["/", "search"]]) {
+    legend.append(make("kbd", {}, key), " " + what + "\u2003");
   }
-  app.append(controls, tabs, explained, panel, make("div", { class: "pager" }, previous, status, next), keys);
+  app.append(controls, tabs, explained, panel, make("div", { class: "pager" }, previous, status, next), legend);
   draw();
 })();

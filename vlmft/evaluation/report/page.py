@@ -13,15 +13,15 @@ from typing import Any
 
 from vlmft.config.files import write_whole
 from vlmft.evaluation.report import figures, tables
-from vlmft.evaluation.report.content import Report
+from vlmft.evaluation.report.content import Report, Section
 from vlmft.evaluation.report.gallery import gallery
 from vlmft.evaluation.report.markup import Markup, element, escaped, joined
 from vlmft.evaluation.report.units import Unit, count
 
 
 @dataclass(frozen=True)
-class Section:
-    """One part of the page, reached by its anchor."""
+class Block:
+    """What stands under one heading of the page, reached by its anchor."""
 
     anchor: str
     heading: str
@@ -43,57 +43,105 @@ def write_report(report: Report, path: Path) -> None:
 
 def page_text(report: Report) -> str:
     """The whole page as text."""
-    style, script = packaged("page.css"), packaged("page.js")
-    rows = gallery(report)
-    sections = [section for section in _sections(report, rows.notes) if section.content]
-    links = (element("a", {"href": f"#{section.anchor}"}, section.heading) for section in sections)
+    script, rows = packaged("page.js"), gallery(report)
+    header = [_badge(report), sentence(report.sentence, _mood(report)), _warnings(report.warnings)]
+    scripts = [
+        element("script", {"type": "application/json", "id": "rows"}, rows.data),
+        element("script", {}, Markup(script)),
+    ]
+    blocks = _blocks(report, rows.notes)
+    return whole_page(report.title, header, blocks, packaged("page.css"), scripts, f"; script-src {_hash(script)}")
+
+
+def whole_page(
+    title: str,
+    header: Sequence[Markup],
+    blocks: Sequence[Block],
+    style: str,
+    scripts: Sequence[Markup] = (),
+    script_policy: str = "",
+) -> str:
+    """A page of those blocks that hold something. Its policy loads nothing, and of scripts runs only the allowed."""
+    shown = [block for block in blocks if block.content]
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}{script_policy}"
     return Template(packaged("page.html")).substitute(
-        policy=_policy(style, script),
+        policy=f"{policy}; base-uri 'none'; form-action 'none'",
         style=style,
-        script=script,
-        title=escaped(report.title),
-        badge=_badge(report),
-        sentence=element("p", {"class": f"sentence {_mood(report)}", "id": "result"}, report.sentence),
-        warnings=_warnings(report.warnings),
-        links=joined(links),
-        sections=joined(section_markup(section) for section in sections),
-        rows=rows.data,
+        title=escaped(title),
+        header=joined(header),
+        links=joined(element("a", {"href": f"#{block.anchor}"}, block.heading) for block in shown),
+        blocks=joined(_block(block) for block in shown),
+        scripts=joined(scripts),
     )
 
 
-def _sections(report: Report, gallery_notes: Sequence[str]) -> list[Section]:
+def sentence(text: str, mood: str = "plain") -> Markup:
+    """The sentence that can be quoted."""
+    return element("p", {"class": f"sentence {mood}", "id": "result"}, text)
+
+
+def _blocks(report: Report, gallery_notes: Sequence[str]) -> list[Block]:
     unit = Unit(is_share=not report.is_graded)
-    comparisons = [tables.comparison_table(report.comparisons, unit), figures.forest_plot(report.comparisons, unit)]
+    added = (
+        Block(f"section-{index}", section.title, _section(section))
+        for index, section in enumerate(report.sections, start=1)
+    )
+    card = [tables.data_table("Splits", report.data_card)] if report.data_card else []
     return [
-        Section("arms", "Arms", _arms(report.arms, unit)),
-        Section("comparison", "Paired comparison", joined(comparisons if report.comparisons else [])),
-        Section("gallery", "Gallery", _gallery_frame(gallery_notes) if report.rows and report.views else Markup()),
-        Section("curves", "Training", figures.curve_figures(report.curves)),
-        Section("data", "Data", figures.split_figure(report.split_sizes)),
-        Section("checks", "Checks", tables.definitions(report.checks)),
-        Section("settings", "Settings", tables.tree(report.settings)),
-        Section("origin", "Origin", _origin(report)),
+        Block("arms", "Arms", _arms(report.arms, unit)),
+        Block("comparison", "Paired comparison", _comparisons(report.comparisons, unit)),
+        *added,
+        Block("gallery", "Gallery", _gallery_frame(gallery_notes) if report.rows and report.view else Markup()),
+        Block("curves", "Training", figures.curve_figures(report.curves)),
+        Block("data", "Data", joined([figures.split_figure(report.split_sizes), *card])),
+        Block("checks", "Checks", tables.definitions(report.checks)),
+        Block("settings", "Settings", tables.tree(report.settings)),
+        Block("origin", "Origin", _origin(report)),
     ]
 
 
-def section_markup(section: Section) -> Markup:
-    heading = f"{section.anchor}-heading"
+def _block(block: Block) -> Markup:
+    heading = f"{block.anchor}-heading"
     return element(
         "section",
-        {"id": section.anchor, "aria-labelledby": heading},
-        element("h2", {"id": heading}, section.heading),
-        section.content,
+        {"id": block.anchor, "aria-labelledby": heading},
+        element("h2", {"id": heading}, block.heading),
+        block.content,
     )
+
+
+def _section(section: Section) -> Markup:
+    """Sentences, table, bars, then the parts, each under a heading of the third rank."""
+    pieces = [element("p", {"class": "said"}, text) for text in section.sentences]
+    if section.table is not None:
+        pieces.append(tables.data_table(section.title, section.table))
+    if section.bars:
+        pieces.append(element("figure", {}, figures.bar_figure(section.title, section.bars)))
+    return joined([*pieces, *(_part(part) for part in section.parts)])
+
+
+def _part(part: Section) -> Markup:
+    if part.is_folded:
+        return element("details", {"class": "part"}, element("summary", {}, part.title), _section(part))
+    return element("div", {"class": "part"}, element("h3", {}, part.title), _section(part))
 
 
 def _arms(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
     """A table and a chart for each metric."""
-    by_metric: dict[str, list[Mapping[str, Any]]] = {}
-    for arm in arms:
-        by_metric.setdefault(str(arm["metric"]), []).append(arm)
-    return joined(
-        part for some in by_metric.values() for part in (tables.arm_table(some, unit), figures.arm_figure(some, unit))
-    )
+    pieces = []
+    for some in tables.by_metric(arms):
+        name = f"Arms by {tables.metric_words(str(some[0]['metric']))}"
+        pieces += [tables.data_table(name, tables.arm_table(some, unit)), figures.arm_figure(some, unit)]
+    return joined(pieces)
+
+
+def _comparisons(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
+    if not comparisons:
+        return Markup()
+    table = tables.data_table("Paired comparison", tables.comparison_table(comparisons, unit))
+    note = tables.comparison_note(comparisons)
+    said = [element("p", {"class": "note"}, note)] if note else []
+    return joined([table, *said, figures.forest_plot(comparisons, unit)])
 
 
 def _mood(report: Report) -> str:
@@ -133,24 +181,18 @@ def _gallery_frame(notes: Sequence[str]) -> Markup:
 
 
 def _origin(report: Report) -> Markup:
-    command = element("pre", {"tabindex": "0", "aria-label": "Command"}, element("code", {}, report.command))
-    return joined(
-        [
-            joined([element("h3", {}, "Command"), command] if report.command else []),
-            joined([element("h3", {}, "Versions"), tables.definitions(report.versions)] if report.versions else []),
-        ]
-    )
+    shown = {"Fingerprints": report.fingerprints, "Versions": report.versions}
+    lists = ([element("h3", {}, name), tables.definitions(values)] for name, values in shown.items() if values)
+    return joined([code("Command", report.command), *(piece for pieces in lists for piece in pieces)])
 
 
-def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy: nothing is loaded, and of scripts only this very one runs."""
-    return (
-        f"default-src 'none'; img-src data:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
+def code(heading: str, text: str) -> Markup:
+    """Text to be typed, under a heading of the third rank; nothing where there is none."""
+    block = element("pre", {"tabindex": "0", "aria-label": heading}, element("code", {}, text))
+    return joined([element("h3", {}, heading), block]) if text else Markup()
 
 
-def source_hash(text: str) -> str:
+def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

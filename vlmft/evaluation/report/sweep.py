@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from vlmft.config.files import write_whole
 from vlmft.evaluation.report.charts import NARROW, Lane, Scale, both_widths, interval_chart, rounded_range
+from vlmft.evaluation.report.content import Grid
 from vlmft.evaluation.report.figures import captioned
-from vlmft.evaluation.report.markup import Attributes, Markup, element, escaped, joined
-from vlmft.evaluation.report.page import Section, packaged, section_markup, source_hash
+from vlmft.evaluation.report.markup import Attributes, Markup, element, joined
+from vlmft.evaluation.report.page import Block, code, packaged, sentence, whole_page
 from vlmft.evaluation.report.tables import data_table, definitions, metric_words
 from vlmft.evaluation.report.units import DASH, Unit, count, finite, number, share, significant
 
@@ -31,57 +31,39 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
     jobs, unit = sweep["jobs"], Unit(is_share=any(job["interval"] for job in sweep["jobs"]))
     ranked = [job for job in jobs if job["rank"] is not None]
     parameters = list(dict.fromkeys(key for job in jobs for key in job["values"]))
-    sections = [
-        Section("ranking", "Ranking on validation", joined([_ranking(jobs, parameters, unit), _lanes(ranked, unit)])),
-        Section("parallel", "Settings and outcome", parallel_coordinates(ranked, parameters, unit)),
-        Section("importance", "Importance", _importance(sweep["importance"])),
-        Section("origin", "Origin", _origin(sweep)),
+    blocks = [
+        Block("ranking", "Ranking on validation", joined([_ranking(jobs, parameters, unit), _lanes(ranked, unit)])),
+        Block("parallel", "Settings and outcome", parallel_coordinates(ranked, parameters, unit)),
+        Block("importance", "Importance", _importance(sweep["importance"])),
+        Block("origin", "Origin", _origin(sweep)),
     ]
-    sections = [section for section in sections if section.content]
+    warnings = [element("p", {"class": "warnings"}, " ".join(sweep["warnings"]))] if sweep["warnings"] else []
     style = packaged("page.css") + packaged("sweep.css")
-    policy = f"default-src 'none'; img-src data:; style-src {source_hash(style)}; base-uri 'none'; form-action 'none'"
-    return Template(packaged("sweep.html")).substitute(
-        policy=policy,
-        style=style,
-        title=escaped(sweep["title"]),
-        sentence=element("p", {"class": "sentence"}, sweep["sentence"]),
-        warnings=element("p", {"class": "warnings"}, " ".join(sweep["warnings"])) if sweep["warnings"] else "",
-        links=joined(element("a", {"href": f"#{section.anchor}"}, section.heading) for section in sections),
-        sections=joined(section_markup(section) for section in sections),
-    )
+    return whole_page(sweep["title"], [sentence(sweep["sentence"]), *warnings], blocks, style)
 
 
 def _ranking(jobs: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit: Unit) -> Markup:
-    heads = [
-        "Rank",
-        *parameters,
-        _metric(jobs),
-        "95\u00a0% interval",
-        "n",
-        "Against the best",
-        "State",
-        "Seconds",
-        "Run",
-    ]
-    lines = [
-        [
+    heads = ["Rank", *parameters, _metric(jobs), "95\u00a0% interval", "n", "Against the best"]
+    heads += ["State", "Seconds", "Run"]
+    lines = tuple(
+        (
             str(job["rank"] or DASH),
             *(_written(job["values"].get(key, "")) for key in parameters),
-            element("strong", {}, unit.value(job["value"])),
+            unit.value(job["value"]),
             unit.interval(job["interval"]),
             count(job["n"]),
             job["standing"] or DASH,
             job["state"],
             number(job["seconds"], 0),
             Path(job["folder"] or DASH).name,
-        ]
+        )
         for job in jobs
-    ]
+    )
     k = len(parameters)
     failures = {f"{_settings(job) or job['number']}": job["message"] for job in jobs if job["message"]}
     told = [element("h3", {}, "Failures"), definitions(failures)] if failures else []
-    texts = (*range(1, k + 1), k + 4, k + 5, k + 7)
-    return joined([data_table(_metric(jobs), heads, lines, text_columns=texts), *told])
+    texts = (0, *range(1, k + 1), k + 4, k + 5, k + 7)
+    return joined([data_table(_metric(jobs), Grid(heads, lines, texts, bold_columns=(k + 1,))), *told])
 
 
 def _metric(jobs: Sequence[Mapping[str, Any]]) -> str:
@@ -234,23 +216,21 @@ def _axis(axis: Axis, index: int, at: Place, wide: bool) -> list[Markup]:
 def _importance(items: Sequence[Mapping[str, Any]]) -> Markup:
     if not items:
         return Markup()
-    heads = ["Setting", "Measure", "Share of the variance", "By chance alone", "Jobs", "Values"]
-    lines = [
-        [i["parameter"], i["measure"], share(i["share"]), share(i["chance"]), count(i["n"]), count(i["levels"])]
+    heads = ("Setting", "Measure", "Share of the variance", "By chance alone", "Jobs", "Values")
+    lines = tuple(
+        (i["parameter"], i["measure"], share(i["share"]), share(i["chance"]), count(i["n"]), count(i["levels"]))
         for i in items
-    ]
+    )
     note = (
         "Eta squared: the share of the variance between finished jobs that lies between the groups of one setting's "
         "values. Squared rank correlation (Spearman): the same for numbers that hardly repeat, where the effect is "
         "monotonic. By chance alone: what a setting without effect is expected to reach. Neither sees what two "
         "settings do only together, and jobs that Optuna chose are no random sample."
     )
-    return joined([data_table("Importance", heads, lines, text_columns=(0, 1)), element("p", {"class": "note"}, note)])
+    table = Grid(heads, lines, text_columns=(0, 1))
+    return joined([data_table("Importance", table), element("p", {"class": "note"}, note)])
 
 
 def _origin(sweep: Mapping[str, Any]) -> Markup:
-    def shown(heading: str, text: str | None) -> Markup:
-        code = element("pre", {"tabindex": "0", "aria-label": heading}, element("code", {}, text or ""))
-        return joined([element("h3", {}, heading), code]) if text else Markup()
-
-    return joined([shown("The winner on the test split", sweep["evaluate"]), shown("Command", sweep["command"])])
+    winner = code("The winner on the test split", sweep["evaluate"] or "")
+    return joined([winner, code("Command", sweep["command"] or "")])

@@ -1,13 +1,14 @@
-"""The report's tables, from the dicts of `ArmSummary` and `Comparison`."""
+"""The report's tables: which values of `ArmSummary` and `Comparison` they show, and tables as HTML."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmft.evaluation.report.markup import Markup, element, joined
-from vlmft.evaluation.report.units import DASH, Unit, count, count_of, number, p_value, share
+from vlmft.evaluation.report.content import Grid
+from vlmft.evaluation.report.markup import Markup, element
+from vlmft.evaluation.report.units import DASH, Unit, count, count_of, finite, number, p_value, share, shortened
 
 _SIGNS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u2248"}
 _MOODS = {"better": "good", "worse": "bad"}
@@ -16,7 +17,7 @@ _MOODS = {"better": "good", "worse": "bad"}
 def verdict(comparison: Mapping[str, Any]) -> str:
     """The verdict with a sign, so that it does not hang on colour."""
     word = str(comparison["verdict"])
-    return f"{_SIGNS.get(word, '')} {word}".strip()
+    return f"{_SIGNS.get(word, '')}\u00a0{word}".strip()
 
 
 def mood(comparison: Mapping[str, Any]) -> str:
@@ -24,16 +25,15 @@ def mood(comparison: Mapping[str, Any]) -> str:
     return _MOODS.get(str(comparison["verdict"]), "plain")
 
 
-def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
+def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:
     """One line for each arm of one metric: value, interval, and what may lie behind them."""
-    metric = metric_words(str(arms[0]["metric"]))
-    heads = ["Arm", "n", metric, "95\u00a0% interval", "Parse failures", "Cut answers", "Verbatim answers"]
-    heads += ["Most frequent answer", "Its share", "Majority baseline", "Answers/s"]
-    lines = [
-        [
+    heads = ["Arm", "n", metric_words(str(arms[0]["metric"])), "95\u00a0% interval", "Parse failures", "Cut answers"]
+    heads += ["Verbatim answers", "Most frequent answer", "Its share", "Majority baseline", "Answers/s"]
+    lines = tuple(
+        (
             str(arm["arm"]),
             count(arm["n"]),
-            element("strong", {}, unit.value(arm["value"])),
+            unit.value(arm["value"]),
             unit.interval(arm["interval"]),
             count_of(arm["parse_failures"], arm["n"]),
             count_of(arm["truncated"], arm["n"]),
@@ -42,32 +42,58 @@ def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
             share(arm["top_share"]),
             share(arm["majority_share"]),
             number(arm["answers_per_second"], 2),
-        ]
+        )
         for arm in arms
-    ]
-    return data_table(f"Arms by {metric}", heads, lines, text_columns=(0, 7))
+    )
+    return Grid(heads, lines, text_columns=(0, 7), bold_columns=(2,))
 
 
-def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
-    """One line for each pair of arms."""
+def by_metric(arms: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The arms of each metric, which share a table."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for arm in arms:
+        found.setdefault(str(arm["metric"]), []).append(arm)
+    return list(found.values())
+
+
+def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:
+    """One line for each pair of arms; Holm's p-value beside its own where there are several."""
+    several = len(comparisons) > 1 and all("p_holm" in pair for pair in comparisons)
+    rights = ("Only first right", "Only second right") if unit.is_share else ("First higher", "Second higher")
     heads = ["Comparison", "n", "First", "Second", "Difference", "95\u00a0% interval", "p"]
-    heads += ["Only first right", "Only second right"] if unit.is_share else ["First higher", "Second higher"]
-    lines = [
-        [
-            _pair(pair),
+    heads += [*(["p (Holm)"] if several else []), *rights, "Verdict"]
+    lines = tuple(
+        (
+            pair_name(pair),
             _rows_and_groups(pair),
             unit.value(pair["first_value"]),
             unit.value(pair["second_value"]),
-            element("strong", {}, unit.difference(pair["difference"])),
+            unit.difference(pair["difference"]),
             unit.interval(pair["interval"]),
-            joined([p_value(pair["p_value"]), element("span", {"class": "small"}, str(pair["p_test"]))]),
+            f"{p_value(pair['p_value'])}\n{pair['p_test']}",
+            *((p_value(pair["p_holm"]),) if several else ()),
             count(pair["only_first"]),
             count(pair["only_second"]),
-            element("span", {"class": f"verdict {mood(pair)}"}, verdict(pair)),
-        ]
+            verdict(pair),
+        )
         for pair in comparisons
-    ]
-    return data_table("Paired comparison", [*heads, "Verdict"], lines, text_columns=(0, 9))
+    )
+    moods = tuple(mood(pair) for pair in comparisons)
+    return Grid(heads, lines, text_columns=(0, len(heads) - 1), bold_columns=(4,), moods=moods)
+
+
+def comparison_note(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """What the second p-value is; empty where there is none."""
+    if len(comparisons) < 2 or not all("p_holm" in pair for pair in comparisons):
+        return ""
+    return (
+        f"p (Holm) holds for the {len(comparisons)} comparisons together, for of twenty equal arms one looks "
+        "different by chance. The verdicts go by it."
+    )
+
+
+def pair_name(pair: Mapping[str, Any]) -> str:
+    return f"{pair['first']} \u2192 {pair['second']}"
 
 
 def definitions(values: Mapping[str, str]) -> Markup:
@@ -98,39 +124,49 @@ def tree(values: Mapping[str, Any]) -> Markup:
     return element("div", {"class": "tree"}, definitions(leaves), *folds)
 
 
-def data_table(name: str, heads: Sequence[str], lines: Iterable[Sequence[str]], text_columns: Sequence[int]) -> Markup:
-    """The first cell of a line heads it. A narrow page scrolls the table inside a region that the keyboard reaches."""
-    kinds = ["text" if column in text_columns else "number" for column in range(len(heads))]
-    head = (element("th", {"scope": "col", "class": kind}, text) for kind, text in zip(kinds, heads, strict=True))
-    body = (
-        element(
-            "tr",
-            {},
-            element("th", {"scope": "row"}, line[0]),
-            *(element("td", {"class": kind}, cell) for kind, cell in zip(kinds[1:], line[1:], strict=True)),
-        )
-        for line in lines
-    )
+def data_table(name: str, grid: Grid) -> Markup:
+    """A narrow page scrolls the table inside a region that the keyboard reaches."""
+    kinds = ["text" if column in grid.text_columns else "number" for column in range(len(grid.heads))]
+    head = (element("th", {"scope": "col", "class": kind}, text) for kind, text in zip(kinds, grid.heads, strict=True))
+    body = (_line(grid, index, kinds) for index in range(len(grid.lines)))
     table = element("table", {}, element("thead", {}, element("tr", {}, *head)), element("tbody", {}, *body))
-    return element(
-        "div", {"class": "scroller", "role": "region", "tabindex": "0", "aria-label": f"{name}, table"}, table
-    )
+    region = {"class": "scroller", "role": "region", "tabindex": "0", "aria-label": f"{name}, table"}
+    return element("div", region, table)
 
 
-def _pair(pair: Mapping[str, Any]) -> Markup:
-    return joined([str(pair["first"]), element("span", {"class": "arrow"}, " \u2192 "), str(pair["second"])])
+def _line(grid: Grid, index: int, kinds: Sequence[str]) -> Markup:
+    line = grid.lines[index]
+    heat = grid.heat[index] if grid.heat else (None,) * len(line)
+    cells = [element("th", {"scope": "row"}, *_pieces(line[0], False))]
+    for column in range(1, len(line)):
+        shade = _shade(heat[column])
+        pieces = _pieces(line[column], column in grid.bold_columns)
+        cells.append(element("td", {"class": f"{kinds[column]} {shade}".strip()}, *pieces))
+    return element("tr", {"class": grid.moods[index]} if grid.moods else {}, *cells)
 
 
-def _rows_and_groups(pair: Mapping[str, Any]) -> Markup:
+def _pieces(text: str, is_bold: bool) -> list[Markup | str]:
+    first, _, small = text.partition("\n")
+    pieces: list[Markup | str] = [element("strong", {}, first) if is_bold else first]
+    return [*pieces, element("span", {"class": "small"}, small)] if small else pieces
+
+
+def _shade(heat: float | None) -> str:
+    """A class of the style sheet, which has ten steps."""
+    known = finite(heat)
+    if known is None:
+        return ""
+    return f"heat heat-{min(10, max(1, round(10 * known)))}" if known > 0 else "nil"
+
+
+def _rows_and_groups(pair: Mapping[str, Any]) -> str:
     """Rows, and the independent units that they make where these are fewer, such as images."""
-    groups = f"{count(pair['n_groups'])} groups" if pair["n_groups"] != pair["n"] else ""
-    return joined([count(pair["n"]), element("span", {"class": "small"}, groups)])
+    groups = f"\n{count(pair['n_groups'])} groups" if pair["n_groups"] != pair["n"] else ""
+    return count(pair["n"]) + groups
 
 
 def _answer(text: object) -> str:
-    if text is None:
-        return DASH
-    return element("q", {}, text if len(text) <= 40 else text[:39] + "\u2026") if isinstance(text, str) else str(text)
+    return DASH if text is None else f"\u201c{shortened(' '.join(str(text).split()), 40)}\u201d"
 
 
 def metric_words(name: str) -> str:

@@ -39,6 +39,11 @@ def significant(value: float) -> str:
     return f"{value:.4g}".replace("-", MINUS)
 
 
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters, the last of them an ellipsis where some are missing."""
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"
+
+
 def count(value: object) -> str:
     return number(value, 0)
 

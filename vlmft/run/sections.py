@@ -1,0 +1,85 @@
+"""What the report says beside arms and differences: form and skill, other metrics, examples, and what n rows show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vlmft.evaluation.gains import detectable
+from vlmft.evaluation.report import Bar, Grid, Section
+from vlmft.evaluation.score import ArmSummary
+from vlmft.run.evaluate import Evaluation
+
+
+def sections_of(found: Evaluation) -> tuple[Section, ...]:
+    """The sections that these arms allow."""
+    return tuple(_sections(found))
+
+
+def _sections(found: Evaluation) -> Iterator[Section]:
+    if found.gains is not None or found.matrix:
+        yield _format_and_skill(found)
+    draws = [arm for arm in found.arms.values() if len(arm.draws) > 1]
+    if draws:
+        yield _few_shot(draws)
+    yield Section("Other metrics of the same answers", _METRICS_SAID, _beside(list(found.arms.values())))
+    groups = len({sample.group for sample in found.samples})
+    said = [detectable(len(found.samples), groups)]
+    said += [f"Batch size: {found.invariance.sentence}"] if found.invariance is not None else []
+    yield Section("What this test set can show", tuple(said))
+
+
+_METRICS_SAID = (
+    "Exact match asks for the reference's own words; where the metric above is higher, the rest is form, which a "
+    "stricter reader would not have accepted.",
+)
+
+
+def _format_and_skill(found: Evaluation) -> Section:
+    gains, said, bars, table = found.gains, list[str](), list[Bar](), None
+    if gains is not None:
+        said = [gains.sentence]
+        bars = [
+            Bar(label, value, f"{100 * value:+.1f} points")
+            for label, value in (
+                ("whole gain", gains.tuned - gains.untuned),
+                ("asked otherwise, without tuning", gains.format_gain),
+                ("what no prompt gives", gains.skill.difference),
+            )
+        ]
+    if found.matrix:
+        arms = list(dict.fromkeys(arm for values in found.matrix.values() for arm in values))
+        lines = [(way, *(_share(values.get(arm)) for arm in arms)) for way, values in found.matrix.items()]
+        table = Grid(("Prompt", *arms), lines)
+        said.append("train: the dataset's prompt; vendor: the model maker's; bare: the question and nothing else.")
+    return Section("Format and skill", tuple(said), table, tuple(bars))
+
+
+def _few_shot(arms: Sequence[ArmSummary]) -> Section:
+    said = "Each draw is another seeded choice of examples from train; the arm's value is their mean."
+    bars = [Bar(f"{arm.arm}, draw {n}", value, _share(value)) for arm in arms for n, value in enumerate(arm.draws, 1)]
+    return Section("Examples before the question", (said,), bars=tuple(bars))
+
+
+def _beside(arms: Sequence[ArmSummary]) -> Grid:
+    names = list(dict.fromkeys(name for arm in arms for name in arm.beside))
+    heads = ("Arm", arms[0].metric, *(_metric(name) for name in names))
+    lines = [(arm.arm, _share(arm.value), *(_number(name, arm.beside) for name in names)) for arm in arms]
+    return Grid(heads, lines)
+
+
+def _metric(name: str) -> str:
+    """ "counting/last-number-en-ru@1: mae" -> "mae", its small print the whole."""
+    metric, _, number = name.partition(": ")
+    return number.replace("_", " ") or metric.partition("/")[0].replace("_", " ")
+
+
+def _number(name: str, values: Mapping[str, float | None]) -> str:
+    value = values.get(name)
+    if value is None:
+        return "withheld"
+    is_share = not name.startswith(("counting", "bleu", "chrf", "cider")) or name.endswith("within_1")
+    return _share(value) if is_share else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
