@@ -42,7 +42,7 @@ def _format_and_skill(found: Evaluation) -> Section:
             Bar(label, value, f"{100 * value:+.1f} points")
             for label, value in (
                 ("whole gain", gains.tuned - gains.untuned),
-                ("asked otherwise, without tuning", gains.format_gain),
+                ("by asking otherwise", gains.format_gain),
                 ("what no prompt gives", gains.skill.difference),
             )
         ]

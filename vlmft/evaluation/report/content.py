@@ -144,8 +144,11 @@ class Report:
 
     @property
     def is_graded(self) -> bool:
-        """Whether some row scores neither 0 nor 1, so that the mean is no share of right answers."""
-        return any(answer.score not in (0.0, 1.0) for row in self.rows for answer in row.answers)
+        """Whether some row scores neither 0 nor 1, so that the mean is no share of right answers. A mean over draws of
+        examples is one."""
+        drawn = {arm["arm"] for arm in self.arms if arm.get("draws")}
+        answers = (answer for row in self.rows for answer in row.answers if answer.arm not in drawn)
+        return any(answer.score not in (0.0, 1.0) for answer in answers)
 
     @property
     def arm_names(self) -> list[str]:
