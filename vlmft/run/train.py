@@ -284,9 +284,10 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
         print("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):
         checks = _checked(config, built)
-    if tested and "untuned" in config.evaluation.arms and tuned_parts(config.model.train, Tuning.full):
+    before = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
+    if tested and before and tuned_parts(config.model.train, Tuning.full):
         # Full training overwrites the untuned model: its answers are stored before, and read again below.
-        evaluate_arms(built, config.evaluation, ["untuned"], "test", folder, poll=stop.check)
+        evaluate_arms(built, config.evaluation, before, "test", folder, adapters=(), poll=stop.check)
     stop.check()
     with clock("train"):
         L.seed_everything(config.seed, verbose=False)
