@@ -54,7 +54,7 @@ def datasets_of_the_config() -> set[str]:
 LIGHT = sorted(
     {dotted(path) for room in ("config", "metrics") for path in (PACKAGE / room).rglob("*.py")}
     - {"vlmft.metrics.mean_score"}
-    | {"vlmft", "vlmft.sample", "vlmft.evaluation.score", "vlmft.evaluation.compare"}
+    | {"vlmft", "vlmft.sample", "vlmft.evaluation.score", "vlmft.evaluation.compare", "vlmft.evaluation.grading"}
     | datasets_of_the_config()
 )
 

@@ -48,7 +48,9 @@ def test_commands_are_found() -> None:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path: Path) -> None:
     """A folder that stands for the reader's own is replaced by one that exists; `--cfg job` prints what is composed."""
-    overrides = [re.sub(r"=[A-Z_]*(FOLDER|RUN)$", f"={tmp_path}", w) for w in words[2:] if w not in ("--cfg", "job", "-m")]
+    overrides = [
+        re.sub(r"=[A-Z_]*(FOLDER|RUN)$", f"={tmp_path}", w) for w in words[2:] if w not in ("--cfg", "job", "-m")
+    ]
     overrides = [first_of_sweep(w) for w in overrides if not w.startswith("hydra")] if "-m" in words else overrides
     if words[1:2] == ["train.py"]:
         assert compose(*overrides).model.name

@@ -20,6 +20,7 @@ SCHEMAS = (
     tool_schema.TraceConfig,
     tool_schema.ExportConfig,
     tool_schema.AskConfig,
+    tool_schema.GradeConfig,
 )
 LIMITED = [key for _, _, keys in LIMITS for key in keys.split()]
 

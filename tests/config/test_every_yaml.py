@@ -23,6 +23,7 @@ ROOTS: dict[str, tuple[Any, list[str]]] = {
     "evaluate": (schema.EvaluateConfig, ["model=tiny", "data=shapes"]),
     "trace": (tool_schema.TraceConfig, []),
     "ask": (tool_schema.AskConfig, ["model=tiny", "image=x.png", "question=why?"]),
+    "grade": (tool_schema.GradeConfig, ["run=."]),
     "export": (tool_schema.ExportConfig, ["run=.", "to=no/such/folder"]),
 }
 """Root file -> its schema, and what it needs to be said beside it."""

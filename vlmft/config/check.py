@@ -28,6 +28,7 @@ Config = TypeVar(
     tool_schema.TraceConfig,
     tool_schema.ExportConfig,
     tool_schema.AskConfig,
+    tool_schema.GradeConfig,
 )
 
 ELSEWHERE: Mapping[str, str] = {

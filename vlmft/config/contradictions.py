@@ -20,6 +20,7 @@ AnyConfig: TypeAlias = (
     | tool_schema.TraceConfig
     | tool_schema.ExportConfig
     | tool_schema.AskConfig
+    | tool_schema.GradeConfig
 )
 
 
@@ -36,7 +37,7 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "train.rows_per_batch train.tokens_per_batch "
         "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
         "evaluation.rows_per_batch evaluation.few_shot.k evaluation.few_shot.draws evaluation.few_shot.pool_rows "
-        "max_new_tokens rows_per_batch",
+        "max_new_tokens rows_per_batch n",
     ),
     (
         "a whole number >= 0",
@@ -63,6 +64,7 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda value: 0 <= value < 1,
         "train.beta1 train.beta2 train.warmup_ratio model.lora.dropout",
     ),
+    ("a port from 0 to 65535", lambda value: 0 <= value <= 65535, "port"),
     ("a share from 0 to 1", lambda value: 0 <= value <= 1, "data.bad_row_ceiling"),
     (
         "a share below 1 or a count >= 1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional
+from typing import Any, Optional
 
 from vlmft.config.schema import MISSING, DataConfig, ModelConfig, TrainerConfig
 
@@ -61,6 +61,34 @@ class AskConfig:
     """Ask an adapter under another prompt format, processor or base than its own."""
     json: bool = False
     """Print the answers as JSON lines."""
+
+
+@dataclass
+class GradeConfig:
+    """vlmft grade"""
+
+    run: str = MISSING
+    """Folder with predictions/<arm>.jsonl: a run of train.py, or an evaluation of evaluate.py."""
+    arms: list[str] = field(default_factory=list)
+    """Whose answers are judged, the one that the others are compared with first; none: all, untuned first."""
+    n: int = 20
+    """Rows whose answers are judged: a choice by seed, the same for every rater."""
+    seed: int = 0
+    rater: Optional[str] = None
+    """Who judges; null takes the login name. Their verdicts are in grading/<rater>.jsonl."""
+    references: bool = True
+    """Show the reference answers."""
+    data: Optional[DataConfig] = None
+    """The data that were evaluated, where the folder does not tell."""
+    data_options: dict[str, Any] = field(default_factory=dict)
+    """Dataset options other than the run's, as they were given to evaluate.py."""
+    port: int = 0
+    """Of the page on 127.0.0.1; 0 takes a free one."""
+    open_browser: bool = True
+    summary: bool = False
+    """Print what was judged so far, without a page."""
+    json: bool = False
+    """Print the summary as JSON."""
 
 
 @dataclass

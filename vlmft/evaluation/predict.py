@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
+from vlmft.config.files import append_synced
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
@@ -200,16 +201,7 @@ class PredictionFile:
         """
         full = [{**row, **self.key} for row in rows]
         lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in full)
-        data = memoryview(lines.encode())
-        with self.path.open("ab", buffering=0) as stream:
-            before = stream.tell()
-            try:
-                while data:
-                    data = data[stream.write(data) :]
-                os.fsync(stream.fileno())
-            except OSError:
-                stream.truncate(before)
-                raise
+        append_synced(self.path, lines.encode())
         self.rows.update({row["id"]: row for row in full})
 
 

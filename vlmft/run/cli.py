@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import EXIT_FAILURE, run_entry
-from vlmft.config.tool_schema import AskConfig, ExportConfig, TraceConfig
+from vlmft.config.tool_schema import AskConfig, ExportConfig, GradeConfig, TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
 from vlmft.run.score import run_score
@@ -20,6 +20,7 @@ USAGE = """usage: vlmft TOOL [arguments]
   trace   one sample's whole way, each stage printed: vlmft trace data=shapes model=tiny index=0
   ask     an answer about an image, or a folder of them: vlmft ask image=cat.jpg question="What is it?" run=RUN_FOLDER
   export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone)
+  grade   judge free-text answers blind, on a page: vlmft grade run=RUN_FOLDER n=20 (--summary: what came out)
   score   what a file of predictions is worth, whatever tool wrote it: vlmft score FILE --metric relaxed_accuracy
   compare are others better than the first, on the same rows, with p-value and verdict: vlmft compare A B
   seeds   runs that differ in their seed alone, taken together: vlmft seeds RUN RUN RUN
@@ -28,8 +29,11 @@ Every tool takes --json. Training and evaluation are train.py and evaluate.py.
 """
 
 
+FLAGS = ("--json", "--summary")
+
+
 def _settings(arguments: Sequence[str]) -> list[str]:
-    return ["json=true" if argument == "--json" else argument for argument in arguments]
+    return [f"{argument[2:]}=true" if argument in FLAGS else argument for argument in arguments]
 
 
 def run_ask(arguments: Sequence[str]) -> None:
@@ -46,6 +50,13 @@ def run_export(arguments: Sequence[str]) -> None:
     export(config)
 
 
+def run_grade(arguments: Sequence[str]) -> None:
+    config = compose_tool("grade", GradeConfig, _settings(arguments))
+    from vlmft.run.grade import grade
+
+    grade(config)
+
+
 def run_trace(arguments: Sequence[str]) -> None:
     config = compose_tool("trace", TraceConfig, _settings(arguments))
     from vlmft.run.trace import trace
@@ -57,6 +68,7 @@ TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
     "trace": run_trace,
     "ask": run_ask,
     "export": run_export,
+    "grade": run_grade,
     "score": run_score,
     "compare": run_compare,
     "seeds": run_seeds,
