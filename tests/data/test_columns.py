@@ -282,6 +282,11 @@ def test_sports_captions(tmp_path: Path, compose: Any) -> None:
     sample = sample_of(dataset, "columns/train/000000")
     assert (sample.answer, sample.references) == ("A man surfs.", ("A man surfs.", "A surfer on a wave."))
     assert sample.prompt.messages[0].text == "What is a caption for this photo?"
+    every = ("data.options.where=null", "data.options.split=null")
+    _, dataset = dataset_of(
+        compose, "data=sports_captions", "data.revision=null", f"data.path={tmp_path}/rows.json", *every
+    )
+    assert {split: len(ids) for split, ids in dataset.index().items()} == {"train": 3}
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference data are not here")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,19 @@ from vlmft.data.characters import Characters
 from vlmft.data.easyvqa import EasyVQA
 from vlmft.data.ledger import Ledger
 from vlmft.data.pjn_charts import PJNCharts
+from vlmft.data.smoke_rows import write_characters, write_parquet, write_picture
 from vlmft.sample import BadRowError, Message
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference data are not here")
 
 
+def flat(shade: int) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (8, 6), (shade, 80, 160))
+
+
 def paint(file: Path, shade: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (8, 6), (shade, 80, 160)).save(file)
+    write_picture(file, flat(shade))
 
 
 # --- characters
@@ -37,25 +41,12 @@ def paint(file: Path, shade: int) -> None:
 
 @pytest.fixture
 def characters(tmp_path: Path) -> Path:
-    for number, name in enumerate(["gena/1.png", "gena/2.png", "masha/1.png"]):
-        paint(tmp_path / "images" / name, number)
-    (tmp_path / "json").mkdir()
-    files: Mapping[str, Any] = {
-        "json/character_names.json": {"gena": "Крокодил Гена", "masha": "Маша"},
-        "json/base_prompts.json": ["Кто изображён на картинке?", "Что это за персонаж?"],
-        "annotation.json": [
-            {
-                "image": "data/images/gena/2.png",
-                "character_folder": "gena",
-                "character_name": "Крокодил Гена",
-                "question": "Что это за персонаж?",
-                "answer": "Это крокодил Гена.",
-            },
-            {"image": "data/images/gena/9.png", "character_folder": "gena", "question": "Кто?", "answer": "Гена"},
-        ],
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    pictures = {name: flat(number) for number, name in enumerate(["gena/1.png", "gena/2.png", "masha/1.png"])}
+    names = {"gena": "Крокодил Гена", "masha": "Маша"}
+    prompts = ["Кто изображён на картинке?", "Что это за персонаж?"]
+    missing = {"gena/9.png": ("Кто?", "Гена")}
+    annotations = {"gena/2.png": ("Что это за персонаж?", "Это крокодил Гена."), **missing}
+    write_characters(tmp_path, pictures, names, prompts, annotations)
     return tmp_path
 
 
@@ -154,16 +145,17 @@ def test_a_small_choice_takes_that_many_rows(tmp_path: Path, monkeypatch: pytest
         )
 
 
-def test_the_hub_s_lists_are_taught_as_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defect: "['91.1']" was trained on."""
+@pytest.mark.parametrize("where", [lambda place: {"hub_id": place}, lambda place: {"path": place}], ids=["hub", "path"])
+def test_the_hub_s_lists_are_taught_as_texts(
+    where: Callable[[str], dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The defect: "['91.1']" was trained on. A folder of the Hub's own files is read as the Hub is."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    paint(tmp_path / "1.png", 1)
-    row = {"image": {"bytes": (tmp_path / "1.png").read_bytes(), "path": None}, "query": "How many?", "label": ["91.1"]}
-    table = datasets.Dataset.from_list([row]).cast_column("image", datasets.Image())
-    (tmp_path / "hub").mkdir()
-    table.to_parquet(tmp_path / "hub" / "train-00000-of-00001.parquet")
-    dataset = PJNCharts(hub_id=str(tmp_path / "hub"))
+    write_parquet(
+        tmp_path / "hub/train-00000-of-00001.parquet", [{"image": flat(1), "query": "How many?", "label": ["91.1"]}]
+    )
+    dataset = PJNCharts(**where(str(tmp_path / "hub")))
     assert dataset.index() == {"train": ["pjn_charts/train/human/000000"]}
     sample = dataset.to_sample(dataset.read("pjn_charts/train/human/000000"))
     assert (sample.answer, sample.references) == ("91.1", ("91.1",))

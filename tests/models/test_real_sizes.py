@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -17,11 +18,10 @@ from transformers import (
     Qwen2VLConfig,
 )
 
-from vlmft.config.schema import LoraConfig, ModelConfig, PartsConfig, TrainConfig, Tuning
+from vlmft.config.schema import PartsConfig, TrainConfig
 from vlmft.models.lora import attach, count_by_part
 
 MROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def idefics3(vision: dict[str, int], text: dict[str, int], scale_factor: int) -> Idefics3Config:
@@ -106,16 +106,13 @@ def test_parameters(name: str) -> None:
     assert parameters_of(name) == PARAMETERS[name]
 
 
-PUBLISHED: dict[str, tuple[LoraConfig, dict[str, int]]] = {
-    "smolvlm256m": (LoraConfig(r=8, target_modules=ALL_SEVEN), {"language": 2_442_240, "vision": 442_368}),
-    "smolvlm": (LoraConfig(r=8, target_modules=ALL_SEVEN), {"language": 9_043_968, "vision": 1_492_992}),
-    "qwen2vl": (LoraConfig(r=8, target_modules=["q_proj", "v_proj"]), {"language": 1_089_536}),
-    "idefics9b": (
-        LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj"]),
-        {"language": 15_007_744, "vision": 3_932_160, "connector": 811_008},
-    ),
+PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
+    "smolvlm256m": ("count_smolvlm256m", {"language": 2_442_240, "vision": 442_368}),
+    "smolvlm": ("pjn_charts_smolvlm", {"language": 9_043_968, "vision": 1_492_992}),
+    "qwen2vl": ("pjn_charts_qwen2vl", {"language": 1_089_536}),
+    "idefics9b": ("sports_idefics", {"language": 15_007_744, "vision": 3_932_160, "connector": 811_008}),
 }
-"""Adapters of the published runs, and what they train by part; most of them reached the vision part by its names."""
+"""The experiment, and what its adapters trained by part; most of them reached the vision part by its names."""
 PUBLISHED_TOTAL = {
     "smolvlm256m": 2_884_608,
     "smolvlm": 10_536_960,
@@ -125,14 +122,15 @@ PUBLISHED_TOTAL = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_adapters(name: str) -> None:
+def test_published_adapters(name: str, compose: Callable[..., TrainConfig]) -> None:
     """With the parts that they reached, and on the language part alone, as it is recommended here."""
-    lora, by_part = PUBLISHED[name]
-    parts = PartsConfig(**dict.fromkeys(by_part, Tuning.lora))
-    found = count_by_part(attach(empty(name), ModelConfig(name=name, path="x", lora=lora, train=parts), seed=0))
+    experiment, by_part = PUBLISHED[name]
+    config = compose(f"experiment={experiment}").model
+    assert config.name == name
+    found = count_by_part(attach(empty(name), config, seed=0))
     assert {part: count["trainable"] for part, count in found.items() if count["trainable"]} == by_part
     assert sum(by_part.values()) == PUBLISHED_TOTAL[name]
-    alone = count_by_part(attach(empty(name), ModelConfig(name=name, path="x", lora=lora), seed=0))
+    alone = count_by_part(attach(empty(name), dataclasses.replace(config, train=PartsConfig()), seed=0))
     assert {part: count["trainable"] for part, count in alone.items() if count["trainable"]} == {
         "language": by_part["language"]
     }

@@ -39,6 +39,13 @@ class Attention(str, Enum):
     sdpa = "sdpa"
 
 
+class Scale(str, Enum):
+    """`smoke` shows that a run works from end to end, in seconds and without network; its numbers mean nothing."""
+
+    full = "full"
+    smoke = "smoke"
+
+
 class LoraInit(str, Enum):
     """Initialisations that leave the base weights alone, so that adapter-off stays the untuned model."""
 
@@ -325,6 +332,8 @@ class TrainConfig:
     """Check labels, first loss, gradients, images, memory and leaks before training (seconds)."""
     test: bool = True
     """After training, evaluate untuned and tuned on the test split."""
+    scale: Scale = Scale.full
+    """`smoke`: a small random model of the same family, a few drawn rows of the same form, two epochs at most."""
 
 
 @dataclass

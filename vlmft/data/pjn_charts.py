@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ SYSTEM = "You read charts. Answer with a single word, a number or a short phrase
 
 
 class PJNCharts(ChartQA):
-    """The Hub's PJN_CHARTS; or, with `path` to ChartQA in any of its forms, the same choice from it.
+    """PJN_CHARTS from the Hub or a folder of its files; or, with `path` to ChartQA in any form, the same choice.
 
     The choice is the first rows of `datasets.Dataset.shuffle(seed=42)` over the human rows of each split, which is
     numpy's PCG64 permutation. A label is a list of one text on the Hub; its text is what is taught.
@@ -39,8 +40,8 @@ class PJNCharts(ChartQA):
         self.system = system
 
     def _load(self) -> Tables:
-        if self.path is None:
-            loaded = load_tables(None, self.hub_id, self.revision, {})
+        if self.path is None or _is_chosen(Path(self.path).expanduser()):
+            loaded = load_tables(self.path, self.hub_id, self.revision, {})
             return {(split, "human"): Table(table.rows, table.numbers) for split, table in loaded.items()}
         return {key: Table(table.rows, chosen(table, ROWS[key[0]])) for key, table in super()._load().items()}
 
@@ -53,6 +54,12 @@ class PJNCharts(ChartQA):
         asked = (message.content[0], record["query"].strip())
         prompt = Prompt((Message("system", (self.system,)), Message("user", asked)))
         return dataclasses.replace(sample, prompt=prompt)
+
+
+def _is_chosen(root: Path) -> bool:
+    """Whether the parquet files in a folder are PJN_CHARTS' own, which do not say who wrote a question."""
+    file = next(root.rglob("*.parquet"), None)
+    return file is not None and "human_or_machine" not in load_tables(str(file), None, None, {})["train"].columns
 
 
 def chosen(table: Table, n_rows: int) -> dict[int, None]:

@@ -18,15 +18,15 @@ from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.files import write_whole
-from vlmft.config.schema import TrainConfig
+from vlmft.config.schema import Scale, TrainConfig
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
-OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume")
-"""Settings that change no result; `data.workers` is another."""
+OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume", "scale")
+"""Settings that change no result, `scale` because of what it puts into others; `data.workers` is another."""
 
 
 def plain(config: Any) -> Any:
@@ -48,7 +48,9 @@ def config_hash(config: TrainConfig) -> str:
 
 
 def folder_of(config: TrainConfig) -> Path:
-    return Path(config.output_root) / f"{config.model.name}-{config.data.name}" / (config.name or config_hash(config))
+    name = config.name or config_hash(config)
+    told = f"smoke-{name}" if config.scale == Scale.smoke else name
+    return Path(config.output_root) / f"{config.model.name}-{config.data.name}" / told
 
 
 def run_folder(config: TrainConfig) -> tuple[Path, bool]:

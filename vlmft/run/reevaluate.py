@@ -43,7 +43,7 @@ def reevaluate(config: EvaluateConfig) -> Path:
         )
     data.options = {**data.options, **config.data_options}
     folder = evaluation_folder(config, model, data)
-    summary = Summary(model.name, data.name)
+    summary = Summary(model.name, data.name, run.scale.name if run is not None else "full")
     clock = Phases(summary)
     with clock("load"):
         seed = run.seed if run is not None else config.seed

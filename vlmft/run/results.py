@@ -19,6 +19,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from vlmft.config.schema import Scale
 from vlmft.config.secrets import redacted
 from vlmft.data.card import SplitCard
 from vlmft.evaluation.report import (
@@ -53,6 +54,7 @@ FINGERPRINT_FILE = "fingerprint.json"
 FULL_PARTS_FILE = "full_parts.safetensors"
 """Beside an adapter: the parts that were trained in full."""
 THUMBNAIL_PIXELS = 160
+SMOKE = "Smoke run on a few rows, with random weights where a model would come from the Hub: its numbers mean nothing"
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Summary:
 
     model: str
     data: str
+    scale: str = "full"
+    """`smoke` where a small random model stood in: none of the numbers below means anything."""
     metric: str | None = None
     """Name of the metric that all values below are of; null where nothing was tested."""
     split: str | None = None
@@ -112,7 +116,10 @@ class Summary:
     command: str = ""
 
     def add(self, evaluation: Evaluation) -> None:
-        """Takes over what an evaluation found."""
+        """Takes over what an evaluation found; a smoke run's notes and sentence begin with what it is."""
+        smoke = self.scale == Scale.smoke.name
+        if smoke:
+            evaluation.notes.insert(0, SMOKE)
         self.metric = next(iter(evaluation.arms.values())).metric
         self.split = evaluation.split
         self.arms = [arm.to_dict() for arm in evaluation.arms.values()]
@@ -122,7 +129,8 @@ class Summary:
         self.format_and_skill = evaluation.gains.to_dict() if evaluation.gains else None
         self.prompt_matrix, self.metric_variant = evaluation.matrix, variant(self.metric)
         self.notes = list(evaluation.notes)
-        self.sentence = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
+        found = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
+        self.sentence = f"{SMOKE}. {found}" if smoke else found
 
     def headline_values(self) -> dict[str, float]:
         """For the tracker: the best validation, one number per arm, and the paired difference."""

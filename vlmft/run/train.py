@@ -15,7 +15,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import TrainConfig, Tuning
+from vlmft.config.schema import Scale, TrainConfig, Tuning
 from vlmft.evaluation.gains import detectable
 from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
@@ -29,7 +29,8 @@ from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import duration, print_cards, print_checks, print_evaluation, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, save_adapter, write_results
+from vlmft.run.results import ADAPTER, SMOKE, Phases, Summary, log_predictions, report, save_adapter, write_results
+from vlmft.run.smoke import make_small
 from vlmft.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -190,6 +191,8 @@ def train(config: TrainConfig) -> Path:
     """
     keep_freed_pages()
     quiet_libraries()
+    if config.scale == Scale.smoke:
+        make_small(config)
     inferred = infer(config)
     require_tensorboard(config.logger)
     if follows():
@@ -197,6 +200,8 @@ def train(config: TrainConfig) -> Path:
     folder, finished = run_folder(config)
     tell_folder(folder)
     print(f"{config.model.name} on {config.data.name}, run folder {folder}")
+    if config.scale == Scale.smoke:
+        print(f"  {SMOKE}")
     if finished:
         print(f"  finished already: {folder / SUMMARY_FILE}")
         return folder
@@ -234,7 +239,7 @@ def _built(config: TrainConfig, ledger_path: Path | None) -> Built:
 
 
 def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
-    summary = Summary(config.model.name, config.data.name)
+    summary = Summary(config.model.name, config.data.name, config.scale.name)
     loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE), *lightning_loggers(config.logger, folder)]
     tracker = None
     if config.logger.wandb and not config.trainer.fast_dev_run:
