@@ -77,6 +77,22 @@ def test_missing_models(path: str, message: str) -> None:
         load_source(ModelConfig(name="x", path=path))
 
 
+def test_wrong_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers says it in three lines, with an address that the first does not need."""
+    said = "v9 is not a valid git identifier (branch name, tag name or commit id) that exists for this model.\nCheck"
+
+    def missing(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+        assert (path, revision, trust_remote_code) == ("someone/model", "v9", False)
+        raise OSError(said)
+
+    monkeypatch.setattr("vlmft.models.load.AutoConfig.from_pretrained", missing)
+    with pytest.raises(ConfigError) as refused:
+        load_source(ModelConfig(name="x", path="someone/model", revision="v9"))
+    assert str(refused.value) == (
+        f"model.path: 'someone/model' cannot be read ({said.splitlines()[0]}); check id, revision, network"
+    )
+
+
 def test_folder_without_a_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.path: .* cannot be read"):
         load_source(ModelConfig(name="x", path=str(tmp_path)))

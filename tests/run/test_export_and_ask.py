@@ -131,7 +131,9 @@ def test_rounding_is_measured_and_said(
 def test_card(whole: Path, run: Path) -> None:
     text = (whole / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
-    assert text.startswith("---\nbase_model: package:tiny_qwen2vl\n") and "library_name: transformers" in text
+    assert text.startswith("---\n") and "library_name: transformers" in text.split("---")[1]
+    assert "base_model" not in text.split("---")[1], "the Hub refuses a card whose base is none of its models"
+    assert "Base model: package:tiny_qwen2vl" in text
     assert summary["sentence"] in text
     for arm in summary["arms"]:
         assert f"| {arm['arm']} | {arm['n']} | {100 * arm['value']:.1f} % |" in text

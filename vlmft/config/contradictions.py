@@ -56,7 +56,8 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "a number > 0",
         lambda value: 0 < value < math.inf,
         "train.lr train.lr_by_part.language train.lr_by_part.connector train.lr_by_part.vision train.lora_plus_ratio "
-        "model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds",
+        "model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds "
+        "trainer.memory_gib",
     ),
     ("a number >= 0", lambda value: 0 <= value < math.inf, "train.weight_decay train.max_gradient_norm"),
     (
@@ -89,6 +90,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 MOONDREAMS_OF_GPT2 = ("2025-01-09", "2025-03-27", "2025-04-14")
 """Revisions with GPT-2's token ids; their files do not tell."""
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""A repository on the Hub: owner and name."""
 FOLDER_NAMES = ("name", "model.name", "data.name")
 """These become folders: one path component each."""
 
@@ -113,8 +116,8 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
         yield from _evaluation_contradictions(config)
     if isinstance(config, tool_schema.AskConfig) and (config.run is None) == (config.model is None):
         yield "run: Expected either run=<run folder> or model=, got " + ("both" if config.run is not None else "none")
-    if isinstance(config, tool_schema.ExportConfig) and Path(config.to).exists():
-        yield f"to: Expected a folder that is not there yet, got {config.to!r}; give another name"
+    if isinstance(config, tool_schema.ExportConfig):
+        yield from _export_contradictions(config)
 
 
 def _bad_arms(config: AnyConfig) -> Iterator[str]:
@@ -210,6 +213,15 @@ def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
         yield "train.lora_plus_ratio: no part is trained by lora, got a ratio of its matrices; leave it out"
     if config.train.early_stopping_patience is not None and config.trainer.limit_val_batches == 0:
         yield "train.early_stopping_patience: needs validation, got trainer.limit_val_batches=0; set one of the two"
+
+
+def _export_contradictions(config: tool_schema.ExportConfig) -> Iterator[str]:
+    if Path(config.to).exists():
+        yield f"to: Expected a folder that is not there yet, got {config.to!r}; give another name"
+    if config.push is not None and not HUB_ID.fullmatch(config.push):
+        yield f"push: Expected a Hub repository as NAME/MODEL, got {config.push!r}"
+    if config.public and config.push is None:
+        yield "public: nothing is pushed; give push=NAME/MODEL, too, or leave it out"
 
 
 def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:

@@ -242,6 +242,9 @@ class TrainerConfig:
     fast_dev_run: bool = False
     """One window, one validation batch and sixteen test rows: does everything work?"""
     deterministic: bool = True
+    memory_gib: Optional[float] = None
+    """Memory that may be used on a device, in GiB; null: what is free there. A run that is estimated to need more stops
+    before weights are loaded. Not a setting of Lightning's."""
 
 
 @dataclass

@@ -35,6 +35,10 @@ class ExportConfig:
     """Of the merged weights. 16 bit rounds them; what that changes is measured on check_rows and written down."""
     check_rows: int = 16
     """Rows of the test split that the tuned and the exported model both answer; 0 checks nothing and reads no data."""
+    push: Optional[str] = None
+    """Hub repository, NAME/MODEL, that the folder is uploaded to with the token of HF_TOKEN or `hf auth login`."""
+    public: bool = False
+    """Whether a repository that is made by push can be seen by everybody."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     json: bool = False
     """Print what was made as JSON."""

@@ -166,10 +166,16 @@ def _first_line(error: Exception) -> str:
 
 
 def storage_dtype(device: torch.device) -> torch.dtype:
-    """Dtype of frozen weights and of image features: bf16 where the GPU computes in it, fp16 before, fp32 on CPU."""
-    if device.type == "cpu":
+    """Dtype of frozen weights and of image features: bf16 where the GPU computes in it, fp16 on older ones, else fp32:
+    Apple's GPUs train without loss scaling here, and gradients in fp16 would underflow."""
+    if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if computes_in_bf16() else torch.float16
+
+
+def computes_in_bf16() -> bool:
+    """Whether the GPU has bf16 units. Trap: torch counts emulation as support, which older GPUs are slow in."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def quantization(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -211,7 +217,8 @@ def load_model(
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _attention(config: ModelConfig, device: torch.device) -> str:
+def attention_kernel(config: ModelConfig, device: torch.device) -> str:
+    """eager or sdpa."""
     if config.attention != Attention.auto:
         return config.attention.name
     return "eager" if device.type == "cpu" else "sdpa"
@@ -223,7 +230,7 @@ def _stored_model(path: str, revision: str | None, config: ModelConfig, device: 
         path,
         revision=revision,
         dtype=dtype,
-        attn_implementation=_attention(config, device),
+        attn_implementation=attention_kernel(config, device),
         quantization_config=quantization(config.quantization, dtype),
         device_map={"": device},
         use_safetensors=True,
@@ -232,7 +239,7 @@ def _stored_model(path: str, revision: str | None, config: ModelConfig, device: 
 
 
 def _random_model(config: ModelConfig, model_config: Any, device: torch.device, seed: int) -> PreTrainedModel:
-    attention = _attention(config, device)
+    attention = attention_kernel(config, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention)

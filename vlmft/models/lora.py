@@ -99,6 +99,23 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
     return adapted
 
 
+def checkpoint_language(model: PreTrainedModel) -> None:
+    """The language part's activations are computed again in the backward pass, instead of kept.
+
+    Raises:
+        ConfigError: the architecture has no blocks for that.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError("train.gradient_checkpointing: this model has none; set it to false")
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    # Trap: transformers hooks the embeddings, vision's too, to require gradients; the frozen vision part would be
+    # back-propagated through.
+    model.disable_input_require_grads()
+    for name, module in model.named_modules():
+        if hasattr(module, "gradient_checkpointing") and name and part_of(name) != "language":
+            module.gradient_checkpointing = False  # type: ignore[assignment]
+
+
 def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model itself, adapters inside it where there are any."""
     return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]

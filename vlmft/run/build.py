@@ -19,6 +19,8 @@ from vlmft.config.schema import (
     EvaluationConfig,
     Init,
     ModelConfig,
+    OptimizationConfig,
+    OptimizerName,
     QuantizationConfig,
     QuantizationMode,
     TrainConfig,
@@ -31,7 +33,8 @@ from vlmft.evaluation.predict import Answerer
 from vlmft.metrics import METRICS, metric_named
 from vlmft.models import lora
 from vlmft.models.family import Family, make_family
-from vlmft.models.load import Source, load_model, load_source, storage_dtype
+from vlmft.models.load import Source, computes_in_bf16, load_model, load_source, storage_dtype
+from vlmft.run.memory_check import require_training, require_weights
 from vlmft.sample import Message, Prompt
 from vlmft.training.ranks import local_rank
 
@@ -124,7 +127,25 @@ def pick_precision(trainer: TrainerConfig, device: torch.device) -> str:
         return trainer.precision
     if device.type != "cuda":
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if computes_in_bf16() else "16-mixed"
+
+
+def refuse_what_it_cannot(config: TrainConfig, device: torch.device) -> None:
+    """
+    Raises:
+        ConfigError: a precision or an optimiser that this kind of device does not have.
+    """
+    precision = config.trainer.precision
+    if precision == "bf16-mixed" and device.type == "cuda" and not computes_in_bf16():
+        raise ConfigError("trainer.precision: this GPU has no bf16, got bf16-mixed; set auto or 16-mixed")
+    if precision == "16-mixed" and device.type == "cpu":  # Lightning would take bf16 instead
+        raise ConfigError("trainer.precision: CPUs have no fp16 training, got 16-mixed; set auto or bf16-mixed")
+    eight_bit = config.train.optimizer in (OptimizerName.adamw_8bit, OptimizerName.paged_adamw_8bit)
+    if eight_bit and device.type == "mps":
+        raise ConfigError(
+            f"train.optimizer: bitsandbytes has none for Apple's GPUs, got {config.train.optimizer.name}; set adamw, "
+            "or trainer.accelerator=cpu"
+        )
 
 
 def build(
@@ -133,11 +154,15 @@ def build(
     trainer: TrainerConfig,
     *,
     seed: int,
-    rows_per_step: int = 1,
+    train: OptimizationConfig | None = None,
     ledger_path: Path | None = None,
     adapters: bool = True,
 ) -> Built:
-    """Model on its device, adapters on it, data connected to the family's encoder."""
+    """Model on its device, adapters on it, data connected to the family's encoder.
+
+    Raises:
+        ConfigError: something cannot be had, or is estimated not to fit: `train` is what it is to be trained with.
+    """
     dataset = make_dataset(data_config)  # first: a wrong path is told before a model is loaded
     if data_config.metric is not None and data_config.metric not in METRICS:
         try:
@@ -147,10 +172,18 @@ def build(
     ledger = Ledger(ledger_path, data_config.on_bad_row, data_config.bad_row_ceiling)
     source, hf_config = load_source(model_config)
     family = make_family(model_config, source, hf_config)
+    rows_per_step = train.rows_per_step if train is not None else 1
     data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed)
     device = pick_device(trainer)
+    if train is None:
+        require_weights(model_config, hf_config, device, trainer)
+    else:
+        told = require_training(model_config, source, hf_config, data, device, trainer, train)
+        print(f"  memory: {told}", flush=True)
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
+    if train is not None and train.gradient_checkpointing:
+        lora.checkpoint_language(base)
     prints = fingerprint(family, base_of_run(model_config, source, seed))
     return Built(source, family, model, data, device, prints, numerics_of(model_config, device), model_config, seed)
 
@@ -208,4 +241,5 @@ def infer(config: TrainConfig) -> list[Inferred]:
     if config.trainer.precision == "auto":
         config.trainer.precision = pick_precision(config.trainer, device)
         found.append(Inferred("trainer.precision", config.trainer.precision, f"what {device.type} computes in"))
+    refuse_what_it_cannot(config, device)
     return found

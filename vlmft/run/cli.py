@@ -19,7 +19,8 @@ USAGE = """usage: vlmft TOOL [arguments]
 
   trace   one sample's whole way, each stage printed: vlmft trace data=shapes model=tiny index=0
   ask     an answer about an image, or a folder of them: vlmft ask image=cat.jpg question="What is it?" run=RUN_FOLDER
-  export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone)
+  export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone;
+          --push NAME/MODEL: to the Hub, too)
   grade   judge free-text answers blind, on a page: vlmft grade run=RUN_FOLDER n=20 (--summary: what came out)
   score   what a file of predictions is worth, whatever tool wrote it: vlmft score FILE --metric relaxed_accuracy
   compare are others better than the first, on the same rows, with p-value and verdict: vlmft compare A B
@@ -33,7 +34,12 @@ FLAGS = ("--json", "--summary")
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:
-    return [f"{argument[2:]}=true" if argument in FLAGS else argument for argument in arguments]
+    """`--json` and its like, and `--push NAME/MODEL`, as the settings that they stand for."""
+    found = [f"{argument[2:]}=true" if argument in FLAGS else argument for argument in arguments]
+    if "--push" in found[:-1]:
+        place = found.index("--push")
+        found[place : place + 2] = [f"push={found[place + 1]}"]
+    return found
 
 
 def run_ask(arguments: Sequence[str]) -> None:

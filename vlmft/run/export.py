@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig, Tuning
+from vlmft.config.secrets import redacted_text
 from vlmft.config.tool_schema import ExportConfig, ExportForm
 from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
@@ -27,6 +31,9 @@ from vlmft.run.results import ADAPTER
 from vlmft.run.tuned import Loaded, load_tuned
 from vlmft.sample import BadRowError, Question
 from vlmft.training.checkpoint import whole_folder
+
+UPLOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, HfHubHTTPError.__bases__[0])
+"""The last is the HTTP library's own, of an unreachable host: which library that is depends on huggingface_hub."""
 
 
 @dataclass
@@ -51,9 +58,11 @@ def export(config: ExportConfig) -> Path:
     """Writes the folder `to`, whole or not at all; returns it.
 
     Raises:
-        ConfigError: no run, no adapter in it, or an adapter of another base.
+        ConfigError: no run, no adapter in it, an adapter of another base, or an upload that fails (the folder stays).
     """
     quiet_libraries()
+    if config.push is not None and get_token() is None:
+        raise ConfigError("push: there is no token for the Hub; set HF_TOKEN to one that may write")
     folder, run = Path(config.run), read_run(config.run)
     to = Path(config.to)
     found, source = None, folder / ADAPTER
@@ -69,7 +78,30 @@ def export(config: ExportConfig) -> Path:
         text = card(run, folder / SUMMARY_FILE, config, found.sentence if found is not None else None)
         (beside / "README.md").write_text(text, encoding="utf-8")
     _tell(config, to, found)
+    if config.push is not None:
+        url = push(to, config.push, public=config.public)
+        print(f"  {url}", file=sys.stderr if config.json else sys.stdout)
     return to
+
+
+def push(folder: Path, repository: str, *, public: bool) -> str:
+    """Uploads the folder to the Hub, into a repository that is made where there is none; returns its address.
+
+    Raises:
+        ConfigError: no right, no network, a name that the Hub refuses, or whatever else it says.
+    """
+    api = HfApi(library_name="vlmft")
+    try:
+        made = api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=f"vlmft export of {folder.name}")
+    except UPLOAD_ERRORS as error:
+        later = f"hf upload {repository} {folder}{'' if public else ' --private'}"
+        said = redacted_text(" ".join(str(error).split())) or type(error).__name__
+        raise ConfigError(
+            f"push: {repository} could not be uploaded ({said}); what was exported is whole in {folder}: "
+            f"`{later}` sends it later"
+        ) from error
+    return str(made)
 
 
 def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -> Check | None:

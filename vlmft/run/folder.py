@@ -26,7 +26,8 @@ SUMMARY_FILE = "summary.json"
 FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
 OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume", "scale")
-"""Settings that change no result, `scale` because of what it puts into others; `data.workers` is another."""
+"""Settings that change no result, `scale` because of what it puts into others; so are `data.workers` and
+`trainer.memory_gib`."""
 
 
 def plain(config: Any) -> Any:
@@ -44,6 +45,7 @@ def config_hash(config: TrainConfig) -> str:
     """Ten hex digits: equal settings, equal folder. Of the settings in clear, for redacted ones are all equal."""
     settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
     settings["data"] = {key: value for key, value in settings["data"].items() if key != "workers"}
+    settings["trainer"] = {key: value for key, value in settings["trainer"].items() if key != "memory_gib"}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 

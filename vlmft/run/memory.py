@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Mapping
 
 from vlmft.training.memory import peak_memory_bytes
 
-__all__ = ["keep_freed_pages", "peak_memory_bytes"]
+__all__ = ["give_back_freed_pages", "keep_freed_pages", "peak_memory_bytes"]
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 KEPT_BYTES = 1 << 30
 PAD_BYTES = 64 << 20
+MAPPED_FROM_BYTES = 128 << 10
 
 
 def keep_freed_pages() -> None:
@@ -20,10 +22,22 @@ def keep_freed_pages() -> None:
     Training on a CPU allocates and frees the same large tensors for ever; with glibc's defaults a third to a half of
     the time goes into page faults. Does nothing where there is no glibc.
     """
+    _mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: KEPT_BYTES, M_TOP_PAD: PAD_BYTES})
+
+
+def give_back_freed_pages() -> None:
+    """Returns each freed tensor's memory to the kernel at once: slower, and no more is taken than what is alive.
+
+    Gradient checkpointing is worth nothing on a CPU without it: what it frees would stay with the heap, in pieces
+    between what it keeps (measured: 1.1 GiB instead of 0.45).
+    """
+    _mallopt({M_MMAP_THRESHOLD: MAPPED_FROM_BYTES})
+
+
+def _mallopt(settings: Mapping[int, int]) -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_TOP_PAD, PAD_BYTES)
+        for name, value in settings.items():
+            mallopt(name, value)

@@ -24,7 +24,8 @@ def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str 
     """Front matter as the Hub reads it, the table of arms, data, settings, licence of the base."""
     base, licence = run.model.path, licence_of(run)
     summary = json.loads(summary_path.read_text(encoding="utf-8")) if summary_path.is_file() else {}
-    front: dict[str, Any] = {"base_model": base, "tags": ["vlmft"], "pipeline_tag": "image-text-to-text"}
+    front: dict[str, Any] = {"tags": ["vlmft"], "pipeline_tag": "image-text-to-text"}
+    front |= {"base_model": base} if locate(run.model) == base and not Path(base).exists() else {}  # the Hub checks it
     front |= {"library_name": "peft" if config.form == ExportForm.adapter else "transformers"}
     front |= {} if licence == UNKNOWN else {"license": licence}
     settings = redacted({key: plain(run)[key] for key in ("model", "data", "train", "seed")})

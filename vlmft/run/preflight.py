@@ -22,6 +22,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, TrainConfig, Tuning
 from vlmft.evaluation.canaries import CanaryResult
 from vlmft.evaluation.prompts import blanked
+from vlmft.models.load import storage_dtype
 from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
 from vlmft.run.build import Built
 from vlmft.sample import BadRowError, EncodedRow, Sample
@@ -106,7 +107,7 @@ def _adapters_off(built: Built) -> Iterator[None]:
 def _loss(built: Built, rows: Sequence[EncodedRow], *, grad: bool = False) -> torch.Tensor:
     batch = built.family.collate(rows, "right", built.base).to(built.device)
     features = built.family.image_features(built.base, batch.images, grad=grad)
-    with torch.autocast(built.device.type, torch.bfloat16, enabled=built.device.type == "cuda"):
+    with torch.autocast(built.device.type, storage_dtype(built.device), enabled=built.device.type == "cuda"):
         logits = built.family.forward(built.base, batch, features, batch.keep)
     return summed_cross_entropy(logits, batch.targets) / len(batch.targets)
 

@@ -25,7 +25,7 @@ from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_a
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
 from vlmft.run.lock import locked
 from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
-from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
+from vlmft.run.memory import give_back_freed_pages, keep_freed_pages, peak_memory_bytes
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import duration, print_cards, print_checks, print_evaluation, print_inferred, print_parts, where
 from vlmft.run.quiet import quiet_libraries
@@ -189,7 +189,7 @@ def train(config: TrainConfig) -> Path:
         ConfigError: the settings or a preflight check say that this run cannot be what it is meant to be.
         SystemExit: 143 after SIGTERM, 130 after Ctrl-C; what was done is stored.
     """
-    keep_freed_pages()
+    (give_back_freed_pages if config.train.gradient_checkpointing else keep_freed_pages)()
     quiet_libraries()
     if config.scale == Scale.smoke:
         make_small(config)
@@ -233,7 +233,7 @@ def _built(config: TrainConfig, ledger_path: Path | None) -> Built:
         config.data,
         config.trainer,
         seed=config.seed,
-        rows_per_step=config.train.rows_per_step,
+        train=config.train,
         ledger_path=ledger_path,
     )
 

@@ -18,6 +18,7 @@ from vlmft.models.load import Source, load_model, load_source
 from vlmft.models.lora import base_of, load_adapter, tuned_parts
 from vlmft.models.merge import dequantized
 from vlmft.run.build import base_of_run, fingerprint, pick_device
+from vlmft.run.memory_check import require_weights
 from vlmft.run.results import ADAPTER, FULL_PARTS_FILE, differing_fingerprint
 
 
@@ -38,7 +39,9 @@ def load_base(config: ModelConfig, trainer: TrainerConfig, seed: int) -> Loaded:
     """The untuned model."""
     source, model_config = load_source(config)
     family = make_family(config, source, model_config)
-    return Loaded(source, family, load_model(config, source, model_config, pick_device(trainer), seed))
+    device = pick_device(trainer)
+    require_weights(config, model_config, device, trainer)
+    return Loaded(source, family, load_model(config, source, model_config, device, seed))
 
 
 def load_tuned(

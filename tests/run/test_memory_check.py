@@ -1,0 +1,149 @@
+"""Too little memory is told before weights are loaded, with settings that fit; and what kinds of devices cannot do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.run import build as building
+from vlmft.run import memory_check, tuned
+from vlmft.run.build import build, infer, pick_precision
+from vlmft.run.memory_check import free_bytes
+from vlmft.run.tuned import load_base
+
+CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
+Compose = Callable[..., TrainConfig]
+SMALL = ("model=tiny", "data=shapes", "data.options.train_rows=16", "trainer=cpu", "model.quantization.mode=none")
+
+
+class LoadedError(Exception):
+    """Weights were asked for."""
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> Any:
+        raise LoadedError
+
+    monkeypatch.setattr(building, "load_model", load)
+    monkeypatch.setattr(tuned, "load_model", load)
+
+
+def told(config: TrainConfig) -> str:
+    """What training says of its memory instead of loading weights; "" where it fits."""
+    infer(config)
+    try:
+        build(config.model, config.data, config.trainer, seed=0, train=config.train)
+    except ConfigError as error:
+        return str(error)
+    except LoadedError:
+        return ""
+    raise AssertionError
+
+
+def test_what_is_said_to_fit_fits(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of the settings, given to the next run, lets it load; half as many rows of what is named would not."""
+    assert told(compose(*SMALL)) == ""
+    line = capsys.readouterr().out
+    assert re.fullmatch(
+        r"  memory: about [\d.]+ GiB \(weights .*, trained .*, 16 rows of \d+ tokens .*\), of .* cpu\n", line
+    )
+    few = (*SMALL, "trainer.memory_gib=0.12")
+    said = told(compose(*few))
+    assert said.startswith("memory: Expected about 0.1") and "\n" not in said and "got 0.12 GiB free on cpu" in said
+    found = re.findall(r"(train\.\S+=\S+) \(([\d.]+) MiB\)", said)
+    assert [setting for setting, _ in found] == ["train.rows_per_batch=8", "train.gradient_checkpointing=true"]
+    for setting, mib in found:
+        assert told(compose(*few, setting)) == "" and float(mib) <= 0.12 * 1024
+    assert "rows_per_batch" in told(compose(*few, "train.rows_per_batch=16"))
+
+
+def test_all_settings_together_and_none_that_would_do(compose: Compose) -> None:
+    said = told(compose(*SMALL, "trainer.memory_gib=0.024"))
+    (both,) = re.findall(r"what would fit: (.*) \([\d.]+ MiB\); if", said)
+    settings = both.split(" with ")
+    assert settings[:2] == ["train.rows_per_batch=1", "train.gradient_checkpointing=true"]
+    assert told(compose(*SMALL, "trainer.memory_gib=0.024", *settings)) == ""
+    said = told(compose(*SMALL, "trainer.memory_gib=0.001"))
+    assert "no setting would do: take a larger device, or a model of about 0.0 M parameters" in said
+
+
+def test_fewer_visual_tokens_are_computed(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is encoded anew under the lower limit; a model whose images take no less is not offered it."""
+    monkeypatch.setattr(memory_check, "VISUAL_TOKENS", (9, 4))
+    few = (*SMALL[1:-1], "model=tiny_qwen2vl", "train.gradient_checkpointing=true", "trainer.memory_gib=0.0042")
+    (setting,) = re.findall(r"(model\.max_visual_tokens_per_image=\d) \(", told(compose(*few)))
+    assert told(compose(*few, setting)) == ""
+    assert "max_visual_tokens" not in told(compose(*SMALL, "trainer.memory_gib=0.12"))
+
+
+def test_weights_alone_for_answers(compose: Compose) -> None:
+    config = compose(*SMALL)
+    with pytest.raises(LoadedError):
+        load_base(config.model, TrainerConfig("cpu"), seed=0)
+    with pytest.raises(ConfigError, match=r"memory: Expected about \d+ MiB for the weights, got 10 MiB free on cpu"):
+        load_base(config.model, TrainerConfig("cpu", memory_gib=0.01), seed=0)
+
+
+def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the GPU by its driver, of a CPU what the machine and the container leave, shared by a run's processes."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 << 30, 24 << 30))
+    assert free_bytes(GPU, TrainerConfig()) == 5 << 30
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory_check, "CGROUP_LIMIT", limit)
+    unlimited = free_bytes(CPU, TrainerConfig())
+    assert unlimited > 1 << 28
+    limit.write_text("max\n")
+    assert free_bytes(CPU, TrainerConfig()) > 1 << 28
+    used = memory_check.psutil.Process().memory_info().rss
+    limit.write_text(str(used + (1 << 26)))
+    assert 0 < free_bytes(CPU, TrainerConfig()) < 1 << 27
+    limit.unlink()
+    assert free_bytes(CPU, TrainerConfig(devices=4)) < unlimited / 2
+    assert free_bytes(CPU, TrainerConfig(memory_gib=2.5, devices=4)) == int(2.5 * (1 << 30))
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, bf16: bool) -> None:
+    """A GPU that torch says can hold bf16 tensors, as all of them can."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
+    monkeypatch.setattr(building, "pick_device", lambda trainer: GPU)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "precision", "dtype"), [(True, "bf16-mixed", "bfloat16"), (False, "16-mixed", "float16")]
+)
+def test_older_gpus_take_fp16(monkeypatch: pytest.MonkeyPatch, bf16: bool, precision: str, dtype: str) -> None:
+    """torch counts emulated bf16 as support: on a T4 it is slower than fp32."""
+    pretend(monkeypatch, bf16=bf16)
+    assert pick_precision(TrainerConfig(), GPU) == precision
+    assert building.storage_dtype(GPU) == getattr(torch, dtype)
+
+
+def test_apples_gpus_are_fp32(compose: Compose) -> None:
+    assert pick_precision(TrainerConfig(), MPS) == "32-true" and building.storage_dtype(MPS) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "override", "said"),
+    [
+        (GPU, "trainer.precision=bf16-mixed", "trainer.precision: this GPU has no bf16, got bf16-mixed; set auto or"),
+        (CPU, "trainer.precision=16-mixed", "trainer.precision: CPUs have no fp16 training, got 16-mixed; set auto or"),
+        (MPS, "train.optimizer=adamw_8bit", "train.optimizer: bitsandbytes has none for Apple's GPUs, got adamw_8bit"),
+    ],
+)
+def test_what_a_device_cannot(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, device: torch.device, override: str, said: str
+) -> None:
+    pretend(monkeypatch, bf16=False)
+    monkeypatch.setattr(building, "pick_device", lambda trainer: device)
+    with pytest.raises(ConfigError) as refused:
+        infer(compose(*SMALL, override))
+    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
+    infer(compose(*SMALL))

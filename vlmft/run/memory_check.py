@@ -1,0 +1,212 @@
+"""Does it fit? Told before weights are downloaded or loaded, with what would fit."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import (
+    ModelConfig,
+    OptimizationConfig,
+    OptimizerName,
+    QuantizationConfig,
+    QuantizationMode,
+    TrainerConfig,
+)
+from vlmft.data.base import VLMDataModule
+from vlmft.models.family import make_family
+from vlmft.models.load import Source, attention_kernel, storage_dtype
+from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training
+from vlmft.sample import BadRowError, EncodedRow, Sample
+
+LOOKED_AT = 16
+"""Training rows that are encoded to find a long one."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+VISUAL_TOKENS = (2048, 1024, 512, 256, 128, 64)
+"""Limits of an image's tokens that are tried."""
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to load and train the model."""
+
+    quantization: QuantizationConfig
+    training: Training
+    said: tuple[str, ...] = ()
+    """The settings that differ from the run's, as one writes them."""
+
+    def but(self, said: str, training: Training) -> Way:
+        """This way with another setting, in words and in effect."""
+        return Way(self.quantization, training, (*self.said, said))
+
+
+def free_bytes(device: torch.device, trainer: TrainerConfig) -> int:
+    """Memory that this process may use on the device; processes on one CPU share it."""
+    if trainer.memory_gib is not None:
+        return int(trainer.memory_gib * GIB)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        free = min(free, int(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
+    return free // trainer.devices
+
+
+def require_weights(config: ModelConfig, model_config: Any, device: torch.device, trainer: TrainerConfig) -> None:
+    """For a model that answers and is not trained.
+
+    Raises:
+        ConfigError: its weights do not fit.
+    """
+    anatomy, dtype = Anatomy(config, model_config, adapters=False), storage_dtype(device)
+    free = free_bytes(device, trainer)
+    needed = anatomy.estimate(config.quantization, dtype).total
+    if needed > free:
+        nf4 = anatomy.estimate(QuantizationConfig(), dtype).total
+        raise ConfigError(
+            f"memory: Expected about {_gib(needed)} for the weights, got {_gib(free)} free on {device}; take a larger "
+            f"device or a smaller model (with model.quantization.mode=nf4 this one takes {_gib(nf4)}); if that is "
+            "wrong, trainer.memory_gib says how much there is"
+        )
+
+
+def require_training(
+    config: ModelConfig,
+    source: Source,
+    model_config: Any,
+    data: VLMDataModule,
+    device: torch.device,
+    trainer: TrainerConfig,
+    train: OptimizationConfig,
+) -> str:
+    """The estimate in words.
+
+    Raises:
+        ConfigError: it does not fit; names what would.
+    """
+    found = longest_row(data)
+    if found is None:  # the ledger will say why
+        require_weights(config, model_config, device, trainer)
+        return "not estimated, for no row could be read"
+    row, sample = found
+    rows = min(train.rows_per_batch or train.rows_per_step, math.ceil(train.rows_per_step / trainer.devices))
+    rows = min(rows, max(1, train.tokens_per_batch // row.length)) if train.tokens_per_batch else rows
+    training = Training(
+        row,
+        rows,
+        train.optimizer,
+        mixed=trainer.precision.endswith("mixed"),
+        eager=attention_kernel(config, device) == "eager",
+        checkpointing=train.gradient_checkpointing,
+        keeps_pages=device.type == "cpu" and not train.gradient_checkpointing,
+    )
+    way, anatomy = Way(config.quantization, training), Anatomy(config, model_config)
+    free = free_bytes(device, trainer)
+
+    def estimated(way: Way) -> MemoryEstimate:
+        return anatomy.estimate(way.quantization, storage_dtype(device), way.training)
+
+    @functools.cache
+    def smaller(most: int) -> EncodedRow | None:
+        """The same row with fewer tokens an image, where the model can do that."""
+        with contextlib.suppress(ConfigError, BadRowError):
+            limited = replace(config, max_visual_tokens_per_image=most)
+            return make_family(limited, source, model_config).encode(sample)
+        return None
+
+    needed = estimated(way)
+    if needed.total <= free:
+        return f"about {in_words(needed, training)}, of {_gib(free)} free on {device}"
+    fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
+    advice = "what would fit: " + "; ".join(fitting)
+    if not fitting:
+        largest = anatomy.parameters * free / needed.total
+        advice = f"no setting would do: take a larger device, or a model of about {largest / 1e6:,.1f} M parameters"
+    raise ConfigError(
+        f"memory: Expected about {in_words(needed, training)}, got {_gib(free)} free on {device}; {advice}; if that is "
+        "wrong, trainer.memory_gib says how much there is"
+    )
+
+
+def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
+    """Of some rows of the training split, bad ones left aside."""
+    ids: Sequence[str] = data.ids["train"]
+    found = []
+    for row_id in ids[:: max(1, len(ids) // LOOKED_AT)][:LOOKED_AT]:
+        with contextlib.suppress(BadRowError):
+            sample = data.sample(row_id)
+            row = data.encode(sample)
+            if isinstance(row, EncodedRow):
+                found.append((row, sample))
+    return max(found, key=lambda pair: pair[0].length) if found else None
+
+
+Setting = Callable[[Way], Sequence[Way]]
+"""A way -> ways that differ from it in one setting and take less memory, the mildest first."""
+
+
+def settings(anatomy: Anatomy, smaller: Callable[[int], EncodedRow | None]) -> list[Setting]:
+    """`smaller` encodes the row with fewer tokens an image."""
+
+    def fewer_rows(way: Way) -> list[Way]:
+        rows = way.training.rows
+        fewer = [rows >> shift for shift in range(1, rows.bit_length())]
+        return [way.but(f"train.rows_per_batch={count}", replace(way.training, rows=count)) for count in fewer]
+
+    def checkpointing(way: Way) -> list[Way]:
+        if way.training.checkpointing:
+            return []
+        training = replace(way.training, checkpointing=True, keeps_pages=False)
+        return [way.but("train.gradient_checkpointing=true", training)]
+
+    def four_bit(way: Way) -> list[Way]:
+        if way.quantization.mode in (QuantizationMode.nf4, QuantizationMode.fp4) or "language" in anatomy.full:
+            return []
+        nf4 = replace(way.quantization, mode=QuantizationMode.nf4)
+        return [replace(way.but("model.quantization.mode=nf4", way.training), quantization=nf4)]
+
+    def eight_bit_moments(way: Way) -> list[Way]:
+        if not anatomy.full or way.training.optimizer != OptimizerName.adamw:
+            return []
+        return [way.but("train.optimizer=adamw_8bit", replace(way.training, optimizer=OptimizerName.adamw_8bit))]
+
+    def fewer_visual_tokens(way: Way) -> list[Way]:
+        found = [(most, row) for most in VISUAL_TOKENS if (row := smaller(most)) is not None]
+        return [
+            way.but(f"model.max_visual_tokens_per_image={most}", replace(way.training, row=row))
+            for most, row in found
+            if row.length < way.training.row.length
+        ]
+
+    return [fewer_rows, checkpointing, four_bit, eight_bit_moments, fewer_visual_tokens]
+
+
+def what_fits(way: Way, found: Sequence[Setting], bytes_of: Callable[[Way], int], free: int) -> list[str]:
+    """The mildest value of each setting with which alone it fits; where there is none, all settings together."""
+    fitting, together = [], way
+    for setting in found:
+        fitting += [other for other in setting(way) if bytes_of(other) <= free][:1]
+        together = ([together, *setting(together)])[-1]
+    if not fitting and bytes_of(together) <= free:
+        fitting = [together]
+    return [f"{' with '.join(other.said)} ({_gib(bytes_of(other))})" for other in fitting]
+
+
+def in_words(needed: MemoryEstimate, training: Training) -> str:
+    parts = f"weights {_gib(needed.weights)}, trained {_gib(needed.trained)}"
+    at_once = f"{training.rows} row{'s' * (training.rows > 1)} of {training.row.length:,} tokens"
+    return f"{_gib(needed.total)} ({parts}, {at_once} {_gib(needed.activations)})"
+
+
+def _gib(n_bytes: float) -> str:
+    return f"{n_bytes / GIB:.2f} GiB" if n_bytes >= GIB / 10 else f"{n_bytes / (1 << 20):.0f} MiB"
