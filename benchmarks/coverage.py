@@ -38,6 +38,7 @@ from vlmft.models.lora import (
     unused_gradient_names,
 )
 from vlmft.models.merge import dequantized, merged, rounded
+from vlmft.models.prefix import make_prefix
 from vlmft.run.quiet import quiet_libraries
 from vlmft.sample import BadRowError, EncodedRow, Image, Message, Prompt, Sample
 from vlmft.training.loss import summed_cross_entropy
@@ -308,8 +309,18 @@ def exports(case: Case) -> None:
 
 
 def shares_prefixes(case: Case) -> None:
-    """Several questions on one image as one row."""
-    assert "shared_prefix" in case.load()[1].capabilities, "no such layout"
+    """Answers behind examples whose keys and values were computed once, in a batch with padding behind them."""
+    _, family, model = case.load()
+    shots = tuple(
+        message for one in SAMPLES[:2] for message in (*one.prompt.messages, Message("assistant", (one.answer,)))
+    )
+    prefix = make_prefix(family, model, Prompt(shots))
+    assert prefix is not None, "no prefix can be kept"
+    rows = encoded(family, [Prompt((*shots, *one.prompt.messages)) for one in SAMPLES])
+    assert all(map(prefix.begins, rows))
+    with torch.inference_mode():
+        found = prefix.generate(family, model, rows, 8).tolist()
+    assert found == answers(family, model, rows), "answers differ from those of whole prompts"
 
 
 COLUMNS: dict[str, Callable[[Case], None]] = {
@@ -319,7 +330,7 @@ COLUMNS: dict[str, Callable[[Case], None]] = {
     "generate": generates,
     "few-shot": few_shots,
     "feature path": features_are_pixels,
-    "shared-prefix layout": shares_prefixes,
+    "shared prefix": shares_prefixes,
     "export": exports,
 }
 

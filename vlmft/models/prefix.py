@@ -52,7 +52,7 @@ class Prefix:
 
 def make_prefix(family: Family, model: PreTrainedModel, prompt: Prompt) -> Prefix | None:
     """The turns of `prompt` as far as its last end token, behind which every template goes on the same way; None where
-    the family has no such layout or refuses the turns."""
+    the model keeps no such cache or the family refuses the turns."""
     if "prefix" not in family.capabilities:
         return None
     try:
@@ -73,6 +73,8 @@ def make_prefix(family: Family, model: PreTrainedModel, prompt: Prompt) -> Prefi
     with torch.inference_mode():
         batch = family.collate([row], "left", model).to(model.device)
         cache = family.prefill(model, batch, family.image_features(model, batch.images, grad=False))
+    if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
+        return None  # linear attention keeps a running state, which padding behind the prefix would go into
     return Prefix(row, cache)
 
 
