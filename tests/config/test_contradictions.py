@@ -21,6 +21,8 @@ SCHEMAS = (
     tool_schema.ExportConfig,
     tool_schema.AskConfig,
     tool_schema.GradeConfig,
+    tool_schema.AnnotateConfig,
+    tool_schema.JudgeConfig,
 )
 LIMITED = [key for _, _, keys in LIMITS for key in keys.split()]
 

@@ -24,6 +24,8 @@ ROOTS: dict[str, tuple[Any, list[str]]] = {
     "trace": (tool_schema.TraceConfig, []),
     "ask": (tool_schema.AskConfig, ["model=tiny", "image=x.png", "question=why?"]),
     "grade": (tool_schema.GradeConfig, ["run=."]),
+    "annotate": (tool_schema.AnnotateConfig, ["review=true"]),
+    "judge": (tool_schema.JudgeConfig, ["run=."]),
     "export": (tool_schema.ExportConfig, ["run=.", "to=no/such/folder"]),
 }
 """Root file -> its schema, and what it needs to be said beside it."""

@@ -20,6 +20,7 @@ from vlmft.data.base import VLMDataModule
 from vlmft.data.characters import Characters
 from vlmft.data.easyvqa import EasyVQA
 from vlmft.data.ledger import Ledger
+from vlmft.data.make import make_dataset
 from vlmft.data.pjn_charts import PJNCharts
 from vlmft.data.smoke_rows import write_characters, write_parquet, write_picture
 from vlmft.sample import BadRowError, Message
@@ -76,9 +77,23 @@ def test_a_folder_without_a_name_is_refused(characters: Path) -> None:
         dataset.to_sample(dataset.read(dataset.index()["train"][-1]))
 
 
-def test_characters_without_their_files(tmp_path: Path) -> None:
+def test_characters_without_their_files(tmp_path: Path, characters: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path: Expected JSON in .*annotation\.json"):
-        Characters(path=str(tmp_path)).index()
+        Characters(path=str(tmp_path / "json")).index()
+    (characters / "images").rename(characters / "pictures")
+    with pytest.raises(ConfigError, match=r"data\.path: Expected a folder images in .*, got none"):
+        Characters(path=str(characters)).missing()
+    (characters / "json/base_prompts.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"Expected at least one question, and texts alone, in .*base_prompts\.json"):
+        Characters(path=str(characters)).missing()
+
+
+def test_an_annotation_prompt_asks_the_question() -> None:
+    """Else the answers would stand under a question that nobody asked."""
+    config = DataConfig(name="characters", dataset="vlmft.data.characters:Characters")
+    config.options = {"annotation_prompt": "Describe {name}"}
+    with pytest.raises(ConfigError, match=r"data\.options: Expected annotation_prompt with \{question\} in it, got"):
+        make_dataset(config)
 
 
 def module(dataset: Any, folder: Path, policy: str, ceiling: float) -> VLMDataModule:

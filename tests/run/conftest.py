@@ -6,7 +6,12 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +136,77 @@ def make_built(compose: Callable[..., TrainConfig]) -> Callable[..., tuple[Train
         return config, dataclasses.replace(found, data=data)
 
     return built_for
+
+
+class ChatServer(socketserver.ThreadingTCPServer):
+    """Speaks /v1/chat/completions, and fails by script. Not http.server's, which asks the network for its name.
+
+    Each request takes the next step of `script`: "hang", "reset", bytes or JSON (sent with 200), (status, headers,
+    bytes or JSON), or a function that makes one of these of the request's body. After the last one the answers are
+    "caption 1", "caption 2", ..., numbered by request.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), ChatHandler)
+        self.script: list[Any] = []
+        self.requests: list[dict[str, Any]] = []
+        """Bodies as they came, each with its path and headers."""
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    @property
+    def texts(self) -> list[str]:
+        """What was asked, in words."""
+        contents = [request["messages"][0]["content"] for request in self.requests]
+        return [content if isinstance(content, str) else content[-1]["text"] for content in contents]
+
+    def answer(self, text: Any, finish_reason: str = "stop", message: Any = None) -> dict[str, Any]:
+        """The body of a reply; `message` stands in for the usual one around `text`."""
+        said = message if message is not None else {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        return {"model": "served-1", "choices": [{"message": said, "finish_reason": finish_reason}], "usage": usage}
+
+
+class ChatHandler(BaseHTTPRequestHandler):
+    server: ChatServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        server.requests.append({**body, "path": self.path, "headers": dict(self.headers)})
+        step = server.script.pop(0) if server.script else server.answer(f"caption {len(server.requests)}")
+        step = step(body) if callable(step) else step
+        if step == "hang":
+            server.over.wait(60)
+        elif step == "reset":  # closed with data unsent in no time: the other side sees a reset, not an end
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            self._send(*(step if isinstance(step, tuple) else (200, {}, step)))
+
+    def _send(self, status: int, headers: dict[str, str], content: Any) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Says nothing."""
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A server on this computer, for whoever asks a model behind one; no key is set."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ChatServer() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.over.set()
+        server.shutdown()

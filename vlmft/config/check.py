@@ -29,6 +29,8 @@ Config = TypeVar(
     tool_schema.ExportConfig,
     tool_schema.AskConfig,
     tool_schema.GradeConfig,
+    tool_schema.AnnotateConfig,
+    tool_schema.JudgeConfig,
 )
 
 ELSEWHERE: Mapping[str, str] = {

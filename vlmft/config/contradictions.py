@@ -21,6 +21,8 @@ AnyConfig: TypeAlias = (
     | tool_schema.ExportConfig
     | tool_schema.AskConfig
     | tool_schema.GradeConfig
+    | tool_schema.AnnotateConfig
+    | tool_schema.JudgeConfig
 )
 
 
@@ -37,14 +39,14 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "train.rows_per_batch train.tokens_per_batch "
         "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
         "evaluation.rows_per_batch evaluation.few_shot.k evaluation.few_shot.draws evaluation.few_shot.pool_rows "
-        "max_new_tokens rows_per_batch n",
+        "max_new_tokens rows_per_batch n limit chat.max_new_tokens judge.max_new_tokens",
     ),
     (
         "a whole number >= 0",
         lambda value: value >= 0,
         "seed index check_rows data.split_seed data.workers train.warmup_steps evaluation.canary_rows "
         "evaluation.gallery_rows "
-        "logger.table_rows",
+        "logger.table_rows chat.max_retries judge.max_retries",
     ),
     (
         "-1 or a whole number >= 1",
@@ -57,9 +59,16 @@ LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda value: 0 < value < math.inf,
         "train.lr train.lr_by_part.language train.lr_by_part.connector train.lr_by_part.vision train.lora_plus_ratio "
         "model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds "
-        "trainer.memory_gib",
+        "trainer.memory_gib "
+        "chat.timeout_seconds chat.requests_per_minute judge.timeout_seconds judge.requests_per_minute",
     ),
-    ("a number >= 0", lambda value: 0 <= value < math.inf, "train.weight_decay train.max_gradient_norm"),
+    (
+        "a number >= 0",
+        lambda value: 0 <= value < math.inf,
+        "train.weight_decay train.max_gradient_norm chat.temperature judge.temperature "
+        "chat.price_per_million_input_tokens chat.price_per_million_output_tokens "
+        "judge.price_per_million_input_tokens judge.price_per_million_output_tokens",
+    ),
     (
         "a number in [0, 1)",
         lambda value: 0 <= value < 1,
@@ -118,6 +127,8 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
         yield "run: Expected either run=<run folder> or model=, got " + ("both" if config.run is not None else "none")
     if isinstance(config, tool_schema.ExportConfig):
         yield from _export_contradictions(config)
+    if isinstance(config, tool_schema.AnnotateConfig):
+        yield from _annotation_contradictions(config)
 
 
 def _bad_arms(config: AnyConfig) -> Iterator[str]:
@@ -233,3 +244,18 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
         yield f"trainer.devices: Expected 1, for evaluation runs on one device, got {config.trainer.devices}"
     if config.logger.csv or config.logger.tensorboard:
         yield "logger: Expected wandb or none, got csv or tensorboard; an evaluation's numbers are in its summary.json"
+
+
+def _annotation_contradictions(config: tool_schema.AnnotateConfig) -> Iterator[str]:
+    local = config.annotator == tool_schema.AnnotatorName.local
+    models = [name for name in ("run", "model") if getattr(config, name) is not None]
+    if config.annotator is None and not (config.review or config.accept_all):
+        yield "annotator: Expected openai, gigachat, local, or review=true or accept_all=true without one, got none"
+    if config.review and config.accept_all:
+        yield "accept_all: Expected it or review=true, got both"
+    if local and len(models) != 1:
+        yield f"annotator: local takes either run=<run folder> or model=, got {'both' if models else 'none'}"
+    if not local and models:
+        yield f"run: Expected annotator=local beside run= or model=, got {' and '.join(models)} without it"
+    if config.annotator == tool_schema.AnnotatorName.openai and config.chat.model is None:
+        yield "chat.model: Expected the name of the server's model, got none; set it"

@@ -109,3 +109,92 @@ class TraceConfig:
     """Position of the row in its split."""
     json: bool = False
     """Print the stages as JSON."""
+
+
+class AnnotatorName(str, Enum):
+    """`openai`: any server that speaks its protocol; `gigachat`: Sber's; `local`: a model of ours."""
+
+    openai = "openai"
+    gigachat = "gigachat"
+    local = "local"
+
+
+@dataclass
+class ChatConfig:
+    """A model behind a server, and how it is asked. Its key comes from the environment: OPENAI_API_KEY, or
+    GIGACHAT_CREDENTIALS."""
+
+    model: Optional[str] = None
+    """The server's name of it; gigachat has a default."""
+    base_url: Optional[str] = None
+    """Address up to and with /v1, as of vLLM on this computer: http://localhost:8000/v1. null: the service's own."""
+    max_new_tokens: Optional[int] = 400
+    """Longest answer in tokens; null leaves it to the server. A longer answer counts as failed."""
+    temperature: Optional[float] = 0.0
+    """null leaves it to the server; annotator=local is greedy."""
+    requests_per_minute: Optional[float] = None
+    """Most requests a minute; null: as fast as it answers, one at a time."""
+    timeout_seconds: float = 60.0
+    """Longest silence of the server."""
+    max_retries: int = 5
+    """Further tries after 429, a server's own error, a timeout or a lost connection."""
+    price_per_million_input_tokens: Optional[float] = None
+    """In any currency. The cost is told where both prices are known."""
+    price_per_million_output_tokens: Optional[float] = None
+
+
+@dataclass
+class AnnotateConfig:
+    """vlmft annotate"""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    annotator: Optional[AnnotatorName] = None
+    """Who drafts; null drafts nothing, for review or accept_all alone."""
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    """Of openai and gigachat; local takes max_new_tokens."""
+    run: Optional[str] = None
+    """annotator=local: a run folder of train.py, whose model drafts. Excludes model=."""
+    model: Optional[ModelConfig] = None
+    """annotator=local: the untuned model that drafts."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    limit: Optional[int] = None
+    """Most images that are asked about this time."""
+    again: bool = False
+    """Ask once more about images whose draft failed or was rejected."""
+    review: bool = False
+    """Serve the page on which a person accepts, edits or rejects the drafts."""
+    accept_all: bool = False
+    """Write all drafts into the dataset, read by nobody."""
+    port: int = 0
+    """Of the page on 127.0.0.1; 0 takes a free one."""
+    open_browser: bool = True
+    json: bool = False
+    """Print what was done as JSON."""
+
+
+@dataclass
+class JudgeModelConfig(ChatConfig):
+    """The model that judges."""
+
+    image: bool = False
+    """Show it the image, too."""
+
+
+@dataclass
+class JudgeConfig:
+    """vlmft judge"""
+
+    run: str = MISSING
+    """Folder with predictions/<arm>.jsonl: a run of train.py, or an evaluation of evaluate.py."""
+    judge: JudgeModelConfig = field(default_factory=JudgeModelConfig)
+    arms: list[str] = field(default_factory=list)
+    """Whose answers are judged, the one that the others are compared with first; none: all, untuned first."""
+    n: Optional[int] = None
+    """Rows whose answers are judged, the same choice as vlmft grade's; null: all."""
+    seed: int = 0
+    data: Optional[DataConfig] = None
+    """The data that were evaluated, where the folder does not tell."""
+    data_options: dict[str, Any] = field(default_factory=dict)
+    """Dataset options other than the run's, as they were given to evaluate.py."""
+    json: bool = False
+    """Print the summary as JSON."""

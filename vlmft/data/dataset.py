@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from vlmft.sample import Sample, Split
+from vlmft.sample import Question, Sample, Split
 
 Record: TypeAlias = Mapping[str, Any]
 """What the source holds for one row, untouched."""
@@ -52,3 +54,29 @@ class Dataset(ABC):
         Raises:
             BadRowError: the record cannot become a question.
         """
+
+
+@dataclass(frozen=True)
+class Caption:
+    """An accepted text about one image."""
+
+    id: str
+    """Of the question in `missing()`."""
+    text: str
+    source: Mapping[str, str]
+    """Where it comes from: annotator, model, date, accepted_by."""
+
+
+@runtime_checkable
+class Annotatable(Protocol):
+    """A dataset that knows which of its images have no text, and takes texts in its own form."""
+
+    @property
+    def drafts(self) -> Path:
+        """File beside the data for texts that are not accepted yet; raises ConfigError where no folder is named."""
+
+    def missing(self) -> Sequence[Question]:
+        """What to ask about each image without a text, in a stable order; raises ConfigError for a broken folder."""
+
+    def store(self, captions: Sequence[Caption]) -> None:
+        """Adds the captions, all or none; an image that has a text by now keeps that one."""

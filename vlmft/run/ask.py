@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
+from vlmft.config.schema import ModelConfig, TrainerConfig
 from vlmft.config.tool_schema import AskConfig
 from vlmft.data.images import image_from_file
 from vlmft.evaluation.predict import Answerer
 from vlmft.run.folder import read_run
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.tuned import load_base, load_tuned
+from vlmft.run.tuned import Loaded, load_base, load_tuned
 from vlmft.sample import Answer, BadRow, BadRowError, Message, Prompt, Question
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -29,12 +30,7 @@ def ask(config: AskConfig) -> None:
     quiet_libraries()
     path = Path(config.image).expanduser()
     names = images_in(path)
-    if config.run is not None:
-        run, folder = read_run(config.run), Path(config.run)
-        loaded = load_tuned(folder, run, config.trainer, mismatch=config.allow_fingerprint_mismatch)
-    else:
-        assert config.model is not None  # checked() has seen to it
-        loaded = load_base(config.model, config.trainer, seed=0)
+    loaded = chosen_model(config.run, config.model, config.trainer, mismatch=config.allow_fingerprint_mismatch)
     bad: list[BadRow] = []
     answerer = Answerer(loaded.family, loaded.base, config.rows_per_batch, config.max_new_tokens, bad.append)
     root = path if path.is_dir() else path.parent
@@ -46,6 +42,14 @@ def ask(config: AskConfig) -> None:
         print(json.dumps(row, ensure_ascii=False) if config.json else row["text"])
     if bad:
         raise BadRowError(f"{bad[0].id}: {bad[0].reason}")
+
+
+def chosen_model(run: str | None, model: ModelConfig | None, trainer: TrainerConfig, *, mismatch: bool) -> Loaded:
+    """The run's tuned model, or the untuned `model`; raises ConfigError as `load_tuned`."""
+    if run is not None:
+        return load_tuned(Path(run), read_run(run), trainer, mismatch=mismatch)
+    assert model is not None  # checked() has seen to it
+    return load_base(model, trainer, seed=0)
 
 
 def images_in(path: Path) -> list[str]:

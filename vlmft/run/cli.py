@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import EXIT_FAILURE, run_entry
-from vlmft.config.tool_schema import AskConfig, ExportConfig, GradeConfig, TraceConfig
+from vlmft.config.tool_schema import AnnotateConfig, AskConfig, ExportConfig, GradeConfig, JudgeConfig, TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
 from vlmft.run.score import run_score
@@ -22,6 +22,9 @@ USAGE = """usage: vlmft TOOL [arguments]
   export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone;
           --push NAME/MODEL: to the Hub, too)
   grade   judge free-text answers blind, on a page: vlmft grade run=RUN_FOLDER n=20 (--summary: what came out)
+  judge   the same by a model behind a server: vlmft judge run=RUN_FOLDER judge.model=NAME judge.base_url=ADDRESS
+  annotate captions for images without one: vlmft annotate data=characters data.path=FOLDER annotator=openai
+          chat.model=NAME, then the same with --review instead of annotator=: a page on which a person accepts them
   score   what a file of predictions is worth, whatever tool wrote it: vlmft score FILE --metric relaxed_accuracy
   compare are others better than the first, on the same rows, with p-value and verdict: vlmft compare A B
   seeds   runs that differ in their seed alone, taken together: vlmft seeds RUN RUN RUN
@@ -30,7 +33,7 @@ Every tool takes --json. Training and evaluation are train.py and evaluate.py.
 """
 
 
-FLAGS = ("--json", "--summary")
+FLAGS = ("--json", "--summary", "--review")
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:
@@ -63,6 +66,20 @@ def run_grade(arguments: Sequence[str]) -> None:
     grade(config)
 
 
+def run_judge(arguments: Sequence[str]) -> None:
+    config = compose_tool("judge", JudgeConfig, _settings(arguments))
+    from vlmft.run.judge import judge
+
+    judge(config)
+
+
+def run_annotate(arguments: Sequence[str]) -> None:
+    config = compose_tool("annotate", AnnotateConfig, _settings(arguments))
+    from vlmft.run.annotate import annotate
+
+    annotate(config)
+
+
 def run_trace(arguments: Sequence[str]) -> None:
     config = compose_tool("trace", TraceConfig, _settings(arguments))
     from vlmft.run.trace import trace
@@ -75,6 +92,8 @@ TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
     "ask": run_ask,
     "export": run_export,
     "grade": run_grade,
+    "judge": run_judge,
+    "annotate": run_annotate,
     "score": run_score,
     "compare": run_compare,
     "seeds": run_seeds,

@@ -30,8 +30,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock while it lasts.
+def locked(folder: Path, advice: str = "or give this run a name=") -> Iterator[None]:
+    """Holds the folder's lock while it lasts; `advice` ends the line that says to wait for who has it.
 
     Raises:
         ConfigError: another process holds it; names that process.
@@ -44,7 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
             except OSError as error:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise ConfigError(f"{folder} is in use by {holder}; wait for it, or give this run a name=") from error
+                raise ConfigError(f"{folder} is in use by {holder}; wait for it, {advice}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()

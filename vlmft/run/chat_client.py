@@ -1,0 +1,297 @@
+"""Asking a model behind a server: one question, one `Reply`; patience with what passes, a line for what does not."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ipaddress
+import json
+import os
+import random
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from vlmft.config.check import ConfigError
+from vlmft.config.secrets import redacted_text
+from vlmft.config.tool_schema import ChatConfig
+from vlmft.sample import Image
+
+OPENAI_URL, OPENAI_KEY = "https://api.openai.com/v1", "OPENAI_API_KEY"
+MAX_SIDE_PIXELS, JPEG_QUALITY = 2048, 95
+MAX_REPLY_BYTES = 16 << 20
+LONGEST_WAIT_SECONDS = 600.0
+"""A server that wants a longer one, such as until tomorrow, is not waited for."""
+REFUSALS = ("content_filter", "blacklist", "content_policy_violation")
+"""OpenAI's and its like, GigaChat's; the last as the code of a 400."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one question."""
+
+    text: str
+    model: str = ""
+    """The name that the server gives its model: often more exact than the one asked for."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    """0 where the server does not say."""
+    problem: str | None = None
+    """Why `text` is no answer; other questions may still get one."""
+
+
+class Annotator(Protocol):
+    """Something that answers questions about images.
+
+    Raises:
+        PassingError: another try may help.
+        ConfigError: no question can be answered, such as under a wrong key.
+    """
+
+    def __call__(self, images: Sequence[bytes], prompt: str) -> Reply:
+        """`images` are encoded files, see `jpeg`."""
+
+
+class PassingError(Exception):
+    """A fault that may pass: too many requests, a server in trouble, a timeout, a lost connection."""
+
+    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+        """What the server asks for."""
+
+
+class GaveUpError(Exception):
+    """The fault did not pass."""
+
+
+def jpeg(image: Image) -> bytes:
+    """The image under the one policy of `vlmft/data/images.py`, of at most MAX_SIDE_PIXELS; raises BadRowError."""
+    picture = image.load()
+    picture.thumbnail((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS))
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+@dataclass
+class Patient:
+    """Tries again with exponential back-off and jitter, and keeps to the number of requests a minute."""
+
+    annotator: Annotator
+    config: ChatConfig
+    say: Callable[[str], None]
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], float] = time.monotonic
+    next_request: float = field(default=0.0, init=False)
+
+    def __call__(self, images: Sequence[bytes], prompt: str) -> Reply:
+        """As the annotator's own; raises GaveUpError for what did not pass."""
+        for attempt in range(self.config.max_retries + 1):
+            self._keep_the_rate()
+            try:
+                return self.annotator(images, prompt)
+            except PassingError as error:
+                if attempt == self.config.max_retries:
+                    raise GaveUpError(f"{error}, {attempt + 1} times") from error
+                self._wait(error, attempt)
+        raise AssertionError("max_retries is at least 0")
+
+    def _wait(self, error: PassingError, attempt: int) -> None:
+        back_off = min(60.0, 2.0**attempt) * random.uniform(0.5, 1.0)
+        seconds = back_off if error.wait_seconds is None else error.wait_seconds + random.uniform(0.0, 1.0)
+        if seconds > LONGEST_WAIT_SECONDS:
+            raise ConfigError(
+                f"{error}; it asks to be left alone for {seconds:.0f} s; give the same command again then"
+            )
+        self.say(f"{error}; again in {seconds:.1f} s")
+        self.sleep(seconds)
+
+    def _keep_the_rate(self) -> None:
+        if self.config.requests_per_minute is not None:
+            if (seconds := self.next_request - self.now()) > 0:
+                self.sleep(seconds)
+            self.next_request = self.now() + 60.0 / self.config.requests_per_minute
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Python would send the key along to whatever host it is pointed to."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
+
+
+class OpenAIChat:
+    """A server's /chat/completions, see platform.openai.com/docs/api-reference/chat; vLLM and others have it."""
+
+    def __init__(self, config: ChatConfig, section: str) -> None:
+        """`section`: the setting that holds `config`. Raises ConfigError for an address or a key that cannot be."""
+        if config.model is None:
+            raise ConfigError(f"{section}.model: Expected the name of the server's model, got none; set it")
+        self.config, self.section = config, section
+        self.url = f"{(config.base_url or OPENAI_URL).rstrip('/')}/chat/completions"
+        self.key = os.environ.get(OPENAI_KEY, "").strip()
+        try:
+            parts = urlsplit(self.url)
+            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in self.url
+        except ValueError:  # brackets or a port that are none
+            whole = False
+        if not whole or not self.url.isprintable() or not self.url.isascii():
+            raise ConfigError(f"{section}.base_url: Expected an address such as {OPENAI_URL}, got {config.base_url!r}")
+        assert parts.hostname is not None
+        near = is_loopback(parts.hostname)
+        if self.key and parts.scheme == "http" and not near:
+            raise ConfigError(
+                f"{section}.base_url: Expected https://, got {config.base_url!r}: anyone on the way could read the key "
+                f"in {OPENAI_KEY}; use https, or unset the key where the server needs none"
+            )
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ConfigError(f"{OPENAI_KEY}: Expected a key of plain characters, got others; copy it again")
+        handlers: list[urllib.request.BaseHandler] = [NoRedirects()]
+        if near:  # a proxy from the environment would get the images, and its "localhost" is another computer
+            handlers.append(urllib.request.ProxyHandler({}))
+        self.opener = urllib.request.build_opener(*handlers)
+
+    def __call__(self, images: Sequence[bytes], prompt: str) -> Reply:
+        content: Any = prompt
+        if images:
+            urls = [f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images]
+            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            content = [*pictures, {"type": "text", "text": prompt}]
+        limits = {"max_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
+        body = {
+            "model": self.config.model,
+            "messages": [{"role": "user", "content": content}],
+            **{name: value for name, value in limits.items() if value is not None},
+        }
+        status, headers, data = self._post(json.dumps(body).encode())
+        if status == 200:
+            return reply_of(data)
+        return failed(status, headers, data, f"{self.section}.base_url", f"{self.section}.model", OPENAI_KEY)
+
+    def _post(self, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        request = urllib.request.Request(self.url, data, headers)
+        try:
+            try:
+                with self.opener.open(request, timeout=self.config.timeout_seconds) as response:
+                    answer = response.read(MAX_REPLY_BYTES)
+                    if response.length:  # of the announced bytes; a read that names a number does not mind
+                        raise http.client.IncompleteRead(answer, response.length)
+                    return response.status, dict(response.headers), answer
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, dict(error.headers), error.read(MAX_REPLY_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise ConfigError(
+                    f"{self.section}.base_url: the server's certificate is not trusted ({reason.verify_message}); "
+                    "SSL_CERT_FILE names the certificates that are"
+                ) from error
+            raise PassingError(
+                f"no answer from {urlsplit(self.url).netloc} ({reason or type(reason).__name__})"
+            ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host is this computer itself, by its spelling alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def reply_of(data: bytes) -> Reply:
+    """The body of a successful answer; what is no answer has a `problem`."""
+    try:
+        body = json.loads(data)
+        choice = body["choices"][0]
+        message, usage = choice["message"], body.get("usage") or {}
+        text, finish = message.get("content") or "", choice.get("finish_reason")
+        spent, made = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        refusal, model = message.get("refusal"), str(body.get("model") or "")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Reply("", problem=f"junk instead of an answer: {shortened(data)}")
+    return checked_reply(text, finish, refusal, Reply("", model, spent, made))
+
+
+def checked_reply(text: Any, finish: str | None, refusal: str | None, reply: Reply) -> Reply:
+    """`reply` with its text, or with the reason why that is no answer."""
+    problem = None
+    if refusal or finish in REFUSALS:
+        problem = f"refused: {shortened(refusal or finish)}"
+    elif not isinstance(text, str) or not text.strip():
+        problem = "an empty answer"
+    elif finish == "length":
+        problem = "an answer that was cut at max_new_tokens"
+    found = storable(text) if problem is None else ""
+    return Reply(found, storable(reply.model), reply.input_tokens, reply.output_tokens, problem)
+
+
+def storable(text: str) -> str:
+    """Without secrets, and without what JSON can say and no file can hold: half a surrogate pair."""
+    return redacted_text(text.strip()).encode("utf-8", "replace").decode()
+
+
+def failed(status: int, headers: Mapping[str, str], data: bytes, base_url: str, model: str, key: str) -> Reply:
+    """What a status other than 200 means, said in the names of the settings that could be wrong.
+
+    Returns a reply where the fault lies in the question. Raises PassingError or ConfigError as `Annotator`.
+    """
+    message, code = error_in(data)
+    said = f"the server answered {status}" + (f" ({message})" if message else "")
+    if status == 413 or code in REFUSALS:
+        return Reply("", problem=f"refused: {message or status}")
+    if code != "insufficient_quota" and (status in (408, 409, 425, 429) or status >= 500):
+        raise PassingError(said, retry_after(headers))
+    if status in (401, 403):
+        there = "is set" if os.environ.get(key) else "is not set"
+        raise ConfigError(f"{key}: {said}, and this variable of the environment {there}; put a valid key there")
+    if status == 404:
+        raise ConfigError(f"{base_url}: {said}; check this address and {model}")
+    raise ConfigError(f"{base_url}: {said}")
+
+
+def error_in(data: bytes) -> tuple[str, str]:
+    """Message and code of an error's body, on one line and without secrets."""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return shortened(data), ""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        return shortened(error), ""
+    said = next((error[name] for name in ("message", "detail") if error.get(name)), data)
+    return shortened(said), str(error.get("code") or "")
+
+
+def shortened(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return storable(" ".join(text.split()))[:200]
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, be it a number or a date; None for neither."""
+    said = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
+    if said is None:
+        return None
+    try:
+        return max(0.0, float(said)) if said.strip().isdigit() else max(0.0, _seconds_until(said))
+    except ValueError:
+        return None
+
+
+def _seconds_until(date: str) -> float:
+    then = parsedate_to_datetime(date)
+    return (then.replace(tzinfo=then.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds()
