@@ -17,6 +17,8 @@ def test_names_say_weights_prompt_and_images() -> None:
     assert arms["export"] == Arm("export", None, model="export")
     (control,) = arms_of(["blank"], ["train"], [])  # of an untuned model alone
     assert control.adapter is None
+    (control,) = arms_of(["blank"], ["train"], ["mine"])  # another adapter is no tuned model to be compared with
+    assert control.adapter is None
 
 
 def test_prompts_multiply_untuned_and_tuned_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -19,15 +20,19 @@ def row(number: int, shade: int | None = None) -> Sample:
     return Sample(f"row {number}", Prompt(messages), f"answer {number}", (f"answer {number}",))
 
 
-def test_examples_are_turns_with_one_system_message() -> None:
-    shots = [row(1), row(2)]
-    turns = turns_of(shots)
+def test_examples_are_turns_behind_the_rows_own_system_message() -> None:
+    shots, last = [row(1), row(2)], row(3)
+    turns = turns_of(shots, last)
     assert [message.role for message in turns] == ["system", "user", "assistant", "user", "assistant"]
     assert [message.text for message in turns[1:]] == ["question 1", "answer 1", "question 2", "answer 2"]
-    question = question_after(shots, row(3))
+    question = question_after(shots, last)
     assert [m.role for m in question.prompt.messages].count("system") == 1
     assert question.prompt.messages[-1].text == "question 3" and question.prompt.messages[:-1] == turns
     assert "answer 3" not in "".join(message.text for message in question.prompt.messages)
+    mute = dataclasses.replace(last, prompt=Prompt(last.prompt.messages[1:]))  # a row that has none is given none
+    assert [m.role for m in question_after(shots, mute).prompt.messages].count("system") == 0
+    plain = [dataclasses.replace(shot, prompt=Prompt(shot.prompt.messages[1:])) for shot in shots]
+    assert question_after(plain, last).prompt.messages[0].text == "Count."  # and one that has it keeps it
 
 
 def test_examples_that_do_not_fit_go_one_by_one_and_never_the_question() -> None:

@@ -341,6 +341,29 @@ def test_a_full_disk_leaves_whole_rows(tmp_path: Path, room_for: Callable[[int],
     assert (tmp_path / "p.jsonl").read_bytes() == whole
 
 
+def test_a_question_is_stored_as_it_was_asked(tmp_path: Path) -> None:
+    """Two of its three forms are too long here; with more room it is another question, and no stored answer serves."""
+    bench = Bench()
+    prompts = [Prompt((Message("user", ("x" * n,)),)) for n in (30, 20, 1)]
+    question = Question("row/00", prompts[0], (prompts[1], prompts[2]))
+    refuse, encode = 10, bench.family.encode_prompt
+
+    def encoded(row_id: str, prompt: Prompt) -> EncodedRow:
+        if len(prompt.messages[0].text) > refuse:
+            raise BadRowError("too long")
+        return encode(row_id, prompt)
+
+    bench.family.encode_prompt = encoded  # type: ignore[method-assign]
+    found = bench.predict(tmp_path / "p.jsonl", [question])
+    assert found.answers["row/00"].shots_dropped == 2
+    (stored,) = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert stored["prompt_sha256"] == prompts[2].sha256 and stored["shots_dropped"] == 2
+    assert bench.predict(tmp_path / "p.jsonl", [question]).generated == 0
+    other = Question("row/00", prompts[0], (prompts[1], prompts[0]))
+    with pytest.raises(ConfigError, match="was asked another question"):
+        bench.predict(tmp_path / "p.jsonl", [other])
+
+
 # --- the types that generation is given
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from safetensors.torch import load_file, save_file
 
 from vlmft.config.check import ConfigError
+from vlmft.models.family import GenericFamily
 from vlmft.run import few_shot as few_shot_file
 from vlmft.run.few_shot import read_shots
+from vlmft.sample import BadRowError
 
 
 @pytest.fixture
@@ -200,3 +203,100 @@ def test_a_control_set(run: Path, evaluate_small: Any) -> None:
     assert found.folder == run / "evaluations" / "test-on-shapes_pretrain"
     assert found.summary["data"] == "shapes_pretrain" and found.summary["arms"][0]["n"] == 8
     assert len(found.summary["comparisons"]) == 1
+
+
+OTHER_KINDS = {
+    "peft_type": "IA3",
+    "bias": "lora_only",
+    "init_lora_weights": "pissa",
+    "modules_to_save": ["lm_head"],
+}
+
+
+@pytest.mark.parametrize("setting", OTHER_KINDS)
+def test_adapters_that_would_change_the_untuned_model_are_refused(setting: str, run: Path, evaluate_small: Any) -> None:
+    path = run / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: OTHER_KINDS[setting]}))
+    with pytest.raises(ConfigError, match=f"run: Expected an adapter with {setting}=.*change the untuned model"):
+        evaluate_small(f"run={run}")
+
+
+@pytest.fixture
+def louder(run: Path, tmp_path: Path) -> Path:
+    """Another adapter for the same base."""
+    adapter = tmp_path / "louder"
+    shutil.copytree(run / "adapter", adapter)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor * 8 for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    return adapter
+
+
+def test_no_name_puts_an_adapter_in_the_place_of_another(
+    run: Path, louder: Path, trained: Any, evaluate_small: Any
+) -> None:
+    """ "default" is PEFT's name of the first adapter, "model" a part of every parameter's name."""
+    found = evaluate_small(f"run={run}", f"adapters.default={louder}", f"adapters.model={louder}")
+    assert found.predictions("tuned") == trained.predictions("tuned")
+    assert texts(found, "default") == texts(found, "model")
+    hashes = {arm: lines(found, arm)[0]["adapter_sha256"] for arm in ("tuned", "default", "model")}
+    assert hashes["default"] == hashes["model"] != hashes["tuned"]
+
+
+def test_full_training_answers_few_shot_before_it_moves_what_is_nearest(train_small: Any, tmp_path: Path) -> None:
+    few = ("evaluation.few_shot.choose=nearest", "evaluation.few_shot.k=1", "evaluation.few_shot.pool_rows=8")
+    full = ("model.train.connector=full", "model.quantization.mode=none", "train.lr=1e-2", "preflight=false")
+    arms = "evaluation.arms=[untuned,fewshot,tuned]"
+    found = train_small(tmp_path, *few, *full, arms, "trainer.max_epochs=1", "data.limit_test=8")
+    assert [arm["arm"] for arm in found.summary["arms"]] == ["untuned", "fewshot", "tuned"]
+    assert not [note for note in found.summary["notes"] if "stored" in note]
+
+
+def test_what_a_run_said_of_its_evaluation_holds_until_it_is_changed(run: Path, evaluate_small: Any) -> None:
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("    k: 4\n    draws: 3\n", "    k: 1\n    draws: 1\n"))
+    assert "    k: 4\n    draws: 3\n" in text
+    found = evaluate_small(f"run={run}", "evaluation.arms=[fewshot]")
+    assert lines(found, "fewshot-1")[0]["few_shot"]["k"] == 1 and len(found.summary["arms"][0]["draws"]) == 1
+    found = evaluate_small(f"run={run}", "evaluation.arms=[fewshot]", "evaluation.few_shot.k=2", "split=val")
+    assert lines(found, "fewshot-1")[0]["few_shot"]["k"] == 2 and len(found.summary["arms"][0]["draws"]) == 1
+
+
+def test_examples_that_the_model_refuses_are_not_drawn(
+    run: Path, evaluate_small: Any, everything: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them before each question would drag the others out: examples go from the front until a prompt fits."""
+    drawn = lines(everything, "fewshot-1")[0]["few_shot"]["shots"]
+    encode = GenericFamily.encode
+
+    def refusing(self: GenericFamily, sample: Any) -> Any:
+        if sample.id == drawn[-1]:
+            raise BadRowError("Expected another row")
+        return encode(self, sample)
+
+    monkeypatch.setattr(GenericFamily, "encode", refusing)
+    few = ("evaluation.few_shot.k=2", "evaluation.few_shot.draws=1")
+    found = evaluate_small(f"run={run}", "evaluation.arms=[fewshot]", *few)
+    row = lines(found, "fewshot-1")[0]
+    assert row["few_shot"]["shots"][0] == drawn[0] and drawn[-1] not in row["few_shot"]["shots"]
+    assert len(row["image_sha256"]) == 3 and "shots_dropped" not in row
+
+
+def test_without_examples_the_arm_is_named_and_the_others_run(run: Path, evaluate_small: Any) -> None:
+    found = evaluate_small(f"run={run}", "evaluation.arms=[untuned,fewshot,tuned]", "split=train")
+    assert [arm["arm"] for arm in found.summary["arms"]] == ["untuned", "tuned"]
+    assert "fewshot: not run: train has no examples that are not among the rows" in found.summary["notes"]
+
+
+def test_another_adapter_without_a_tuned_one(run: Path, louder: Path, evaluate_small: Any, tmp_path: Path) -> None:
+    alone = ("model=tiny_qwen2vl", "data=shapes", "data.options.train_rows=2000", "data.limit_test=8")
+    arms = "evaluation.arms=[untuned,tuned,blank]"
+    found = evaluate_small(*alone, arms, f"adapters.mine={louder}", f"output_root={tmp_path}")
+    assert [arm["arm"] for arm in found.summary["arms"]] == ["untuned", "blank", "mine"]
+    assert lines(found, "blank")[0]["adapter_sha256"] == "none"  # it is compared with untuned
+
+
+def test_a_checkpoint_of_a_run_that_has_not_ended(run: Path, trained: Any, evaluate_small: Any, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "broken" / "checkpoints" / Path(trained.summary["best_checkpoint"]).name
+    shutil.copytree(run / "checkpoints" / checkpoint.name, checkpoint)
+    with pytest.raises(ConfigError, match=r"adapters\.x: Expected a checkpoint of an ended run"):
+        evaluate_small(f"run={run}", f"adapters.x={checkpoint}")

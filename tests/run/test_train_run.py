@@ -326,8 +326,8 @@ def test_full_training_keeps_the_untuned_answers(full: Any) -> None:
     stored = {row["id"]: row["text"] for row in map(json.loads, full.predictions("untuned").splitlines())}
     assert stored == untuned_of(full.folder)
     assert full.predictions("untuned") != full.predictions("tuned")
-    assert "untuned: 24 of 24 answers were stored already" in full.summary["notes"]
-    assert full.summary["arms"][0]["answers_per_second"] is None
+    assert not [note for note in full.summary["notes"] if "stored" in note]  # it was this run that answered them
+    assert full.summary["arms"][0]["answers_per_second"] > 0
 
 
 def test_full_training_stores_the_model_that_it_evaluated(full: Any, evaluate_small: Any, tmp_path: Path) -> None:

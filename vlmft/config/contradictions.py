@@ -132,11 +132,11 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
 
 
 def _bad_arms(config: AnyConfig) -> Iterator[str]:
-    evaluation: schema.EvaluationConfig | None = value_at(config, "evaluation")
+    evaluation: schema.EvaluationConfig | schema.EvaluationChanges | None = value_at(config, "evaluation")
     if evaluation is None:
         return
     others = list(config.adapters) if isinstance(config, schema.EvaluateConfig) else []
-    for name in evaluation.arms:
+    for name in evaluation.arms or ():
         what, at, asked = name.partition("@")
         if what not in (*schema.ARMS, *others) or (at and asked not in schema.PROMPTS):
             yield f"evaluation.arms: Expected one of {', '.join((*schema.ARMS, *others))}, got {name!r}"
@@ -147,7 +147,7 @@ def _bad_arms(config: AnyConfig) -> Iterator[str]:
             yield f"adapters: Expected a name of letters, digits, - and _ that is no arm's yet, got {name!r}"
     if evaluation.few_shot.choose == schema.ShotChoice.file and evaluation.few_shot.file is None:
         yield "evaluation.few_shot.file: Expected a file of examples with choose=file, got none; set it"
-    if not evaluation.arms:
+    if evaluation.arms == []:
         yield "evaluation.arms: Expected at least one arm, got none; set it"
 
 

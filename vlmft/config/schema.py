@@ -315,6 +315,29 @@ class EvaluationConfig:
 
 
 @dataclass
+class FewShotChanges:
+    """Those of FewShotConfig; null is as in the run, or train.py's default."""
+
+    k: Optional[int] = None
+    draws: Optional[int] = None
+    choose: Optional[ShotChoice] = None
+    file: Optional[str] = None
+    pool_rows: Optional[int] = None
+
+
+@dataclass
+class EvaluationChanges:
+    """Those of EvaluationConfig; null is as in the run, or train.py's default."""
+
+    arms: Optional[list[str]] = None
+    prompts: Optional[list[str]] = None
+    few_shot: FewShotChanges = field(default_factory=FewShotChanges)
+    rows_per_batch: Optional[int] = None
+    canary_rows: Optional[int] = None
+    gallery_rows: Optional[int] = None
+
+
+@dataclass
 class TrainConfig:
     """python train.py"""
 
@@ -350,7 +373,7 @@ class EvaluateConfig:
     data: Optional[DataConfig] = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: EvaluationChanges = field(default_factory=EvaluationChanges)
     seed: int = 0
     split: str = "test"
     """train, val or test."""

@@ -148,7 +148,8 @@ class Messages(Columns):
             messages.append(Message(turn.role, tuple(content)))
         conversation = row_id if exchange.conversation else ""
         answer = text_of("answer", record["answer"])
-        return Sample(record["id"], Prompt(tuple(messages)), answer, (answer,), conversation)
+        asked = messages[-1].text.removesuffix(f"\n{self.instruction}")
+        return Sample(record["id"], Prompt(tuple(messages)), answer, (answer,), conversation, question=asked)
 
 
 def _turns(row: Record) -> list[Turn]:

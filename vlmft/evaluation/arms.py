@@ -45,7 +45,7 @@ def arms_of(
 def _arm(name: str, adapters: Sequence[str], models: Sequence[str]) -> Arm:
     what, _, asked = name.partition("@")
     if what in CONTROLS:
-        return Arm(name, adapters[0] if adapters else None, control=what)
+        return Arm(name, "tuned" if "tuned" in adapters else None, control=what)
     if what in ("untuned", "fewshot", *models):
         return Arm(name, None, asked or "train", None, what == "fewshot", what if what in models else None)
     return Arm(name, what, asked or "train")

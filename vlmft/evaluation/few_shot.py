@@ -9,11 +9,12 @@ import numpy as np
 from vlmft.sample import BadRowError, Message, Prompt, Question, Sample
 
 
-def turns_of(shots: Iterable[Sample]) -> tuple[Message, ...]:
-    """Each example's turns and its answer. Only the first keeps its system message: a conversation has one."""
-    found: list[Message] = []
+def turns_of(shots: Iterable[Sample], sample: Sample) -> tuple[Message, ...]:
+    """What comes before the row's own turns: its system message, where it has one, then each example's turns and its
+    answer, without theirs."""
+    found = [message for message in sample.prompt.messages if message.role == "system"]
     for shot in shots:
-        turns = [message for message in shot.prompt.messages if not found or message.role != "system"]
+        turns = [message for message in shot.prompt.messages if message.role != "system"]
         found += [*turns, Message("assistant", (shot.answer,))]
     return tuple(found)
 
@@ -23,9 +24,8 @@ def question_after(shots: Sequence[Sample], sample: Sample) -> Question:
     from the front, so that the ones next to the question stay."""
     prompts = []
     for n in range(len(shots), -1, -1):
-        before = turns_of(shots[len(shots) - n :])
-        asked = [message for message in sample.prompt.messages if not before or message.role != "system"]
-        prompts.append(Prompt((*before, *asked)))
+        own = [message for message in sample.prompt.messages if message.role != "system"]
+        prompts.append(Prompt((*turns_of(shots[len(shots) - n :], sample), *own)))
     return Question(sample.id, prompts[0], tuple(prompts[1:]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlmft.evaluation.compare import NORMAL_QUANTILE_975, Comparison, compare, p_words
+from vlmft.evaluation.compare import NORMAL_QUANTILE_975, Adjusted, p_words
 
 NORMAL_QUANTILE_80 = 0.8416212335729143
 USUAL_DISCORDANCE = 0.1
@@ -24,7 +24,7 @@ class FormatAndSkill:
     """The untuned arm that does best: another prompt, or examples before the question."""
     best_untuned: float
     tuned: float
-    skill: Comparison
+    skill: Adjusted
     """Best untuned arm against tuned: the difference is what no prompt here gives the untuned model."""
 
     @property
@@ -33,7 +33,8 @@ class FormatAndSkill:
 
     @property
     def sentence(self) -> str:
-        total, low, high = self.tuned - self.untuned, *self.skill.interval
+        skill = self.skill.comparison
+        total, low, high = self.tuned - self.untuned, *skill.interval
         gain = f"Of {100 * total:+.1f} points, "
         if self.asked_otherwise == "untuned":
             gain += "none are had by asking the untuned model otherwise"
@@ -42,8 +43,8 @@ class FormatAndSkill:
                 f"{100 * self.format_gain:+.1f} are had by asking the untuned model otherwise ({self.asked_otherwise})"
             )
         return (
-            f"{gain}; {100 * self.skill.difference:+.1f} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, "
-            f"{p_words(self.skill.p_value)}) are not: {self.skill.verdict}. The best of several untuned arms "
+            f"{gain}; {100 * skill.difference:+.1f} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, "
+            f"{p_words(self.skill.p_value)} by Holm) are not: {self.skill.verdict}. The best of several untuned arms "
             "flatters it, so this skill is rather too small."
         )
 
@@ -57,21 +58,23 @@ class FormatAndSkill:
         }
 
 
-def format_and_skill(
-    values: Mapping[str, float], scores: Mapping[str, Mapping[str, float]], groups: Mapping[str, str]
-) -> FormatAndSkill | None:
-    """Parts the gain of `tuned` over `untuned`; None without these two and another way of asking the untuned model.
-
-    Args:
-        values: arm -> mean score.
-        scores: arm -> row id -> score.
-        groups: row id -> its independent unit.
-    """
+def skill_pair(values: Mapping[str, float]) -> tuple[str, str] | None:
+    """The best untuned arm and `tuned`; None without another way of asking the untuned model."""
     others = [arm for arm in values if arm == "fewshot" or arm.startswith("untuned@")]
     if not others or not {"untuned", "tuned"} <= values.keys():
         return None
-    best = max(["untuned", *others], key=lambda arm: values[arm])
-    skill = compare(best, scores[best], "tuned", scores["tuned"], groups)
+    return max(["untuned", *others], key=lambda arm: values[arm]), "tuned"
+
+
+def format_and_skill(values: Mapping[str, float], comparisons: Sequence[Adjusted]) -> FormatAndSkill | None:
+    """Parts the gain of `tuned` over `untuned`, as one of these comparisons; None where there is no `skill_pair`.
+
+    `values` are the arms' mean scores.
+    """
+    if (pair := skill_pair(values)) is None:
+        return None
+    (skill,) = [one for one in comparisons if (one.comparison.first, one.comparison.second) == pair]
+    best, _ = pair
     return FormatAndSkill(values["untuned"], best, values[best], values["tuned"], skill)
 
 

@@ -27,7 +27,7 @@ from vlmft.config.files import append_synced
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
-from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Question
+from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Prompt, Question
 
 Refuse = Callable[[BadRow], None]
 
@@ -220,7 +220,7 @@ def predict(questions: Sequence[Question], answerer: Answerer, file: PredictionF
     """Every question answered and on disk. A batch of which some answers are missing is asked again as a whole."""
     prompts = {question.id: question for question in questions}
     for row_id, row in file.rows.items():
-        if row_id in prompts and row["prompt_sha256"] != prompts[row_id].prompt.sha256:
+        if row_id in prompts and row["prompt_sha256"] != _asked(prompts[row_id], row.get("shots_dropped", 0)).sha256:
             raise ConfigError(f"{file.path}: row {row_id} was asked another question; set fresh=true to start anew")
     started, generated = time.perf_counter(), 0
     for batch in answerer.batches(questions, skip=lambda ids: all(row_id in file.rows for row_id in ids)):
@@ -236,11 +236,16 @@ def predict(questions: Sequence[Question], answerer: Answerer, file: PredictionF
     return Predictions(answers, seconds, generated)
 
 
+def _asked(question: Question, shots_dropped: int) -> Prompt:
+    return (question.prompt, *question.shorter)[shots_dropped]
+
+
 def _row(question: Question, answer: Answer) -> dict[str, Any]:
+    asked = _asked(question, answer.shots_dropped)
     return {
         "id": question.id,
-        "image_sha256": [image.sha256 for image in question.prompt.images],
-        "prompt_sha256": question.prompt.sha256,
+        "image_sha256": [image.sha256 for image in asked.images],
+        "prompt_sha256": asked.sha256,
         "text": answer.text,
         "finish": answer.finish,
         "n_new_tokens": answer.n_new_tokens,

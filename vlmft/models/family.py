@@ -43,6 +43,7 @@ class Family(Protocol):
     """What a fingerprint is the hash of: prompt format and processor."""
     resolution: str
     """What an image costs, in words."""
+    max_length_tokens: int
 
     def limit_images(self, most: int | None) -> None: ...
     def image_tokens(self, width: int, height: int) -> int: ...

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from vlmft.models.family import Family
 from vlmft.models.features import Features
@@ -73,8 +74,9 @@ def make_prefix(family: Family, model: PreTrainedModel, prompt: Prompt) -> Prefi
     with torch.inference_mode():
         batch = family.collate([row], "left", model).to(model.device)
         cache = family.prefill(model, batch, family.image_features(model, batch.images, grad=False))
-    if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
-        return None  # linear attention keeps a running state, which padding behind the prefix would go into
+    # Padding behind the prefix would go into linear attention's running state, and take places in a sliding window.
+    if {type(layer) for layer in cache.layers} != {DynamicLayer}:
+        return None
     return Prefix(row, cache)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -35,7 +37,7 @@ from vlmft.models import lora
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import Source, computes_in_bf16, load_model, load_source, storage_dtype
 from vlmft.run.memory_check import require_training, require_weights
-from vlmft.sample import Message, Prompt
+from vlmft.sample import Image, Message, Prompt
 from vlmft.training.ranks import local_rank
 
 
@@ -200,11 +202,15 @@ def numerics_of(config: ModelConfig, device: torch.device) -> dict[str, str]:
     return {"device": device.type, "dtype": dtype, "attention": config.attention.name, "quantization": double}
 
 
+_PROBE = Image(functools.partial(PIL.Image.new, "RGB", (64, 64)), "a black square")
+
+
 def fingerprint(family: Family, commit: str) -> dict[str, str]:
     """What an adapter was trained under, each as a hash or commit: prompt format, processor, base."""
     parts = family.fingerprint_parts
     hashes = {name: _short(parts[name]) for name in sorted(parts)}
-    probe = Prompt((Message("user", ("What is this?",)),))
+    shown = () if "text_only" in family.capabilities else (_PROBE,)
+    probe = Prompt((Message("user", (*shown, "What is this?")),))
     return {
         **hashes,
         "prompt_ids": _short(family.encode_prompt("probe", probe).input_ids.tolist()),

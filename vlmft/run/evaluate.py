@@ -17,7 +17,7 @@ from vlmft.config.schema import EvaluationConfig
 from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
 from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary
 from vlmft.evaluation.compare import Adjusted, adjusted, compare
-from vlmft.evaluation.gains import FormatAndSkill, format_and_skill, prompt_matrix
+from vlmft.evaluation.gains import FormatAndSkill, format_and_skill, prompt_matrix, skill_pair
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
 from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, summarise_draws, warnings
@@ -29,7 +29,7 @@ from vlmft.sample import BadRowError, Question, Sample, Split
 
 NO_ADAPTER = "none"
 TUNED = "default"
-"""PEFT's name of the adapter that the arm `tuned` means; every other has its arm's name."""
+"""PEFT's name of the adapter that the arm `tuned` means."""
 
 
 @dataclass
@@ -47,6 +47,8 @@ class Evaluation:
     gains: FormatAndSkill | None = None
     matrix: dict[str, dict[str, float]] = field(default_factory=dict)
     """Prompt -> arm -> mean score, where arms were asked in several ways."""
+    draws: dict[str, list[dict[str, ScoredRow]]] = field(default_factory=dict)
+    """Few-shot arm -> the scored answers of each draw; `rows` has their mean."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Arm -> seconds spent generating all of its answers; 0 where some were stored already."""
     notes: list[str] = field(default_factory=list)
@@ -103,9 +105,9 @@ def arm_state(built: Built, arm: Arm) -> Iterator[None]:
         with model.disable_adapter():
             yield
     else:
-        before = model.active_adapter
-        if before != peft_name(arm):  # training's own adapter stays as it is: set_adapter would touch its gradients
-            model.set_adapter(peft_name(arm), inference_mode=True)
+        before, name = model.active_adapter, peft_name(arm.adapter)
+        if before != name:  # training's own adapter stays as it is: set_adapter would touch its gradients
+            model.set_adapter(name, inference_mode=True)
         try:
             yield
         finally:
@@ -113,8 +115,9 @@ def arm_state(built: Built, arm: Arm) -> Iterator[None]:
                 model.set_adapter(before, inference_mode=True)
 
 
-def peft_name(arm: Arm) -> str:
-    return TUNED if arm.adapter == "tuned" else str(arm.adapter)
+def peft_name(adapter: str) -> str:
+    """What PEFT calls an arm's adapter: never a name that a module has, for it becomes a part of parameters' names."""
+    return TUNED if adapter == "tuned" else f"arm-{adapter}"
 
 
 def evaluate_arms(
@@ -126,13 +129,15 @@ def evaluate_arms(
     *,
     adapters: Sequence[str] = ("tuned",),
     models: Mapping[str, Callable[[], Built]] | None = None,
+    before: Evaluation | None = None,
     fresh: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """All arms on all rows of a split, with one loaded model; stored answers of the same key are used again.
 
     An arm that cannot be had of this model is named in the notes and not run. `adapters` are the names of those on the
-    model, `models` makers of whole other ones, which take its place at the end.
+    model, `models` makers of whole other ones, which take its place at the end; `before` has arms that were answered
+    while this model was still untuned.
 
     Raises:
         ConfigError: the split is empty, or stored answers have another key.
@@ -146,23 +151,34 @@ def evaluate_arms(
     arms = [arm for arm in arms_of(names, settings.prompts, adapters, list(models)) if runner.can(arm)]
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} can be had ({'; '.join(result.notes)})")
+    known = _taken_over(before, result) if before is not None else set[str]()
     for model in (None, *models):
-        if mine := [arm for arm in arms if arm.model == model]:
+        if mine := [arm for arm in arms if arm.model == model and arm.name not in known]:
             runner.take(models[model]() if model is not None else built)
             for arm in mine:
                 runner.run(arm)
-    runner.take(built)
+        runner.take(built)  # before the next one is loaded, so that there are never two beside it
+    arms = [arm for arm in arms if arm.name in result.rows]
     result.rows = {arm.name: result.rows[arm.name] for arm in arms}
     runner.score(arms)
-    last = next((arm for arm in reversed(arms) if arm.adapter is not None), arms[0])
+    own = [arm for arm in arms if arm.model is None and arm.name not in known]
+    last = next((arm for arm in reversed(own) if arm.adapter is not None), own[0] if own else arms[0])
     with arm_state(built, last):
         result.canary = canary_on(built, settings, split)
-        result.invariance = runner.invariance(last)
+        result.invariance = runner.invariance(last) if own else None
     if result.canary is not None and not result.canary.ok:
         result.notes.append(result.canary.sentence)
     if result.invariance is not None and result.invariance.changed:
         result.notes.append(result.invariance.sentence)
     return result
+
+
+def _taken_over(before: Evaluation, result: Evaluation) -> set[str]:
+    """Puts the arms of an earlier evaluation of the same rows into this one; returns their names."""
+    result.samples = before.samples
+    result.rows, result.draws, result.seconds = dict(before.rows), dict(before.draws), dict(before.seconds)
+    result.notes += [note for note in before.notes if note.startswith("few-shot: ")]
+    return set(before.rows)
 
 
 class _Runner:
@@ -180,7 +196,6 @@ class _Runner:
         self.built, self.settings, self.result, self.folder, self.fresh = built, settings, result, folder, fresh
         self.answerer = built.answerer(settings, poll)
         self.metric = metric_named(built.data.metric_name)
-        self.draws: dict[str, list[dict[str, ScoredRow]]] = {}
 
     def can(self, arm: Arm) -> bool:
         """Whether this model and this data have such an arm; what they have not is told."""
@@ -191,8 +206,8 @@ class _Runner:
 
     def _reason(self, arm: Arm) -> str | None:
         family, samples = self.built.family, self.result.samples
-        if arm.control is not None and not any(sample.prompt.images for sample in samples):
-            return "there are no images"
+        if arm.control is not None and not all(sample.prompt.images for sample in samples):
+            return "there are rows without an image, which it would ask as they are"
         if arm.control == "textonly" and "text_only" not in family.capabilities:
             return "this model answers to images alone"
         if arm.control == "shuffled" and len(shuffled(samples, 0)) < len(samples):
@@ -237,7 +252,8 @@ class _Runner:
                 return
             shots = few_shot_draws(self.built, self.settings, self.answerer, self.result.samples)
             self.result.notes += shots.notes
-            self._draws(arm, shots)
+            if shots.draws:
+                self._draws(arm, shots)
 
     def _draws(self, arm: Arm, shots: FewShot) -> None:
         found = []
@@ -245,8 +261,9 @@ class _Runner:
             key = {"few_shot": {**shots.key, "draw": number, "shots": draw.ids}}
             answerer = dataclasses.replace(self.answerer, prefix=draw.prefix)
             found.append(self._answered(f"{arm.name}-{number}", arm, draw.questions, answerer, key))
-        self.result.seconds[arm.name] = sum(self.result.seconds[f"{arm.name}-{n + 1}"] for n in range(len(found)))
-        self.draws[arm.name] = found
+        seconds = [self.result.seconds[f"{arm.name}-{n + 1}"] for n in range(len(found))]
+        self.result.seconds[arm.name] = sum(seconds) if all(seconds) else 0.0
+        self.result.draws[arm.name] = found
         self.result.rows[arm.name] = mean_of_draws(found)
 
     def _answered(
@@ -259,7 +276,7 @@ class _Runner:
         key = {
             "arm": name,
             "split": result.split,
-            "adapter_sha256": NO_ADAPTER if arm.adapter is None else adapter_sha256(built, peft_name(arm)),
+            "adapter_sha256": NO_ADAPTER if arm.adapter is None else adapter_sha256(built, peft_name(arm.adapter)),
             "fingerprint_sha256": fingerprint_sha256(built.fingerprint),
             "generation": answerer.settings,
             "numerics": built.numerics,
@@ -292,15 +309,16 @@ class _Runner:
         for arm in arms:
             rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
             found = summarise(arm.name, rows, references, name, result.seconds[arm.name] or None)
-            if arm.name in self.draws:
-                found = summarise_draws(found, self.draws[arm.name], references)
+            if arm.name in result.draws:
+                found = summarise_draws(found, result.draws[arm.name], references)
             result.arms[arm.name] = found
             result.notes += warnings(found)
         scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
-        pairs = [compare(one, scores[one], other, scores[other], groups) for one, other in pairs_of(list(scores))]
-        result.comparisons = adjusted(pairs)
         values = {arm: found.value for arm, found in result.arms.items()}
-        result.gains, result.matrix = format_and_skill(values, scores, groups), prompt_matrix(values)
+        pairs, skill = pairs_of(list(scores)), skill_pair(values)
+        pairs += [skill] if skill is not None and skill not in pairs else []
+        result.comparisons = adjusted([compare(one, scores[one], other, scores[other], groups) for one, other in pairs])
+        result.gains, result.matrix = format_and_skill(values, result.comparisons), prompt_matrix(values)
 
     def invariance(self, arm: Arm) -> Invariance | None:
         """The first rows of an arm asked once more, each alone; None where that is switched off."""

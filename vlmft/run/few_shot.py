@@ -3,6 +3,7 @@ written by hand; what a draw's prompts begin with is computed once."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,10 +45,10 @@ class FewShot:
 
 
 def few_shot_draws(built: Built, settings: EvaluationConfig, answerer: Answerer, samples: Sequence[Sample]) -> FewShot:
-    """As many draws as are asked for, or one where there is nothing to draw.
+    """As many draws as are asked for, one where there is nothing to draw, none where there are no examples.
 
     Raises:
-        ConfigError: train has no example that is not among the rows, or the file of examples cannot be read.
+        ConfigError: the file of examples cannot be read.
     """
     with in_eval_mode(built.base):
         return _drawn(built, settings, answerer, samples)
@@ -55,22 +56,28 @@ def few_shot_draws(built: Built, settings: EvaluationConfig, answerer: Answerer,
 
 def _drawn(built: Built, settings: EvaluationConfig, answerer: Answerer, samples: Sequence[Sample]) -> FewShot:
     config = settings.few_shot
-    found = FewShot({"k": config.k, "choose": config.choose.name})
+    found = FewShot({"k": config.k, "choose": config.choose.name, "max_length_tokens": built.family.max_length_tokens})
     if config.choose == ShotChoice.nearest:
-        found.draws.append(Draw([], _nearest(built, settings, samples)))
+        pool = _usable(built, config.pool_rows, images_of(samples), 0)
+        pool = [sample for sample in pool if sample.prompt.images]
+        if pool:
+            found.draws.append(Draw([], _nearest(built, pool, config.k, samples)))
+        else:
+            found.notes.append("fewshot: not run: train has no images that are not among the rows")
         return found
     forbidden = images_of(samples)
     for number in range(config.draws if config.choose == ShotChoice.random else 1):
         if config.choose == ShotChoice.file:
             shots = read_shots(Path(str(config.file)), config.k)
         else:
-            shots = draw(built.data.ids["train"], built.data.sample, config.k, forbidden, (built.data.seed, number))
+            shots = _usable(built, config.k, forbidden, number)
         if not shots:
-            raise ConfigError("evaluation.few_shot: Expected examples in train that are not among the rows, got none")
+            found.notes.append("fewshot: not run: train has no examples that are not among the rows")
+            return found
         if len(shots) < config.k:
             found.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
         questions = [question_after(shots, sample) for sample in samples]
-        prefix = make_prefix(built.family, built.base, Prompt(turns_of(shots)))
+        prefix = make_prefix(built.family, built.base, Prompt(turns_of(shots, samples[0])))
         if prefix is not None and not _same_answers(built, answerer, questions[:CHECKED_ROWS], prefix):
             found.notes.append(
                 "few-shot: the shared examples changed an answer when computed once; each row had its own"
@@ -98,19 +105,34 @@ def _same_answers(built: Built, answerer: Answerer, questions: Sequence[Question
         answerer.prefix = before
 
 
-def _nearest(built: Built, settings: EvaluationConfig, samples: Sequence[Sample]) -> list[Question]:
-    config = settings.few_shot
-    pool = draw(built.data.ids["train"], built.data.sample, config.pool_rows, images_of(samples), (built.data.seed, 0))
-    pool = [sample for sample in pool if sample.prompt.images]
-    if not pool:
-        raise ConfigError("evaluation.few_shot.choose: Expected images in train to be nearest by, got none; draw them")
-    vectors = {sample.id: image_vector(built, sample) for sample in samples if sample.prompt.images}
-    chosen = nearest(pool, np.stack([image_vector(built, sample) for sample in pool]), vectors, config.k)
-    return [question_after(chosen.get(sample.id, pool[: config.k]), sample) for sample in samples]
+def _usable(built: Built, n: int, forbidden: set[str], number: int) -> list[Sample]:
+    """Training rows that the model can be shown with their answers: one that it refuses would drag the others out."""
+
+    def read(row_id: str) -> Sample:
+        sample = built.data.sample(row_id)
+        built.family.encode(sample)
+        return sample
+
+    return draw(built.data.ids["train"], read, n, forbidden, (built.data.seed, number))
+
+
+def _nearest(built: Built, pool: Sequence[Sample], k: int, samples: Sequence[Sample]) -> list[Question]:
+    vectors = {}
+    for sample in samples:
+        with contextlib.suppress(BadRowError):  # the ledger hears of it when the row is asked
+            vectors[sample.id] = image_vector(built, sample)
+    chosen = nearest(pool, np.stack([image_vector(built, sample) for sample in pool]), vectors, k)
+    return [question_after(chosen.get(sample.id, list(pool[:k])), sample) for sample in samples]
 
 
 def image_vector(built: Built, sample: Sample) -> np.ndarray:
-    """(d_model,) float32: what the language part sees of the row's first image, averaged over its tokens."""
+    """(d_model,) float32: what the language part sees of the row's first image, averaged over its tokens.
+
+    Raises:
+        BadRowError: there is none, or one that the processor refuses.
+    """
+    if not sample.prompt.images:
+        raise BadRowError("Expected an image to be like, got none; choose examples at random")
     row: EncodedRow = built.family.encode_prompt(sample.id, Prompt((Message("user", (sample.prompt.images[0], "?")),)))
     with torch.inference_mode():
         feature = built.family.image_features(built.base, row.images[:1], grad=False)[0]

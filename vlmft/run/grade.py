@@ -68,7 +68,7 @@ def grade(config: GradeConfig) -> None:
         ConfigError: no predictions, no such arm, or data that are not those that were answered.
     """
     predictions = read_predictions(Path(config.run), config.arms)
-    arms = config.arms or [arm for arm in predictions.answers if not LATER_DRAW.fullmatch(arm)]
+    arms = config.arms or judged_arms(predictions)
     if not config.summary:
         rater = rater_of(config)
         rows = chosen_rows(predictions.answers, arms, config.n, config.seed)
@@ -78,6 +78,11 @@ def grade(config: GradeConfig) -> None:
         print(f"{len(items)} answers to {len(rows)} questions, judged by {rater}", file=sys.stderr)
         serve(grading_page(items, samples, file, references=config.references), config.port, config.open_browser)
     tell(predictions, arms, as_json=config.json)
+
+
+def judged_arms(predictions: Predictions) -> list[str]:
+    """All arms, of several draws of examples the first."""
+    return [arm for arm in predictions.answers if not LATER_DRAW.fullmatch(arm)]
 
 
 def rater_of(config: GradeConfig) -> str:
@@ -243,20 +248,31 @@ def tell(predictions: Predictions, arms: Sequence[str], *, as_json: bool) -> Non
         print(json.dumps(found.to_dict(), indent=2) if as_json else " | ".join(["no answer is judged", *found.notes]))
         return
     write_json(folder / GRADING_FOLDER / "summary.json", found.to_dict())
-    report = folder / REPORT_FILE
-    if report.is_file():
-        try:
-            heading = "Graded by machines" if all(rater.is_judge for rater in found.raters) else "Graded by people"
-            put_section(report, "grading", heading, graded_markup(found.to_dict()))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    _put(found, folder)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return
     _print(found)
     print(f"summary  {folder / GRADING_FOLDER / 'summary.json'}")
-    if report.is_file():
-        print(f"report   {report}#grading")
+    if (folder / REPORT_FILE).is_file():
+        print(f"report   {folder / REPORT_FILE}#grading")
+
+
+def grading_into_report(folder: Path) -> None:
+    """Puts what raters have found so far into a report that was written anew."""
+    if any((folder / GRADING_FOLDER).glob("*.jsonl")):
+        predictions = read_predictions(folder)
+        _put(read_grading(predictions, judged_arms(predictions)), folder)
+
+
+def _put(found: Grading, folder: Path) -> None:
+    if not (folder / REPORT_FILE).is_file() or not any(rater.n_texts for rater in found.raters):
+        return
+    try:
+        heading = "Graded by machines" if all(rater.is_judge for rater in found.raters) else "Graded by people"
+        put_section(folder / REPORT_FILE, "grading", heading, graded_markup(found.to_dict()))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _print(found: Grading) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,6 +19,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import EvaluateConfig, Init, QuantizationConfig, QuantizationMode
 from vlmft.models.lora import load_adapter
 from vlmft.run.build import Built
+from vlmft.run.evaluate import peft_name
 from vlmft.run.folder import CONFIG_FILE
 from vlmft.run.results import ADAPTER, FULL_PARTS_FILE, differing_fingerprint, read_fingerprint
 from vlmft.training.checkpoint import CheckpointError, read_checkpoint
@@ -51,7 +53,7 @@ def put_others(built: Built, config: EvaluateConfig) -> Others:
         if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
             found.models[name] = partial(_whole, built, folder)
         else:
-            _put(built, f"adapters.{name}", name, place, config, found)
+            _put(built, f"adapters.{name}", peft_name(name), place, config, found)
             found.adapters.append(name)
     built.model.eval()
     return found
@@ -61,16 +63,36 @@ def _put(built: Built, key: str, name: str, place: str, config: EvaluateConfig, 
     folder = _adapter_folder(key, place)
     if (folder / "state.json").is_file():
         run = folder.parent.parent
+        if not (run / ADAPTER).is_dir():
+            raise ConfigError(f"{key}: Expected a checkpoint of an ended run, got {place!r}; resume the run first")
         _refuse_mismatch(built, key, run / ADAPTER, config, found)
         _put_checkpoint(built, key, name, folder, run / ADAPTER)
         return
     if (folder / FULL_PARTS_FILE).is_file():
         raise ConfigError(f"{key}: {str(folder)!r} trained parts in full; export it (vlmft export) and name the export")
+    _refuse_other_kinds(key, folder)
     _refuse_mismatch(built, key, folder, config, found)
     try:
         built.model = load_adapter(built.model, str(folder), name)
     except (ValueError, RuntimeError, KeyError) as error:  # PEFT's words for layers that are not there, or other shapes
         raise ConfigError(f"{key}: the adapter in {place!r} does not fit this model ({_first(error)})") from error
+
+
+def _refuse_other_kinds(key: str, folder: Path) -> None:
+    """An adapter that changes the base, or is not switched off with it, would answer for the untuned model, too."""
+    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    expected: dict[str, tuple[Any, ...]] = {
+        "peft_type": ("LORA",),
+        "bias": ("none",),
+        "init_lora_weights": (True, False, "gaussian"),
+        "modules_to_save": (None, []),
+    }
+    for name, legal in expected.items():
+        if (value := said.get(name, legal[0])) not in legal:
+            raise ConfigError(
+                f"{key}: Expected an adapter with {name}={legal[0]!r}, got {value!r}; others change the untuned model, "
+                "too: merge it into its base and name that folder"
+            )
 
 
 def _adapter_folder(key: str, place: str) -> Path:

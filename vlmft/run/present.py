@@ -14,6 +14,7 @@ from vlmft.evaluation.compare import Adjusted, p_words
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
 from vlmft.run.evaluate import Evaluation
+from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
 from vlmft.sample import Split
 
@@ -169,6 +170,12 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
         f"{100 * found.interval[1]:+.1f}, {found.p_test} {p_words(found.p_value)}, n = {found.n}): "
         f"{ends[judged.verdict]}."
     )
+
+
+def print_phases(phases: Mapping[str, Any]) -> None:
+    """How long each phase of a run took, and the most memory that it held."""
+    print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in phases.items()), end="; ")
+    print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig, TrainConfig, Tuning
@@ -12,10 +13,11 @@ from vlmft.models.lora import tuned_parts
 from vlmft.run.build import build
 from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
 from vlmft.run.folder import SUMMARY_FILE, plain, read_run
+from vlmft.run.grade import grading_into_report
 from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
-from vlmft.run.memory import keep_freed_pages, peak_memory_bytes
-from vlmft.run.others import put_others
-from vlmft.run.present import duration, print_evaluation, where
+from vlmft.run.memory import keep_freed_pages
+from vlmft.run.others import Others, put_others
+from vlmft.run.present import print_evaluation, print_phases, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, write_results
 from vlmft.sample import Split
@@ -52,8 +54,6 @@ def reevaluate(config: EvaluateConfig) -> Path:
     if run is not None and config.data is None and not config.data_options:
         require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     settings = _settings(config, run)
-    named = [arm for arm in settings.arms if others.adapters or arm.partition("@")[0] != "tuned"]
-    arms = list(dict.fromkeys([*named, *config.adapters]))
     n_rows = len(built.data.ids[config.split])  # type: ignore[index]
     if n_rows and not config.json:
         print(f"{config.split}: {detectable(n_rows, n_rows)}")
@@ -62,7 +62,7 @@ def reevaluate(config: EvaluateConfig) -> Path:
         found = evaluate_arms(
             built,
             settings,
-            arms,
+            _arms(settings, config, others),
             split,
             folder,
             adapters=others.adapters,
@@ -76,16 +76,18 @@ def reevaluate(config: EvaluateConfig) -> Path:
     summary.adapter_sha256 = adapter_sha256(built) if others.adapters else NO_ADAPTER
     summary.add(found)
     metrics = Path(config.run) / METRICS_FILE if config.run is not None else folder / METRICS_FILE
-    content = report(built, run or config, summary, found, [], metrics, settings.gallery_rows)
+    settled: Any = run or config
+    used = dataclasses.replace(settled, evaluation=settings)
+    content = report(built, used, summary, found, [], metrics, settings.gallery_rows)
     path = write_results(content, folder)
+    grading_into_report(folder)
     summary.write(folder)
     tracked = _tracked(config, run, folder, found, summary) if config.logger.wandb else None
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
         return folder
     print_evaluation(found)
-    print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
-    print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
+    print_phases(summary.phases)
     places = {"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE}
     where({**places, "wandb": tracked} if tracked is not None else places)
     return folder
@@ -116,11 +118,24 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
     return folder
 
 
+def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:
+    """As set, without `tuned` where there is no such adapter; then every other adapter and model that was named."""
+    named = [arm for arm in settings.arms if "tuned" in others.adapters or arm.partition("@")[0] != "tuned"]
+    return list(dict.fromkeys([*named, *config.adapters]))
+
+
 def _settings(config: EvaluateConfig, run: TrainConfig | None) -> EvaluationConfig:
-    """The command's arms and prompts; what else was left as it is by default is as in the run, and so are its bytes."""
-    if run is None:
-        return config.evaluation
-    mine, usual = config.evaluation, EvaluationConfig()
-    fields = {f.name: getattr(mine, f.name) for f in dataclasses.fields(mine)}
-    changed = {name: value for name, value in fields.items() if value != getattr(usual, name)}
-    return dataclasses.replace(run.evaluation, **{**changed, "arms": mine.arms, "prompts": mine.prompts})
+    """The run's settings, or train.py's, with what the command changes."""
+    found: EvaluationConfig = _changed(run.evaluation if run is not None else EvaluationConfig(), config.evaluation)
+    return found
+
+
+def _changed(settings: Any, changes: Any) -> Any:
+    """`settings` with every value of `changes` that is not null, group by group."""
+    said = {f.name: getattr(changes, f.name) for f in dataclasses.fields(changes)}
+    values = {
+        name: _changed(getattr(settings, name), value) if dataclasses.is_dataclass(value) else value
+        for name, value in said.items()
+        if value is not None
+    }
+    return dataclasses.replace(settings, **values)

@@ -43,7 +43,7 @@ def _format_and_skill(found: Evaluation) -> Section:
             for label, value in (
                 ("whole gain", gains.tuned - gains.untuned),
                 ("by asking otherwise", gains.format_gain),
-                ("what no prompt gives", gains.skill.difference),
+                ("what no prompt gives", gains.skill.comparison.difference),
             )
         ]
     if found.matrix:

@@ -25,9 +25,17 @@ from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_a
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
 from vlmft.run.lock import locked
 from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
-from vlmft.run.memory import give_back_freed_pages, keep_freed_pages, peak_memory_bytes
+from vlmft.run.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.run.preflight import Check, preflight, require
-from vlmft.run.present import duration, print_cards, print_checks, print_evaluation, print_inferred, print_parts, where
+from vlmft.run.present import (
+    print_cards,
+    print_checks,
+    print_evaluation,
+    print_inferred,
+    print_parts,
+    print_phases,
+    where,
+)
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, SMOKE, Phases, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.run.smoke import make_small
@@ -289,10 +297,11 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
         print("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):
         checks = _checked(config, built)
-    before = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
-    if tested and before and tuned_parts(config.model.train, Tuning.full):
-        # Full training overwrites the untuned model: its answers are stored before, and read again below.
-        evaluate_arms(built, config.evaluation, before, "test", folder, adapters=(), poll=stop.check)
+    before = None
+    untuned = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
+    if tested and untuned and tuned_parts(config.model.train, Tuning.full):
+        # full training overwrites the untuned model: its arms are answered before
+        before = evaluate_arms(built, config.evaluation, untuned, "test", folder, adapters=(), poll=stop.check)
     stop.check()
     with clock("train"):
         L.seed_everything(config.seed, verbose=False)
@@ -304,13 +313,12 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
     if tested:
         with clock("evaluate"):
-            found, shown = _test(config, built, folder, summary, checks, stop)
+            found, shown = _test(config, built, folder, summary, checks, before, stop)
             places = {**shown, **places}
         log_predictions(found, config.logger.table_rows, loggers)
     summary.bad_rows = len(built.data.ledger.bad)
     summary.write(folder)
-    print("; ".join(f"{name} {duration(phase.seconds)}" for name, phase in summary.phases.items()), end="; ")
-    print(f"peak memory {peak_memory_bytes() / 2**30:.2f} GiB")
+    print_phases(summary.phases)
     where({**places, "summary": folder / SUMMARY_FILE})
 
 
@@ -325,10 +333,17 @@ def _checked(config: TrainConfig, built: Built) -> list[Check]:
 
 
 def _test(
-    config: TrainConfig, built: Built, folder: Path, summary: Summary, checks: Sequence[Check], stop: StopRequest
+    config: TrainConfig,
+    built: Built,
+    folder: Path,
+    summary: Summary,
+    checks: Sequence[Check],
+    before: Evaluation | None,
+    stop: StopRequest,
 ) -> tuple[Evaluation, dict[str, Path]]:
     """Evaluates the arms on the test split, prints the table, writes the report; returns also where things lie."""
-    found = evaluate_arms(built, config.evaluation, config.evaluation.arms, "test", folder, poll=stop.check)
+    arms = config.evaluation.arms
+    found = evaluate_arms(built, config.evaluation, arms, "test", folder, before=before, poll=stop.check)
     summary.add(found)
     print_evaluation(found)
     content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)
