@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +14,18 @@ import pytest
 from vlmft.config.entry import register_schemas
 from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.config.tools import compose_tool
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the tests stays in the user's cache folder, nor comes from there."""
+    before = os.environ.get("VLMFT_CACHE")
+    os.environ["VLMFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["VLMFT_CACHE"]
+    else:
+        os.environ["VLMFT_CACHE"] = before
 
 
 class Compose(Protocol):

@@ -75,3 +75,15 @@ def test_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     for name in "ab":
         ledger.refuse(BadRow(name, "x"))
     assert [line["id"] for line in lines(path)] == ["a", "b"]
+
+
+def test_a_pass_over_all_rows_counts_them_at_once() -> None:
+    ledger = Ledger(None, OnBadRow["skip"], 0.01)
+    ledger.admit("before")
+    ledger.survey(1000)
+    for number in range(10):
+        ledger.refuse(BadRow(f"{number}", "why"))
+        ledger.admit(f"row {number}")
+    assert ledger.seen == set(), "a million ids would fill the memory"
+    with pytest.raises(BadRowError, match="11 of 1000 rows are bad"):
+        ledger.refuse(BadRow("one too many", "why"))

@@ -14,9 +14,9 @@ import pytest
 from vlmft.config.schema import DataConfig
 from vlmft.data.base import VLMDataModule
 from vlmft.data.chartllama import ChartLlama
+from vlmft.data.facts import Reading, seen
 from vlmft.data.ledger import Ledger
 from vlmft.data.messages import Messages
-from vlmft.data.splits import groups_of
 from vlmft.sample import BadRowError, Image, Message, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data/chartllama"
@@ -154,8 +154,11 @@ def test_a_conversation_without_images_stays_together(tmp_path: Path) -> None:
             chat(("user", "C?"), ("assistant", "3")),
         )
     )
-    groups = groups_of({"train": [one, two, other]})
-    assert groups[one.id] == groups[two.id] != groups[other.id]
+    reading = Reading()
+    for sample in (one, two, other):
+        reading.add(sample)
+    groups = seen(reading.arrays()).groups()
+    assert groups[0] == groups[1] != groups[2]
 
 
 def test_the_leak_canary_replaces_the_answer_and_no_earlier_turn(tmp_path: Path) -> None:

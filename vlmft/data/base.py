@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch.utils.data
 from torch.utils.data import DataLoader
 
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
 from vlmft.config.schema import DataConfig
-from vlmft.data.card import SplitCard, Tally
-from vlmft.data.dataset import CLASS, Dataset
+from vlmft.data.card import SplitCard, card
+from vlmft.data.dataset import CLASS, Dataset, Ids
+from vlmft.data.facts import Facts, survey
 from vlmft.data.ledger import Ledger
-from vlmft.data.sampler import WindowSampler, epoch_order
-from vlmft.data.splits import assert_disjoint, assign, groups_of
+from vlmft.data.sampler import Mix, WindowSampler, epoch_order
+from vlmft.data.splits import assert_disjoint, assign
+from vlmft.data.tables import Chained
 from vlmft.sample import SPLITS, BadRow, BadRowError, EncodedRow, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
@@ -73,43 +77,65 @@ class VLMDataModule(L.LightningDataModule):
         super().__init__()
         self.dataset, self.config, self.encode, self.ledger = dataset, config, encode, ledger
         self.rows_per_step, self.seed = rows_per_step, seed
-        self._hashes: dict[bytes, str] = {}
         self.divided: tuple[Split, ...] = ()
         """Splits that the source does not declare: their rows were taken from train."""
         self.cards: dict[Split, SplitCard] = {}
         """Filled by `check_splits`."""
-        self.ids: dict[Split, Sequence[str]] = self._limited(self._filled(dataset.index()))
+        index = dataset.index()
+        self._n_declared = len(index)
+        self._rows = Ids(Chained([*index.values()]).__getitem__, np.arange(sum(map(len, index.values()))))
+        """All that the source declares, split after split. `Ids.numbers` of every split are places in it."""
+        self._surveyed = np.zeros(0, np.int64)
+        """Numbers of rows of which `_facts` tells."""
+        self._facts: Facts | None = None
+        self.ids: dict[Split, Ids] = self._limited(self._filled(index))
         self.position = (0, 0)
         """(epoch, windows of it already trained) at which the next training loader begins."""
 
-    def _filled(self, index: Mapping[Split, Sequence[str]]) -> Mapping[Split, Sequence[str]]:
+    def _filled(self, index: Mapping[Split, Sequence[str]]) -> dict[Split, Ids]:
         """Where val or test is not declared: taken from train by content, without the rows that cannot be read."""
-        missing: dict[Split, float] = {"test": self.config.test_rows, "val": self.config.val_rows}
-        missing = {split: share for split, share in missing.items() if share > 0 and split not in index}
-        if not missing or not self.dataset.fills_splits or "train" not in index:
-            return index
-        bad: list[BadRow] = []
-        classes: dict[str, str] = {}
-        rows = self._readable(index["train"], bad.append)
+        ends = np.cumsum([len(rows) for rows in index.values()], dtype=np.int64)
+        numbers = {split: np.arange(end - len(index[split]), end) for split, end in zip(index, ends, strict=True)}
+        train = numbers.get("train")
+        asked = {"test": self.config.test_rows, "val": self.config.val_rows}
+        for lacking, places in self.dataset.undeclared(index).items():
+            missing = {split: asked[split] for split in lacking if asked[split] > 0}
+            if missing and train is not None:
+                pool = train[places]
+                divided = self._divided(pool, missing)
+                numbers["train"] = np.setdiff1d(numbers["train"], pool)
+                for split, rows in divided.items():
+                    numbers[split] = np.sort(np.concatenate([numbers.get(split, rows[:0]), rows]))
+        return {split: self._rows.take(places) for split, places in numbers.items()}
 
-        def seen(split: Split, sample: Sample, contents: set[str]) -> None:
-            classes[sample.id] = sample.tags.get(CLASS, "")
-            self.ledger.admit(sample.id)
-
-        groups = groups_of({"train": rows}, self._hashes, seen, bad.append)
-        self.ledger.refuse_all(bad)
-        asked = sum(share if share >= 1 else share * len(groups) for share in missing.values())
-        if asked >= len(groups):
+    def _divided(self, pool: np.ndarray, missing: Mapping[Split, float]) -> dict[Split, np.ndarray]:
+        facts = self._survey(pool)
+        groups = facts.groups()
+        usable = int((groups >= 0).sum())
+        if sum(share if share >= 1 else share * usable for share in missing.values()) >= usable:
             keys = ", ".join(f"data.{split}_rows={share:g}" for split, share in missing.items())
-            raise ConfigError(f"{keys}: Expected fewer than the {len(groups)} usable rows that there are; lower them")
-        self.divided = tuple(missing)
-        divided = assign(groups, classes, missing, self.config.split_seed)
-        return {**index, **{split: sorted(rows) for split, rows in divided.items()}}
+            raise ConfigError(f"{keys}: Expected fewer than the {usable} usable rows that there are; lower them")
+        self.divided = tuple(dict.fromkeys((*self.divided, *missing)))
+        found = assign(groups, facts.group_names(groups), facts.classes, missing, self.config.split_seed)
+        return {split: pool[places] for split, places in found.items()}
 
-    def _limited(self, index: Mapping[Split, Sequence[str]]) -> dict[Split, Sequence[str]]:
-        ids: dict[Split, Sequence[str]] = {}
+    def _survey(self, numbers: np.ndarray, poll: Callable[[], None] = lambda: None) -> Facts:
+        """What is known of these rows; those not looked at before are now, and the bad ones go to the ledger."""
+        new = np.setdiff1d(numbers, self._surveyed)
+        if len(new):
+            found = survey(self.dataset, self._rows.take(new), poll)
+            self._facts = found if self._facts is None else self._facts.with_rows(found)
+            self._surveyed = np.concatenate([self._surveyed, new])
+            self.ledger.survey(len(self._surveyed))
+            self.ledger.refuse_all([BadRow(self._rows[new[row]], why) for row, why in sorted(found.bad.items())])
+        assert self._facts is not None
+        order = np.argsort(self._surveyed)
+        return self._facts.take(order[np.searchsorted(self._surveyed, numbers, sorter=order)])
+
+    def _limited(self, index: Mapping[Split, Ids]) -> dict[Split, Ids]:
+        ids: dict[Split, Ids] = {}
         for split in SPLITS:
-            rows = index.get(split, [])
+            rows = index.get(split, self._rows[:0])
             if split == "train" and self.config.train_per_class is not None:
                 rows = self._of_each_class(rows, self.config.train_per_class)
             limit = getattr(self.config, f"limit_{split}")
@@ -118,12 +144,11 @@ class VLMDataModule(L.LightningDataModule):
             if limit is not None and limit < len(rows):
                 # of val and test the same rows for every training seed
                 seed = self.seed if split == "train" else self.config.split_seed
-                chosen = sorted(epoch_order(len(rows), seed, epoch=0)[: int(limit)].tolist())
-                rows = [rows[i] for i in chosen]
+                rows = rows.take(np.sort(epoch_order(len(rows), seed, epoch=0)[: int(limit)]))
             ids[split] = rows
         return ids
 
-    def _of_each_class(self, rows: Sequence[str], most: int) -> list[str]:
+    def _of_each_class(self, rows: Ids, most: int) -> Ids:
         """Rows of no class are bad ones and stay: they are refused by name where they are used."""
         taken: Counter[str] = Counter()
         chosen = []
@@ -136,7 +161,7 @@ class VLMDataModule(L.LightningDataModule):
                 if taken[tags[CLASS]] > most:
                     continue
             chosen.append(position)
-        return [rows[position] for position in sorted(chosen)]
+        return rows.take(np.sort(np.array(chosen, np.int64)))
 
     @property
     def metric_name(self) -> str:
@@ -189,10 +214,10 @@ class VLMDataModule(L.LightningDataModule):
         return found
 
     def check_splits(self, poll: Callable[[], None] = lambda: None) -> None:
-        """Makes sure that no row and no image stands in two of the splits as used; decodes every image once.
+        """Makes sure that no row and no image stands in two of the splits as used; looks at every image once.
 
         Counts on the way what `cards` tells of the rows, and refuses those that cannot be read. `poll` is called before
-        each row; it raises where the run was asked to stop.
+        each row and now and then between images; it raises where the run was asked to stop.
 
         Raises:
             ConfigError: with the count and one pair of rows by name; or there is nothing to train on.
@@ -200,32 +225,21 @@ class VLMDataModule(L.LightningDataModule):
         """
         if not self.ids["train"]:
             raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
-        assert_disjoint(self.ids)
+        if self._n_declared > 1:  # the ids of one declared split differ
+            assert_disjoint(self.ids)
         if self.dataset.disjoint_by_construction:
             return
-        bad: list[BadRow] = []
-        tallies = {split: Tally() for split in SPLITS}
+        rows = [self.ids[split] for split in SPLITS]
+        ends = np.cumsum([len(ids) for ids in rows])[:-1]
+        facts = self._survey(np.concatenate([ids.numbers for ids in rows]), poll)
+        assert_disjoint(self.ids, dict(zip(SPLITS, np.split(facts.groups(), ends), strict=True)))
+        places = np.split(np.arange(len(facts)), ends)
+        for split, some in zip(SPLITS, places, strict=True):
+            if len(some):
+                self.cards[split] = card(facts.take(some), partial(self._answer, split))
 
-        def seen(split: Split, sample: Sample, contents: set[str]) -> None:
-            tallies[split].add(sample, contents, sample.tags.get(CLASS, ""))
-            self.ledger.admit(sample.id)
-
-        rows = {split: self._readable(self.ids[split], bad.append, poll) for split in SPLITS}
-        groups_of(rows, self._hashes, seen, bad.append)
-        self.ledger.refuse_all(bad)
-        self.cards = {split: tallies[split].card(len(self.ids[split])) for split in SPLITS if self.ids[split]}
-
-    def _readable(
-        self, rows: Sequence[str], refuse: Callable[[BadRow], None], poll: Callable[[], None] = lambda: None
-    ) -> Iterator[Sample]:
-        for row_id in rows:
-            poll()
-            try:
-                sample = self.sample(row_id)
-            except BadRowError as error:
-                refuse(BadRow(row_id, str(error)))
-                continue
-            yield sample
+    def _answer(self, split: Split, place: int) -> str:
+        return self.sample(self.ids[split][place]).answer
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
         """What generation may see of these rows."""
@@ -250,8 +264,30 @@ class VLMDataModule(L.LightningDataModule):
             generator=generator,
         )
 
+    def mix(self) -> Mix | None:
+        """How often each training row comes in an epoch; None where each comes once."""
+        weights = self.dataset.weights()
+        if not weights:
+            return None
+        names = list(weights)
+        part = [names.index(row_id.partition("/")[0]) for row_id in self.ids["train"]]
+        return Mix(np.array(part, np.int64), list(weights.values()))
+
+    def epoch_sentence(self) -> str:
+        """What an epoch of several datasets holds; "" for one."""
+        mix = self.mix()
+        if mix is None:
+            return ""
+        told = zip(
+            self.dataset.weights().items(),
+            mix.rows(),
+            np.bincount(mix.part, minlength=len(mix.weights)).tolist(),
+            strict=True,
+        )
+        return "an epoch has " + ", ".join(f"{n:,} rows of {name} ({rows:,} x {w:g})" for (name, w), n, rows in told)
+
     def train_dataloader(self) -> DataLoader[Any]:
-        sampler = WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed, *self._rank())
+        sampler = WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed, *self._rank(), self.mix())
         sampler.epoch, sampler.served = self.position
         return self._loader("train", sampler)
 

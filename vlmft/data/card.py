@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from array import array
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlmft.sample import Sample
+import numpy as np
+
+from vlmft.data.facts import Facts
 
 SHOWN_ANSWERS = 3
 
@@ -36,36 +36,32 @@ class SplitCard:
     """Different values of the tag `class`; 0 where rows have none."""
 
 
-class Tally:
-    """Counts one split's rows as they go by; keeps no image and no text but the answers."""
+def card(facts: Facts, answer_of: Callable[[int], str]) -> SplitCard:
+    """One split's card; `answer_of` is asked for the answers of the few rows that it shows."""
+    good = ~np.isin(np.arange(len(facts)), list(facts.bad))
+    n_good = int(good.sum())
+    words, answers = facts.words[good], facts.answers[good]
+    _, first, counts = np.unique(answers, return_index=True, return_counts=True)
+    top = sorted(range(len(first)), key=lambda i: (-counts[i], first[i]))[:SHOWN_ANSWERS]
+    shown = facts.shows[facts.pictured[facts.shows[:, 0]] > 0]
+    images = len(np.unique(shown[:, 1]))
+    rows = np.flatnonzero(good)
+    return SplitCard(
+        rows=len(facts),
+        bad=len(facts) - n_good,
+        images=images,
+        questions_per_image=len(shown) / max(1, images),
+        answer_words=(round(float(np.median(words))), int(words.max())) if n_good else (0, 0),
+        answers=len(first),
+        top_answers=tuple((answer_of(int(rows[first[i]])), int(counts[i]) / n_good) for i in top),
+        repeated=n_good - len(np.unique(_all_of(facts)[good])),
+        classes=len({facts.class_names[number] for number in np.unique(facts.classes[good])} - {""}),
+    )
 
-    def __init__(self) -> None:
-        self.shown: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
-        self.classes: set[str] = set()
-        self.asked: Counter[int] = Counter()
-        self.words = array("l")
 
-    def add(self, sample: Sample, contents: set[str], class_name: str) -> None:
-        """A row, what it shows (hashes of its images, or of its text), and its class or ""."""
-        self.shown.update(contents if sample.prompt.images else ())
-        self.answers[sample.answer] += 1
-        self.classes |= {class_name} - {""}
-        text = "\n".join(message.text for message in sample.prompt.messages)
-        self.asked[hash((frozenset(contents), text, sample.answer))] += 1
-        self.words.append(len(sample.answer.split()))
-
-    def card(self, n_rows: int) -> SplitCard:
-        good = len(self.words)
-        top = tuple((answer, count / good) for answer, count in self.answers.most_common(SHOWN_ANSWERS))
-        return SplitCard(
-            rows=n_rows,
-            bad=n_rows - good,
-            images=len(self.shown),
-            questions_per_image=self.shown.total() / max(1, len(self.shown)),
-            answer_words=(round(statistics.median(self.words)), max(self.words)) if good else (0, 0),
-            answers=len(self.answers),
-            top_answers=top,
-            repeated=good - len(self.asked),
-            classes=len(self.classes),
-        )
+def _all_of(facts: Facts) -> np.ndarray:
+    """(n,) uint64: a hash of what each row shows, in any order, what it asks and what it answers."""
+    found = facts.asks.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ facts.answers.view(np.uint64)
+    heads = np.frombuffer(facts.contents.tobytes(), np.uint64)[::4]
+    np.add.at(found, facts.shows[:, 0], heads[facts.shows[:, 1]])
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,7 +46,7 @@ class ChartLlama(Messages):
             and self.path is not None
             and (deeper := Path(self.path).expanduser() / "ours/ours").is_dir()
         ):
-            self._tables = {s: Table(t.rows, deeper.parent, t.numbers) for s, t in super().tables.items()}
+            self._tables = {s: replace(t, root=deeper.parent) for s, t in super().tables.items()}
         return super().tables
 
     def exchanges(self, row: Record) -> list[tuple[Exchange, str]]:

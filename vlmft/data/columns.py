@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from vlmft.config.check import ConfigError
-from vlmft.data.dataset import CLASS, GROUP, Dataset, Record
+from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids, Record
 from vlmft.data.fields import images_of, text_of, texts_of
 from vlmft.data.tables import SPLIT_NAMES, Table, load_tables
 from vlmft.sample import BadRowError, Message, Prompt, Sample, Split
@@ -114,7 +115,7 @@ class Columns(Dataset):
         for column, pattern in self.where.items():
             for split, table in tables.items():
                 numbers = [n for n, cell in zip(table.numbers, table.cells(column), strict=True) if _has(cell, pattern)]
-                tables[split] = Table(table.rows, table.root, numbers)
+                tables[split] = replace(table, numbers=numbers)
         if "split" not in self._column:
             return tables
         names: Mapping[str, Any] = {**SPLIT_NAMES, **self.split_names}
@@ -126,11 +127,16 @@ class Columns(Dataset):
             if str(cell) not in names:
                 raise ConfigError(f"data.options.split: Expected {', '.join(names)}, got {cell!r}; set split_names")
             by_split.setdefault(names[str(cell)], []).append(number)
-        return {split: Table(table.rows, table.root, numbers) for split, numbers in by_split.items()}
+        return {split: replace(table, numbers=numbers) for split, numbers in by_split.items()}
 
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Split -> ids such as "columns/test/000012": the row's number in its table, from 0."""
-        return {split: [f"{self.name}/{split}/{n:06d}" for n in table.numbers] for split, table in self.tables.items()}
+        return {s: Ids(f"{self.name}/{s}/{{:06d}}".format, table.numbers) for s, table in self.tables.items()}
+
+    def comes_from(self) -> tuple[str, ...] | None:
+        """The tables' files, where they hold all that there is."""
+        found = [(split, table.sources) for split, table in self.tables.items()]
+        return None if any(told is None for _, told in found) else tuple(f"{split} {told}" for split, told in found)
 
     def read(self, row_id: str) -> Record:
         """The row as it is stored, and its "id"; raises BadRowError for one that cannot be read."""

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
 
 from vlmft.sample import Question, Sample, Split
 
 Record: TypeAlias = Mapping[str, Any]
 """What the source holds for one row, untouched."""
+TAKEN: tuple[Split, ...] = ("test", "val")
+"""What is taken from train where it is not declared, in this order."""
 GROUP, CLASS = "group", "class"
 """Tags of a Sample that mean something here: rows of one group stay in one split; splits and subsets have all classes
 in proportion."""
+
+
+class Ids(Sequence[str]):
+    """Row ids, each spelled from its number when asked for: a million texts would take ten times the room."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, spell: Callable[[int], str], numbers: Sequence[int] | np.ndarray) -> None:
+        self.spell, self.numbers = spell, np.asarray(numbers, np.int64)
+
+    def take(self, places: np.ndarray) -> Ids:
+        return Ids(self.spell, self.numbers[places])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return Ids(self.spell, self.numbers[place])
+        return self.spell(int(self.numbers[place]))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.spell, map(int, self.numbers))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def __repr__(self) -> str:
+        return f"Ids({list(self[:3])}, {len(self)} in all)"
 
 
 class Dataset(ABC):
@@ -54,6 +88,30 @@ class Dataset(ABC):
         Raises:
             BadRowError: the record cannot become a question.
         """
+
+    def comes_from(self) -> tuple[str, ...] | None:
+        """What all rows come from and nothing else, such as files, each with its size and time.
+
+        While this and the constructor's arguments stay the same, what was read from the rows is not read again at the
+        next start. None, as here, where that cannot be told.
+        """
+        return None
+
+    def settings(self) -> str | None:
+        """What the constructor was told, which stands in public attributes; None where some value has no text."""
+        told = repr(sorted((name, repr(value)) for name, value in vars(self).items() if not name.startswith("_")))
+        return None if " at 0x" in told else f"{type(self).__module__}:{type(self).__qualname__} {told}"
+
+    def undeclared(self, index: Mapping[Split, Sequence[str]]) -> Mapping[tuple[Split, ...], np.ndarray]:
+        """Splits that are to be taken from train -> places in the training split of the rows from which."""
+        lacking = (
+            tuple(split for split in TAKEN if split not in index) if self.fills_splits and "train" in index else ()
+        )
+        return {lacking: np.arange(len(index["train"]))} if lacking else {}
+
+    def weights(self) -> Mapping[str, float]:
+        """How often training rows come in an epoch, by what stands before the first "/" of their ids; {}: once each."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,11 @@ def _image_of(value: object, root: Path | None, name: str) -> Image:
 
 @lru_cache(maxsize=1 << 16)
 def _located(root: Path, value: str) -> Path:
-    """The file, looked for once: many rows may name it. One that is not there is looked for each time."""
+    """The file, looked for once: many rows may name it. One that is not there is looked for each time.
+
+    Its path is the one that the row names, links and all: where a link leads elsewhere tomorrow, size and time tell.
+    """
     whole, path = root.absolute(), Path(value)
     inside = path.is_absolute() and path.is_relative_to(whole)
-    return image_inside(root, path.relative_to(whole).as_posix() if inside else value)
+    image_inside(root, path.relative_to(whole).as_posix() if inside else value)
+    return whole / value

@@ -1,7 +1,7 @@
 """The image policy: how a file becomes the RGB picture that every model sees. No image comes another way.
 
 * BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, told by their content and not by their names. Other formats are not:
-  opening an EPS runs a program, an SVG can fetch others.
+  opening an EPS runs a program, an SVG can fetch others, HEIC needs a decoder that Pillow has not.
 * The size in the header is looked at before a pixel is decoded: above `MAX_PIXELS` the image is refused.
 * Of an animation or a file of several pages the first one is taken.
 * The EXIF orientation is applied. Where the EXIF block itself is broken there is none.
@@ -9,7 +9,8 @@
   numbers outside 0..65535, are refused: nobody says what white is.
 * Whatever is transparent is laid on white.
 * Palette, grey, 1-bit and CMYK become RGB. Colour profiles are not applied.
-* A file that is empty, cut short, damaged or not an image is refused and never patched up.
+* A file that is empty, cut short, damaged or not an image is refused and never patched up. One thing Pillow does not
+  notice: in a PNG that ends in good order but has fewer rows than its header says, the others are black.
 
 Refusing is a `BadRowError` that says what was found. No global setting of Pillow or of `warnings` is changed.
 """
@@ -81,6 +82,12 @@ def image_from_file(root: Path, relative: str) -> Image:
 def image_from_bytes(data: bytes, name: str) -> Image:
     """The image that the encoded `data` hold, not decoded."""
     return Image(load=partial(decode_image, data, name), name=name)
+
+
+def file_of(image: Image) -> Path | None:
+    """The file that the image is decoded from; None where it lies in its row or is drawn."""
+    load = image.load
+    return load.args[0] if isinstance(load, partial) and load.func is open_image else None
 
 
 def image_inside(root: Path, relative: str) -> Path:
@@ -165,6 +172,8 @@ def _found(stream: BinaryIO) -> str:
     head = stream.read(256)
     if not head:
         return "an empty file"
+    if head[4:8] == b"ftyp":
+        return "a HEIC, AVIF or video file"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     named = (what for mark, what in NOT_IMAGES.items() if start.startswith(mark))
     return next(named, f"a damaged or unknown file that begins {head[:12]!r}")

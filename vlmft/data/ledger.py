@@ -20,12 +20,18 @@ class Ledger:
     def __init__(self, path: Path | None, policy: OnBadRow, ceiling: float) -> None:
         self.path, self.policy, self.ceiling = path, policy, ceiling
         self.seen: set[str] = set()
+        self.surveyed = 0
+        """Rows that were looked at in one pass over all that are used; from then on none is counted by itself."""
         self.bad: dict[str, str] = {}
         self.written = _ids_in(path) if path is not None and path.exists() else set()
         """Ids in the file: an evaluation that is repeated finds its own ledger there."""
 
+    def survey(self, n_rows: int) -> None:
+        self.surveyed, self.seen = n_rows, set()
+
     def admit(self, row_id: str) -> None:
-        self.seen.add(row_id)
+        if not self.surveyed:
+            self.seen.add(row_id)
 
     def refuse(self, row: BadRow) -> None:
         """Writes a bad row down, once per id.
@@ -47,10 +53,11 @@ class Ledger:
                 f"mend the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
             )
             raise BadRowError(f"{count}row {rows[0].id}: {rows[0].reason}; {remedy}")
-        share = len(self.bad) / max(len(self.seen), FIRST_LOOKS)
+        looked_at = self.surveyed or len(self.seen)
+        share = len(self.bad) / max(looked_at, FIRST_LOOKS)
         if share > self.ceiling:
             raise BadRowError(
-                f"{len(self.bad)} of {len(self.seen)} rows are bad, more than data.bad_row_ceiling={self.ceiling:g} "
+                f"{len(self.bad)} of {looked_at} rows are bad, more than data.bad_row_ceiling={self.ceiling:g} "
                 f"allows; first: row {next(iter(self.bad))}: {next(iter(self.bad.values()))}"
             )
 
@@ -60,7 +67,7 @@ class Ledger:
             self._note(BadRow(row_id, reason))
 
     def _note(self, row: BadRow) -> None:
-        self.seen.add(row.id)
+        self.admit(row.id)
         if row.id in self.bad:
             return
         self.bad[row.id] = row.reason

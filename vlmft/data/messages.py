@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
+
+from vlmft.data.cache import Arrays, code_of, kept, sha256
 from vlmft.data.columns import Columns
-from vlmft.data.dataset import Record
+from vlmft.data.dataset import Ids, Record
 from vlmft.data.fields import images_of, text_of
+from vlmft.data.progress import Progress
 from vlmft.data.tables import Table, load_tables
 from vlmft.sample import BadRowError, Image, Message, Prompt, Role, Sample, Split
 
@@ -24,6 +29,10 @@ ROLES: Mapping[str, Role] = {
     "gpt": "assistant",
     "model": "assistant",
 }
+
+
+BITS = 20
+"""Of the number that stands for a row and one of its answers, so many tell the answer."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,28 @@ class Messages(Columns):
 
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Split -> ids such as "messages/train/000012/1": the row from 0, and the answer in it, from 0."""
-        ids: dict[Split, Sequence[str]] = {}
-        for split, table in self.tables.items():
-            counts = ((number, self._n_answers(table, number)) for number in table.numbers)
-            ids[split] = [f"{self.name}/{split}/{number:06d}/{k}" for number, n in counts for k in range(n)]
-        return ids
+        return {split: Ids(partial(_spelled, f"{self.name}/{split}"), self._answers_of(split)) for split in self.tables}
+
+    def _answers_of(self, split: Split) -> np.ndarray:
+        """(n,) int64, for each answer the row and the answer in it, as `_spelled` takes them apart."""
+        table = self.tables[split]
+        known = table.sources is not None and self.settings() is not None
+        fingerprint = sha256(code_of(type(self)), *(table.sources or ())) if known else None
+        name = f"answers-{sha256(self.settings(), split)}"
+
+        def count() -> Arrays:
+            counts = np.zeros(len(table.numbers), np.int64)
+            with Progress("conversations counted", len(counts)) as progress:
+                for place, number in enumerate(table.numbers):
+                    counts[place] = self._n_answers(table, number)
+                    progress.advance()
+            return {"counts": counts}
+
+        counts = kept(name, fingerprint, count)["counts"]
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.repeat(np.asarray(table.numbers), counts)
+        found: np.ndarray = (rows << BITS) + np.arange(len(first)) - first
+        return found
 
     def _n_answers(self, table: Table, number: int) -> int:
         try:
@@ -150,6 +176,10 @@ class Messages(Columns):
         answer = text_of("answer", record["answer"])
         asked = messages[-1].text.removesuffix(f"\n{self.instruction}")
         return Sample(record["id"], Prompt(tuple(messages)), answer, (answer,), conversation, question=asked)
+
+
+def _spelled(table: str, number: int) -> str:
+    return f"{table}/{number >> BITS:06d}/{number & (1 << BITS) - 1}"
 
 
 def _turns(row: Record) -> list[Turn]:

@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
 
-def epoch_order(n_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """(n_rows,) int64 permutation for one epoch, the same on every machine."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n_rows)
+@dataclass(frozen=True)
+class Mix:
+    """How often rows come in an epoch where some come oftener than others."""
+
+    part: np.ndarray
+    """(n_rows,) the number of each row's part."""
+    weights: Sequence[float]
+    """Of each part: how often each of its rows comes. Of 1.5, half of the rows come twice, others in each epoch."""
+
+    def rows(self) -> list[int]:
+        """Rows of an epoch, part by part."""
+        sizes = np.bincount(self.part, minlength=len(self.weights)).tolist()
+        return [round(size * weight) for size, weight in zip(sizes, self.weights, strict=True)]
+
+    def drawn(self, chance: np.random.Generator) -> np.ndarray:
+        found = []
+        for number, n_rows in enumerate(self.rows()):
+            rows = np.flatnonzero(self.part == number)
+            whole = n_rows // max(1, len(rows))
+            found += [np.repeat(rows, whole), chance.permutation(rows)[: n_rows - whole * len(rows)]]
+        return np.concatenate(found)
+
+
+def epoch_order(n_rows: int, seed: int, epoch: int, mix: Mix | None = None) -> np.ndarray:
+    """(n_rows,) int64 permutation for one epoch, the same on every machine; with `mix`, of as many rows as it says."""
+    chance = np.random.Generator(np.random.PCG64([seed, epoch]))
+    return chance.permutation(n_rows if mix is None else mix.drawn(chance))
 
 
 class WindowSampler(Sampler[list[int]]):
     """Yields the row positions of each window: of several ranks, those of `rank`, dealt like cards.
 
-    The last window of an epoch may be smaller, and a rank may get none of it; no row is left out.
+    The last window of an epoch may be smaller, and a rank may get none of it; no row is left out but by `mix`.
 
     Without a seed the rows come in their own order. Lightning calls `set_epoch` before each epoch.
     """
 
-    def __init__(self, n_rows: int, rows_per_step: int, seed: int | None, rank: int = 0, n_ranks: int = 1) -> None:
-        self.n_rows, self.rows_per_step, self.seed = n_rows, rows_per_step, seed
+    def __init__(
+        self,
+        n_rows: int,
+        rows_per_step: int,
+        seed: int | None,
+        rank: int = 0,
+        n_ranks: int = 1,
+        mix: Mix | None = None,
+    ) -> None:
+        self.n_rows, self.rows_per_step, self.seed, self.mix = n_rows, rows_per_step, seed, mix
         self.rank, self.n_ranks = rank, n_ranks
         self.epoch = 0
         self.served = 0
@@ -37,10 +70,12 @@ class WindowSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.n_rows // self.rows_per_step)
+        return -(-(self.n_rows if self.mix is None else sum(self.mix.rows())) // self.rows_per_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.n_rows) if self.seed is None else epoch_order(self.n_rows, self.seed, self.epoch)
+        order = (
+            np.arange(self.n_rows) if self.seed is None else epoch_order(self.n_rows, self.seed, self.epoch, self.mix)
+        )
         first, self.served = self.served * self.rows_per_step, 0
-        for start in range(first, self.n_rows, self.rows_per_step):
+        for start in range(first, len(order), self.rows_per_step):
             yield order[start : start + self.rows_per_step][self.rank :: self.n_ranks].tolist()

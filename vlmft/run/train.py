@@ -283,6 +283,8 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
         stop.check()
         built.data.check_splits(stop.check)
     print_cards(built.data.cards, built.data.divided, len(built.data.ledger.bad), config.data)
+    if sentence := built.data.epoch_sentence():
+        print(f"  {sentence}")
     if not config.trainer.fast_dev_run:  # its test rows are cut
         keep_manifest(folder / MANIFEST_FILE, built.data)
     print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
