@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import PIL.Image
 import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data.base import VLMDataModule
+from vlmft.data.card import Spread
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
@@ -135,6 +137,84 @@ def test_the_card() -> None:
     data.check_splits()
     assert list(data.cards) == ["train", "test"]
     card = data.cards["train"]
-    assert (card.rows, card.bad, card.images, card.questions_per_image, card.repeated) == (4, 0, 2, 2.0, 1)
-    assert (card.answer_words, card.answers, card.classes) == ((2, 3), 3, 2)
-    assert card.top_answers == (("a cat", 0.5), ("because it is", 0.25), ("a dog", 0.25))
+    assert (card.rows, card.looked_at, card.bad, card.images, card.repeated) == (4, 4, 0, 2, 1)
+    assert card.questions_per_image.counts == {3: 1, 1: 1} and card.questions_per_image.mean == 2.0
+    assert card.answer_words.counts == {2: 3, 3: 1}
+    assert (card.answers, card.classes, card.sizes) == (3, 2, {(4, 3): 2})
+    assert card.top_answers == {"a cat": 0.5, "because it is": 0.25, "a dog": 0.25}
+
+
+class Sure(Pile):
+    """No image can stand in two splits of it, so it need not be looked at whole."""
+
+    disjoint_by_construction: ClassVar[bool] = True
+
+
+def test_where_splits_are_disjoint_by_construction_the_card_is_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmft.data.base.SAMPLED_ROWS", 20)
+    data = module(Sure(ROWS, {"train": 60, "test": 20}), val_rows=0)
+    data.check_splits()
+    card = data.cards["train"]
+    assert (card.rows, card.looked_at, card.answer_words.n, card.bad) == (60, 20, 20, 0)
+    assert (data.cards["test"].looked_at, data.cards["test"].rows) == (20, 20)
+    again = module(Sure(ROWS, {"train": 60, "test": 20}), val_rows=0)
+    again.check_splits()
+    assert again.cards == data.cards
+
+
+@pytest.mark.parametrize(
+    ("counts", "marks"),
+    [({5: 1}, (5, 5, 5, 5)), ({1: 19, 7: 1}, (1, 1, 1, 7)), ({1: 18, 7: 2}, (1, 1, 7, 7)), ({}, (0, 0, 0, 0))],
+)
+def test_marks_of_a_spread(counts: Mapping[int, int], marks: tuple[int, ...]) -> None:
+    told = Spread(counts).to_dict()
+    assert tuple(told[name] for name in ("min", "median", "p95", "max")) == marks
+    assert told["n"] == sum(counts.values()) and told["counts"] == {str(value): n for value, n in counts.items()}
+
+
+# --- near-duplicates
+
+
+def drawing(number: int, again: bool) -> PIL.Image.Image:
+    levels = np.random.default_rng(number).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    picture = PIL.Image.fromarray(levels).resize((96, 96), PIL.Image.Resampling.BICUBIC)
+    return picture.resize((60, 60)) if again else picture
+
+
+class Drawn(Pile):
+    """Image n and n + 100 are one drawing at two sizes."""
+
+    def to_sample(self, record: Record) -> Sample:
+        image, question, answer, _ = self.rows[int(record["id"])]
+        load = partial(drawing, image % 100, again=image >= 100)
+        return Sample(record["id"], Prompt((Message("user", (Image(load, f"{image}.png"), question)),)), answer, ("a",))
+
+
+def test_near_duplicates_are_counted_and_are_no_overlap() -> None:
+    rows = [(1, "q", "a", ""), (2, "q", "a", ""), (101, "q", "a", ""), (103, "q", "a", ""), (101, "q2", "a", "")]
+    data = module(Drawn(rows, {"train": 2, "val": 0, "test": 3}))
+    data.check_splits()
+    (pair,) = data.near_duplicates["train", "test"]
+    assert (pair.held_out.row_id, pair.held_out.name) == ("002", "101.png")
+    assert (pair.other.row_id, pair.other.name) == ("000", "1.png")
+    with pytest.raises(ConfigError, match="1 of 1 test rows show what train rows show"):
+        module(Drawn([rows[0], rows[0]], {"train": 1, "val": 0, "test": 1})).check_splits()
+
+
+def test_near_duplicates_stay_together_where_that_is_asked() -> None:
+    rows = [(image, "q", f"a{image}", "") for number in range(20) for image in (number, 100 + number)]
+    apart, together = (module(Drawn(rows), group_near_duplicates=asked) for asked in (False, True))
+    drawings = [
+        {split: {rows[int(i)][0] % 100 for i in ids} for split, ids in d.ids.items()} for d in (apart, together)
+    ]
+    shared = [d["train"] & d["test"] | d["train"] & d["val"] | d["val"] & d["test"] for d in drawings]
+    assert shared[0] and not shared[1]
+    assert (apart.largest_group, together.largest_group) == (0, 2)
+    for data, any_near in ((apart, True), (together, False)):
+        data.check_splits()
+        assert any(data.near_duplicates.values()) == any_near
+
+
+def test_a_declared_split_is_not_rearranged() -> None:
+    with pytest.raises(ConfigError, match=r"data\.group_near_duplicates: pile declares its splits"):
+        module(Drawn(ROWS[:4], {"train": 2, "val": 1, "test": 1}), group_near_duplicates=True)

@@ -196,8 +196,8 @@ def test_changed_rows_are_read_again(kept: Path, rows: Path) -> None:
     rows.write_text(rows.read_text(encoding="utf-8").replace("a2", "b2"), encoding="utf-8")  # as many bytes
     age(rows, seconds=1)
     after = start(rows).cards["train"]
-    assert {answer for answer, _ in before.top_answers} == {"a0", "a1", "a2"}
-    assert {answer for answer, _ in after.top_answers} == {"a0", "a1", "b2"}
+    assert set(before.top_answers) == {"a0", "a1", "a2"}
+    assert set(after.top_answers) == {"a0", "a1", "b2"}
 
 
 def test_other_settings_or_other_code_have_facts_of_their_own(

@@ -120,10 +120,25 @@ def report(**changes: Any) -> Report:
                 (Section("Open part", ("A.",)), Section("Folded part", ("B.",), is_folded=True)),
             ),
         ),
-        data_card=Grid(("Split", "Rows"), (("train", "1,200"),)),
+        card=data_card("train"),
         fingerprints={"settings": "0123456789"},
     )
     return dataclasses.replace(whole, **changes)
+
+
+def data_card(split: str) -> dict[str, Any]:
+    """As little of data_card.json as there can be, with one split."""
+    spread: dict[str, Any] = {"n": 1, "mean": 1, "min": 1, "median": 1, "p95": 1, "max": 1, "counts": {"1": 1}}
+    counts = dict.fromkeys(("rows", "looked_at", "images", "answers"), 1200) | dict.fromkeys(("bad", "repeated"), 0)
+    values = {**counts, "classes": 0, "answer_words": spread, "questions_per_image": spread, "visual_tokens": spread}
+    fit = {"limit_tokens": 9, "looked_at": 2, "tokens": spread, "too_long": 1, "refused": 0}
+    first = {"row": split, "reason": split}
+    return {
+        "splits": {split: values},
+        "answers": {split: {split: 0.5}},
+        "rows_that_fit": {**fit, "first": first},
+        "near_duplicates": {"distance": 32, "largest_group": None, "between": []},
+    }
 
 
 def one_arm() -> Report:
@@ -212,7 +227,7 @@ def hostile_report() -> Report:
                 (Section(HOSTILE, is_folded=True),),
             ),
         ),
-        data_card=Grid((HOSTILE,), ((HOSTILE,),)),
+        card=data_card(HOSTILE),
         fingerprints={HOSTILE: HOSTILE},
     )
 
@@ -272,7 +287,7 @@ def test_a_section_is_shown_whole() -> None:
     assert "Folded part" in page.texts["summary"]
     assert {"One sentence.", "Another.", "A.", "B."} <= set(page.texts["p"])
     assert ("td", {"class": "number heat heat-5"}) in page.elements
-    bars = [attributes for tag, attributes in page.elements if tag == "rect" and attributes["class"] == "bar"]
+    bars = [attributes for tag, attributes in page.elements if tag == "rect" and attributes.get("class") == "bar"]
     (format_wide, skill_wide) = bars[:2]
     ends = float(format_wide["x"]) + float(format_wide["width"])
     assert ends == pytest.approx(float(skill_wide["x"]))  # one to the left of zero, one to the right

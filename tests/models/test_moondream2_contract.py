@@ -212,6 +212,11 @@ def test_image_takes_as_many_tokens_whatever_its_size(
     assert len(features) == 25 == family.image_tokens(*size) == int((row.input_ids == 768).sum())
 
 
+def test_a_rows_length_is_told_from_its_text(family: GenericFamily, samples: dict[str, Sample]) -> None:
+    for kind, n_images in (("one_image", 1), ("text_only", 0)):
+        assert family.text_tokens(samples[kind]) + n_images * (25 - 1) == family.encode(samples[kind]).length
+
+
 def test_positions_count_real_tokens(
     batch: Any,
     rows: list[EncodedRow],

@@ -32,6 +32,7 @@ def test_what_lies_in_a_run_folder(trained: Any) -> None:
     here = {file for file in files if not file.startswith(("adapter/", "checkpoints/"))}
     assert here == {
         "config.yaml",
+        "data_card.json",
         "environment.json",
         "metrics.jsonl",
         "report.html",

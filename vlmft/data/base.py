@@ -21,6 +21,7 @@ from vlmft.data.card import SplitCard, card
 from vlmft.data.dataset import CLASS, Dataset, Ids
 from vlmft.data.facts import Facts, survey
 from vlmft.data.ledger import Ledger
+from vlmft.data.near_duplicates import LOOK, NearPair, Shown, near_across
 from vlmft.data.sampler import Mix, WindowSampler, epoch_order
 from vlmft.data.splits import assert_disjoint, assign
 from vlmft.data.tables import Chained
@@ -29,6 +30,8 @@ from vlmft.sample import SPLITS, BadRow, BadRowError, EncodedRow, Question, Samp
 Encode = Callable[[Sample], EncodedRow]
 
 
+SAMPLED_ROWS = 300
+"""Rows of a split that its card is counted from where no image can stand in two splits."""
 NUMBER = 8675309
 """Stands for a gold answer that the source holds as a number."""
 
@@ -80,7 +83,12 @@ class VLMDataModule(L.LightningDataModule):
         self.divided: tuple[Split, ...] = ()
         """Splits that the source does not declare: their rows were taken from train."""
         self.cards: dict[Split, SplitCard] = {}
-        """Filled by `check_splits`."""
+        self.near_duplicates: dict[tuple[Split, Split], list[NearPair]] = {}
+        """Both filled by `check_splits`."""
+        self.largest_group = 0
+        """Different images in the largest group of near-duplicates, where they are grouped."""
+        self._shown: dict[Split, tuple[Ids, Facts]] = {}
+        """The rows that `cards` tells of, and their facts."""
         index = dataset.index()
         self._n_declared = len(index)
         self._rows = Ids(Chained([*index.values()]).__getitem__, np.arange(sum(map(len, index.values()))))
@@ -106,11 +114,19 @@ class VLMDataModule(L.LightningDataModule):
                 numbers["train"] = np.setdiff1d(numbers["train"], pool)
                 for split, rows in divided.items():
                     numbers[split] = np.sort(np.concatenate([numbers.get(split, rows[:0]), rows]))
+        if self.config.group_near_duplicates and not self.divided:
+            raise ConfigError(
+                f"data.group_near_duplicates: {self.dataset.name} declares its splits, and no row is moved between "
+                "those; leave it out, the card counts near-duplicates all the same"
+            )
         return {split: self._rows.take(places) for split, places in numbers.items()}
 
     def _divided(self, pool: np.ndarray, missing: Mapping[Split, float]) -> dict[Split, np.ndarray]:
         facts = self._survey(pool)
-        groups = facts.groups()
+        groups = facts.groups(with_near_duplicates=self.config.group_near_duplicates)
+        if self.config.group_near_duplicates:
+            _, rows = facts.pictures()
+            self.largest_group = max(self.largest_group, *np.unique(groups[rows], return_counts=True)[1].tolist(), 0)
         usable = int((groups >= 0).sum())
         if sum(share if share >= 1 else share * usable for share in missing.values()) >= usable:
             keys = ", ".join(f"data.{split}_rows={share:g}" for split, share in missing.items())
@@ -227,19 +243,55 @@ class VLMDataModule(L.LightningDataModule):
             raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
         if self._n_declared > 1:  # the ids of one declared split differ
             assert_disjoint(self.ids)
-        if self.dataset.disjoint_by_construction:
-            return
-        rows = [self.ids[split] for split in SPLITS]
+        most = SAMPLED_ROWS if self.dataset.disjoint_by_construction else None
+        rows = [self.ids[split].take(self.some_places(split, most)) for split in SPLITS]
         ends = np.cumsum([len(ids) for ids in rows])[:-1]
         facts = self._survey(np.concatenate([ids.numbers for ids in rows]), poll)
-        assert_disjoint(self.ids, dict(zip(SPLITS, np.split(facts.groups(), ends), strict=True)))
+        groups = np.split(facts.groups(), ends)
+        assert_disjoint(dict(zip(SPLITS, rows, strict=True)), dict(zip(SPLITS, groups, strict=True)))
         places = np.split(np.arange(len(facts)), ends)
-        for split, some in zip(SPLITS, places, strict=True):
+        for split, ids, some in zip(SPLITS, rows, places, strict=True):
             if len(some):
-                self.cards[split] = card(facts.take(some), partial(self._answer, split))
+                self._shown[split] = ids, facts.take(some)
+                self.cards[split] = card(self._shown[split][1], partial(self._answer, ids), len(self.ids[split]))
+        self.near_duplicates = self._near_duplicates()
 
-    def _answer(self, split: Split, place: int) -> str:
-        return self.sample(self.ids[split][place]).answer
+    def _answer(self, ids: Ids, place: int) -> str:
+        return self.sample(ids[place]).answer
+
+    def _near_duplicates(self) -> dict[tuple[Split, Split], list[NearPair]]:
+        pictures = {split: facts.pictures() for split, (_, facts) in self._shown.items()}
+
+        def shown(split: Split, picture: int) -> Shown:
+            looks, rows = pictures[split]
+            row_id = self._shown[split][0][rows[picture]]
+            images = self.sample(row_id).prompt.images
+            digest = looks["sha256"][picture].tobytes().hex()  # looked up only where there are several
+            return Shown(row_id, next(i.name for i in images if len(images) == 1 or i.sha256 == digest))
+
+        hashes = {split: np.ascontiguousarray(looks["perceptual"]) for split, (looks, _) in pictures.items()}
+        return {
+            (one, other): [NearPair(shown(other, i), shown(one, j), bits) for i, j, bits in pairs]
+            for (one, other), pairs in near_across(hashes).items()
+        }
+
+    def some_places(self, split: Split, most: int | None) -> np.ndarray:
+        """Places of all rows of a split, or of so many of a seeded shuffle; ascending."""
+        n_rows = len(self.ids[split])
+        order = np.arange(n_rows) if most is None or most >= n_rows else epoch_order(n_rows, self.seed, epoch=0)[:most]
+        return np.sort(order)
+
+    def some_rows(self, split: Split, most: int) -> list[tuple[Sample, list[tuple[int, int]]]]:
+        """At most so many good rows of a seeded shuffle of those that the card tells of, with the sizes of their
+        different images, which are not decoded for it."""
+        ids, facts = self._shown[split]
+        places = np.sort(epoch_order(len(ids), self.seed, epoch=0)[:most])
+        some = facts.take(places)
+        looks = some.contents.view(LOOK)
+        sizes: list[list[tuple[int, int]]] = [[] for _ in places]
+        for row, content in some.shows[some.pictured[some.shows[:, 0]] > 0].tolist():
+            sizes[row].append((int(looks["width"][content]), int(looks["height"][content])))
+        return [(self.sample(ids[place]), sizes[row]) for row, place in enumerate(places) if row not in some.bad]
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
         """What generation may see of these rows."""

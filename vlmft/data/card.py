@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vlmft.data.facts import Facts
+from vlmft.data.near_duplicates import LOOK
 
-SHOWN_ANSWERS = 3
+KEPT_ANSWERS = 100
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Whole numbers, and how often each occurs."""
+
+    counts: Mapping[int, int]
+
+    @property
+    def n(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def mean(self) -> float:
+        return sum(value * count for value, count in self.counts.items()) / max(1, self.n)
+
+    def quantile(self, share: float) -> int:
+        """The least value that `share` of all do not exceed; 0 where there are none."""
+        values = sorted(self.counts)
+        reached = itertools.accumulate(self.counts[value] for value in values)
+        return next((value for value, n in zip(values, reached, strict=True) if n >= share * self.n), 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"n", "mean", "min", "median", "p95", "max", "counts": {"value": how often}}, values in order."""
+        marks = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
+        counts = {str(value): self.counts[value] for value in sorted(self.counts)}
+        quantiles = {name: self.quantile(share) for name, share in marks.items()}
+        return {"n": self.n, "mean": round(self.mean, 3), **quantiles, "counts": counts}
 
 
 @dataclass(frozen=True)
@@ -18,50 +49,63 @@ class SplitCard:
 
     rows: int
     """As used, those that cannot be read included."""
+    looked_at: int
+    """Rows that all other numbers are of: fewer only where no image can stand in two splits and a sample will do."""
     bad: int
     """Rows that cannot be read."""
     images: int
     """Different ones, by their decoded pixels."""
-    questions_per_image: float
-    """Mean over the images."""
-    answer_words: tuple[int, int]
-    """Median and longest answer, in words."""
+    questions_per_image: Spread
+    answer_words: Spread
+    """Lengths of the answers."""
     answers: int
     """Different ones."""
-    top_answers: tuple[tuple[str, float], ...]
-    """The most frequent answers, each with its share of the rows."""
+    top_answers: Mapping[str, float]
+    """The most frequent answers, at most `KEPT_ANSWERS`, each with its share of the rows; the most frequent first."""
     repeated: int
     """Rows that show, ask and answer what an earlier one does."""
     classes: int
     """Different values of the tag `class`; 0 where rows have none."""
+    sizes: Mapping[tuple[int, int], int]
+    """(width, height) in pixels -> different images of that size."""
 
 
-def card(facts: Facts, answer_of: Callable[[int], str]) -> SplitCard:
-    """One split's card; `answer_of` is asked for the answers of the few rows that it shows."""
+def card(facts: Facts, answer_of: Callable[[int], str], n_rows: int | None = None) -> SplitCard:
+    """The card of a split of `n_rows`, or of as many as there are facts of.
+
+    `answer_of` is asked for the answers of the few rows that it shows.
+    """
     good = ~np.isin(np.arange(len(facts)), list(facts.bad))
     n_good = int(good.sum())
-    words, answers = facts.words[good], facts.answers[good]
+    answers = facts.answers[good]
     _, first, counts = np.unique(answers, return_index=True, return_counts=True)
-    top = sorted(range(len(first)), key=lambda i: (-counts[i], first[i]))[:SHOWN_ANSWERS]
+    top = sorted(range(len(first)), key=lambda i: (-counts[i], first[i]))[:KEPT_ANSWERS]
     shown = facts.shows[facts.pictured[facts.shows[:, 0]] > 0]
-    images = len(np.unique(shown[:, 1]))
+    looks, _ = facts.pictures()
+    sizes, of_size = np.unique(np.column_stack([looks["width"], looks["height"]]), axis=0, return_counts=True)
     rows = np.flatnonzero(good)
     return SplitCard(
-        rows=len(facts),
+        rows=len(facts) if n_rows is None else n_rows,
+        looked_at=len(facts),
         bad=len(facts) - n_good,
-        images=images,
-        questions_per_image=len(shown) / max(1, images),
-        answer_words=(round(float(np.median(words))), int(words.max())) if n_good else (0, 0),
+        images=len(looks),
+        questions_per_image=spread_of(np.unique(shown[:, 1], return_counts=True)[1]),
+        answer_words=spread_of(facts.words[good]),
         answers=len(first),
-        top_answers=tuple((answer_of(int(rows[first[i]])), int(counts[i]) / n_good) for i in top),
+        top_answers={answer_of(int(rows[first[i]])): int(counts[i]) / n_good for i in top},
         repeated=n_good - len(np.unique(_all_of(facts)[good])),
         classes=len({facts.class_names[number] for number in np.unique(facts.classes[good])} - {""}),
+        sizes={(int(w), int(h)): int(n) for (w, h), n in zip(sizes, of_size, strict=True)},
     )
+
+
+def spread_of(values: np.ndarray) -> Spread:
+    return Spread({int(value): int(n) for value, n in zip(*np.unique(values, return_counts=True), strict=True)})
 
 
 def _all_of(facts: Facts) -> np.ndarray:
     """(n,) uint64: a hash of what each row shows, in any order, what it asks and what it answers."""
     found = facts.asks.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ facts.answers.view(np.uint64)
-    heads = np.frombuffer(facts.contents.tobytes(), np.uint64)[::4]
+    heads = np.frombuffer(facts.contents.tobytes(), np.uint64)[:: LOOK.itemsize // 8]
     np.add.at(found, facts.shows[:, 0], heads[facts.shows[:, 1]])
     return found

@@ -7,7 +7,6 @@ read are never kept, but tried again.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import pickle
 from array import array
@@ -20,11 +19,13 @@ from vlmft.data.cache import Arrays, code_of, kept, sha256
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids
 from vlmft.data.image_hashes import image_hashes
 from vlmft.data.images import file_of
+from vlmft.data.near_duplicates import LOOK, look, near
 from vlmft.data.progress import Progress
 from vlmft.data.splits import connected
 from vlmft.sample import BadRowError, Image, Sample
 
 Poll = Callable[[], None]
+CONTENT = f"S{LOOK.itemsize}"
 NUMBERS = ("asks", "answers", "words", "pictured", "classes")
 
 
@@ -46,7 +47,7 @@ class Facts:
     shows: np.ndarray
     """(m, 2) int64: a row, and the number in `contents` of one of its images, or of its text where it has none."""
     contents: np.ndarray
-    """(k,) S32, sorted: the sha256 of the pixels of an image, or of a text."""
+    """(k,) of 72 bytes, sorted: the `LOOK` of an image, or the sha256 of a text and zeros."""
     ties: np.ndarray
     """(t, 2) int64: a row, and a hash of a conversation or of a tag `GROUP` that it belongs to."""
     bad: dict[int, str]
@@ -88,11 +89,19 @@ class Facts:
             bad=self.bad | {row + len(self): why for row, why in other.bad.items()},
         )
 
-    def groups(self) -> np.ndarray:
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """(p,) `LOOK`s of the different images, and (p,) the first row that shows each."""
+        shown = self.shows[self.pictured[self.shows[:, 0]] > 0]
+        shown = shown[np.argsort(shown[:, 0], kind="stable")]
+        contents, first = np.unique(shown[:, 1], return_index=True)
+        return self.contents[contents].view(LOOK), shown[first, 0]
+
+    def groups(self, *, with_near_duplicates: bool = False) -> np.ndarray:
         """(n,) the number of the least content that each row hangs together with, -1 for a bad row.
 
         A group is a connected component: rows that share an image (exactly the same decoded pixels), a conversation or
-        a tag `GROUP`, over any chain of rows; rows without an image share their text.
+        a tag `GROUP`, over any chain of rows; rows without an image share their text. `with_near_duplicates` ties those
+        together, too.
         """
         _, tie = np.unique(self.ties[:, 1], return_inverse=True)
         tied = np.column_stack([self.ties[:, 0], len(self.contents) + tie])
@@ -100,6 +109,9 @@ class Facts:
         pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         same_row = pairs[1:, 0] == pairs[:-1, 0]
         joined = np.column_stack([pairs[:-1, 1], pairs[1:, 1]])[same_row]
+        if with_near_duplicates:
+            hashes = np.ascontiguousarray(self.contents.view(LOOK)["perceptual"])
+            joined = np.concatenate([joined, *(np.column_stack([i, j]) for i, j, _ in near(hashes, hashes))])
         roots = connected(len(self.contents) + len(self.ties), joined)
         found = np.full(len(self), -1)
         found[pairs[:, 0]] = roots[pairs[:, 1]]
@@ -107,7 +119,7 @@ class Facts:
 
     def group_names(self, groups: np.ndarray) -> dict[int, str]:
         """Number of a group -> the hash of its least content, hex: the same name in any set of rows."""
-        return {int(g): self.contents[g].ljust(32, b"\0").hex() for g in np.unique(groups) if g >= 0}
+        return {int(g): self.contents[g].ljust(32, b"\0")[:32].hex() for g in np.unique(groups) if g >= 0}
 
 
 @dataclass
@@ -127,7 +139,7 @@ class Reading:
     class_names: dict[str, int] = field(default_factory=lambda: {"": 0})
     bad: dict[int, str] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
-    """Loaders of images that lie in no file of their own -> hash of their pixels."""
+    """Loaders of images that lie in no file of their own -> their `LOOK`."""
 
     def add(self, sample: Sample) -> None:
         """Raises BadRowError where an image that lies in its row cannot be decoded."""
@@ -156,11 +168,12 @@ class Reading:
             return self.files.setdefault(str(file), len(self.files))
         loader = hashlib.sha256(pickle.dumps(image.load)).digest()
         if loader not in self.seen:
-            self.seen[loader] = bytes.fromhex(copy.copy(image).sha256)  # a copy takes the pixels with it
+            self.seen[loader] = look(image.load())
         return -1 - self.digests.setdefault(self.seen[loader], len(self.digests))
 
     def _text(self, sample: Sample) -> int:
-        return -1 - self.digests.setdefault(bytes.fromhex(sample.prompt.sha256), len(self.digests))
+        digest = bytes.fromhex(sample.prompt.sha256).ljust(LOOK.itemsize, b"\0")
+        return -1 - self.digests.setdefault(digest, len(self.digests))
 
     def arrays(self) -> Arrays:
         return {
@@ -168,7 +181,7 @@ class Reading:
             **{name: np.frombuffer(getattr(self, name), np.int64).reshape(-1, 2) for name in ("shows", "ties")},
             "files": _bytes(self.files),
             "class_names": _bytes(self.class_names),
-            "digests": np.array(list(self.digests), "S32"),
+            "digests": np.array(list(self.digests), CONTENT),
             "unread": np.array(list(self.bad), np.int64),
         }
 
@@ -210,7 +223,7 @@ def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
     """The facts of a reading, once the images in files have been looked at."""
     files = _texts(arrays["files"])
     hashes = image_hashes(files, poll)
-    known = np.array([found if isinstance(found, bytes) else b"" for found in hashes], "S32")
+    known = np.array([found if isinstance(found, bytes) else b"" for found in hashes], CONTENT)
     contents, number = np.unique(np.concatenate([known, arrays["digests"]]), return_inverse=True)
     rows, code = arrays["shows"].T
     code = np.where(code >= 0, code, len(files) - 1 - code)

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import PIL
 
-from vlmft.data import images
+from vlmft.data import images, near_duplicates
 from vlmft.data.cache import cache_folder, sha256, stamp, tell
 from vlmft.data.images import open_image
+from vlmft.data.near_duplicates import look
 from vlmft.data.progress import Progress
 from vlmft.sample import BadRowError, pixels_sha256
 
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 def image_hashes(paths: Sequence[str], poll: Callable[[], None] = lambda: None) -> list[bytes | str]:
-    """For each file the sha256 of its decoded pixels, or why it cannot be decoded. `poll` is called now and then."""
+    """For each file its `LOOK`, or why it cannot be decoded. `poll` is called now and then."""
     if not paths:
         return []
     store, marks = Store(), [stamp(path) for path in paths]
@@ -54,9 +54,9 @@ def image_hashes(paths: Sequence[str], poll: Callable[[], None] = lambda: None) 
 
 
 def pixel_hash(path: str) -> bytes | str:
-    """32 bytes, or the reason why there are none."""
+    """Its `LOOK`, 72 bytes, or the reason why there is none."""
     try:
-        return bytes.fromhex(pixels_sha256(np.asarray(open_image(Path(path)))))
+        return look(open_image(Path(path)))
     except BadRowError as error:
         return str(error)
 
@@ -65,7 +65,7 @@ class Store:
     """The hashes under one image policy and one Pillow. A store that cannot be used is an empty one."""
 
     def __init__(self) -> None:
-        code = inspect.getsource(images) + inspect.getsource(pixels_sha256)
+        code = inspect.getsource(images) + inspect.getsource(near_duplicates) + inspect.getsource(pixels_sha256)
         folder = cache_folder()
         self.file = None if folder is None else folder / f"images-{sha256(PIL.__version__, code)}.sqlite"
 

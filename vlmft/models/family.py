@@ -7,21 +7,23 @@ the supervised logits alone (which keeps each model's own soft-capping and scali
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
 import torch
 from jinja2 import TemplateError
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError, import_allowed
 from vlmft.config.schema import ModelConfig
 from vlmft.models.collate import collate
 from vlmft.models.features import Features, encoder_outputs, image_features
+from vlmft.models.greedy import greedy, own_settings_set_aside
 from vlmft.models.load import Source, load_processor
+from vlmft.models.refusals import processor_refusals
 from vlmft.models.resolution import KEY, limit_visual_tokens, most_visual_tokens, settings_of
 from vlmft.models.support import FAMILIES
 from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Message, Prompt, Sample
@@ -44,9 +46,11 @@ class Family(Protocol):
     resolution: str
     """What an image costs, in words."""
     max_length_tokens: int
+    """Longest row."""
 
     def limit_images(self, most: int | None) -> None: ...
     def image_tokens(self, width: int, height: int) -> int: ...
+    def text_tokens(self, sample: Sample) -> int: ...
     def encode(self, sample: Sample) -> EncodedRow: ...
     def encode_prompt(self, row_id: str, prompt: Prompt) -> EncodedRow: ...
     def collate(self, rows: Sequence[EncodedRow], layout: Layout, model: PreTrainedModel) -> Batch: ...
@@ -197,9 +201,37 @@ class GenericFamily:
         Raises:
             BadRowError: the image processor refuses the size.
         """
+        if not hasattr(self.processor, "_get_num_multimodal_tokens"):  # Idefics2: a picture of that size shows it
+            return self._place(PIL.Image.new("RGB", (width, height)))
+        return self._announced(width, height) + self._frame
+
+    def _announced(self, width: int, height: int) -> int:
         with processor_refusals():
             counts = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
         return int(counts["num_image_tokens"][0])
+
+    @cached_property
+    def _frame(self) -> int:
+        """What the processor writes around an image and leaves out of its own count, as Gemma 3's does."""
+        return self._place(PROBES[0]) - self._announced(*PROBES[0].size)
+
+    def _place(self, picture: PIL.Image.Image) -> int:
+        """Ids that stand in the place of the template's mark once the processor has seen the picture."""
+        text = self._template([{"role": "user", "content": [{"type": "image"}]}], generation=True)
+        return int(self._process(text, [picture])["input_ids"].shape[1]) - self.marked_tokens(text) + 1
+
+    def text_tokens(self, sample: Sample) -> int:
+        """Tokens of the row that `encode` makes, but with one for each image: it decodes none.
+
+        Raises:
+            BadRowError: as `encode`, for the model's control tokens in a text and turns that the template refuses.
+        """
+        prompt = self._template(self._chat(sample.prompt.messages), generation=True)
+        return self.marked_tokens(prompt) + len(self.answer_ids(sample.prompt, sample.answer))
+
+    def marked_tokens(self, text: str) -> int:
+        """Tokens of what the template wrote, each image mark as one."""
+        return len(self.processor.tokenizer(text, **self._start(text))["input_ids"])
 
     def encode_prompt(self, row_id: str, prompt: Prompt) -> EncodedRow:
         """Prompt ids exactly as generation sees them: `supervised` is all False. Next: `collate`.
@@ -226,12 +258,15 @@ class GenericFamily:
 
     def _process(self, text: str, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
         """The processor's arrays for one text. Pictures, not arrays: three rows of pixels would pass for channels."""
-        start = self.processor.tokenizer.bos_token
-        written = {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
         images = [pictures] if pictures else None
         with processor_refusals():
-            inputs = self.processor(text=[text], images=images, return_tensors="np", **written)
+            inputs = self.processor(text=[text], images=images, return_tensors="np", **self._start(text))
         return {name: np.asarray(value) for name, value in inputs.items() if name != "attention_mask"}
+
+    def _start(self, text: str) -> dict[str, bool]:
+        """As a keyword, whether the tokenizer writes the start token: not where the template has done so."""
+        start = self.processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
 
     def _alone(self, picture: PIL.Image.Image) -> dict[str, np.ndarray]:
         chat = [{"role": "user", "content": [{"type": "image"}]}]
@@ -308,34 +343,28 @@ class GenericFamily:
         outputs = encoder_outputs(model, features)
         return {"mm_encoder_outputs": outputs if generation else outputs or None}
 
-    def forward(self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor) -> torch.Tensor:
-        """Logits at the positions where `keep` (B, T) bool is True: (n_kept, vocabulary)."""
-        output = model(
+    def _called(
+        self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor | int, *, use_cache: bool
+    ) -> Any:
+        return model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             logits_to_keep=keep,
-            use_cache=False,
+            use_cache=use_cache,
             **self.seen(model, batch, features),
             **batch.token_arrays,
             **batch.image_arrays,
         )
-        logits: torch.Tensor = output.logits
+
+    def forward(self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor) -> torch.Tensor:
+        """Logits at the positions where `keep` (B, T) bool is True: (n_kept, vocabulary)."""
+        logits: torch.Tensor = self._called(model, batch, features, keep, use_cache=False).logits
         return logits
 
     def prefill(self, model: PreTrainedModel, batch: Batch, features: Features) -> Any:
         """The cache of keys and values that `generate` can go on from; features and ids as for `forward`."""
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            logits_to_keep=1,
-            use_cache=True,
-            **self.seen(model, batch, features),
-            **batch.token_arrays,
-            **batch.image_arrays,
-        )
-        return output.past_key_values
+        return self._called(model, batch, features, 1, use_cache=True).past_key_values
 
     def generate(
         self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int, past: Any = None
@@ -347,19 +376,12 @@ class GenericFamily:
         inner: Any = model.base_model
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # trap: a text-only batch would take over the last batch's offsets
-        greedy = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=self.end_id,
-            pad_token_id=self.pad_id,
-            suppress_tokens=list(self.suppressed_ids) or None,
-        )
-        with _own_settings_set_aside(model):
+        settings = greedy(max_new_tokens, self.end_id, self.pad_id, self.suppressed_ids)
+        with own_settings_set_aside(model):
             output = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=greedy,
+                generation_config=settings,
                 past_key_values=past,
                 **self.seen(model, batch, features, generation=True),
                 **batch.token_arrays,
@@ -374,22 +396,3 @@ class GenericFamily:
     def show(self, ids: Sequence[int]) -> str:
         """Text of ids with every special token in it, for people and for the leak canary."""
         return str(self.processor.tokenizer.decode(list(ids), skip_special_tokens=False))
-
-
-@contextlib.contextmanager
-def processor_refusals() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise BadRowError(f"Expected a row that the model's processor takes, got: {error}; mend or drop it") from error
-
-
-@contextlib.contextmanager
-def _own_settings_set_aside(model: Any) -> Iterator[None]:
-    """Trap: what a GenerationConfig leaves open is filled from the model's own generation_config.json, such as a
-    repetition penalty, and then the answers are not greedy."""
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -16,8 +16,9 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.family import GenericFamily, processor_refusals
+from vlmft.models.family import GenericFamily
 from vlmft.models.features import Features, image_features
+from vlmft.models.refusals import processor_refusals
 from vlmft.sample import Batch, EncodedImage, EncodedRow, Layout
 
 IMAGE, FRAME = "<image>", "<fake_token_around_image>"
@@ -57,6 +58,11 @@ class IdeficsFamily(GenericFamily):
     def image_tokens(self, width: int, height: int) -> int:
         """An image and the two marks around it, whatever its size."""
         return 3
+
+    def marked_tokens(self, text: str) -> int:
+        """With the start token that the processor writes; images side by side share a mark."""
+        side_by_side = sum(not piece for piece in text.split(IMAGE)[1:-1])
+        return super().marked_tokens(text) + 1 - side_by_side
 
     def _process(self, text: str, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
         """The processor wants a list of texts and pictures; it writes the start token itself."""

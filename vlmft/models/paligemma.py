@@ -30,6 +30,10 @@ class PaliGemmaFamily(GenericFamily):
         processor.chat_template = processor.chat_template or TEMPLATE.replace("EOS", processor.tokenizer.eos_token)
         super().__init__(processor, model_config, max_length_tokens)
 
+    def marked_tokens(self, text: str) -> int:
+        """With the start token and the line break that the processor writes."""
+        return super().marked_tokens(text) + 2
+
     def _process(self, text: str, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
         inputs = super()._process(text, pictures)
         return {name: array for name, array in inputs.items() if name != "labels"}  # the prompt's, all of them masked

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vlmft.config.schema import DataConfig
-from vlmft.data.card import SplitCard
 from vlmft.evaluation.compare import Adjusted, p_words
+from vlmft.evaluation.report.card import findings
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
-from vlmft.sample import Split
 
 MARKS = {True: "ok  ", False: "FAIL"}
+SHOWN_ANSWERS = 3
 
 
 def console() -> Console:
@@ -33,30 +35,43 @@ def print_inferred(inferred: Sequence[Inferred]) -> None:
         print(f"  {item.key} = {value}  (from {item.origin})")
 
 
-def print_cards(cards: Mapping[Split, SplitCard], divided: Sequence[Split], n_bad: int, data: DataConfig) -> None:
-    """The dataset in numbers, and where its splits come from."""
+def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Path | None) -> None:
+    """The dataset in numbers, where its splits come from, and what was looked for in it; `card` is data_card.json."""
+    sampled = any(split["looked_at"] < split["rows"] for split in card["splits"].values())
     table = Table(title=f"{data.name}: the rows as used")
-    names = "rows", "bad", "repeated", "images", "questions/image", "classes", "answers", "words", "longest"
     table.add_column("split", no_wrap=True)
-    for name in names:
+    names = "rows", "bad", "repeated", "images", "questions/image", "tokens/image", "classes", "answers", "words"
+    for name in (*names, "longest"):
         table.add_column(name, justify="right", no_wrap=True)
-    for split, card in cards.items():
-        per_image = f"{card.questions_per_image:.1f}" if card.images else "-"
-        counts = map(str, (card.rows, card.bad, card.repeated, card.images))
-        table.add_row(
-            split, *counts, per_image, str(card.classes or "-"), str(card.answers), *map(str, card.answer_words)
-        )
+    for name, split in card["splits"].items():
+        asked, tokens, words = (split[key] for key in ("questions_per_image", "visual_tokens", "answer_words"))
+        counts = [split[key] for key in ("rows", "bad", "repeated", "images")]
+        per_image = [f"{asked['mean']:.1f}", _range(tokens)] if asked["n"] else ["-", "-"]
+        rest = [split["classes"] or "-", split["answers"], words["median"], words["max"]]
+        table.add_row(name, *map(str, (*counts, *per_image, *rest)))
     console().print(table)
-    for split, card in cards.items():
-        top = ", ".join(f"{_short(' '.join(answer.split()))} ({percent(share)})" for answer, share in card.top_answers)
-        print(f"  most frequent answers of {split}: {top}")
-    shares = ", ".join(f"data.{split}_rows={getattr(data, f'{split}_rows'):g}" for split in divided)
+    if sampled:
+        print("  no image can stand in two splits here: all but the rows is counted from a seeded sample of each split")
+    for name, split in card["splits"].items():
+        top = itertools.islice(split["top_answers"].items(), SHOWN_ANSWERS)
+        told = ", ".join(f"{_short(' '.join(answer.split()))} ({percent(share)})" for answer, share in top)
+        print(f"  most frequent answers of {name}: {told}")
     if n_bad:
         print(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and says why")
-    if divided:
-        print(f"  the source declares no {' and no '.join(divided)}: taken from train by content ({shares})")
-    if len(cards) > 1:
-        print("  overlap: none, no image and no row stands in two splits")
+    if card["divided"]:
+        shares = ", ".join(f"data.{split}_rows={getattr(data, f'{split}_rows'):g}" for split in card["divided"])
+        missing = " and no ".join(card["divided"])
+        print(f"  the source declares no {missing}: taken from train by content ({shares})")
+    for name, told in findings(card).items():
+        print(f"  {name.lower()}: {told[:1].lower()}{told[1:]}")
+    if sheet is not None:
+        print(f"  look at them: {sheet}")
+
+
+def _range(spread: Mapping[str, Any]) -> str:
+    """Such as "64", or "64 - 320" with the median between."""
+    low, middle, high = spread["min"], spread["median"], spread["max"]
+    return str(low) if low == high else f"{low} .. {middle} .. {high}"
 
 
 def print_parts(counts: Mapping[str, Mapping[str, int]], total: int) -> None:

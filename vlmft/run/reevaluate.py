@@ -78,7 +78,7 @@ def reevaluate(config: EvaluateConfig) -> Path:
     metrics = Path(config.run) / METRICS_FILE if config.run is not None else folder / METRICS_FILE
     settled: Any = run or config
     used = dataclasses.replace(settled, evaluation=settings)
-    content = report(built, used, summary, found, [], metrics, settings.gallery_rows)
+    content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
     path = write_results(content, folder)
     grading_into_report(folder)
     summary.write(folder)

@@ -21,30 +21,27 @@ from transformers import PreTrainedModel
 
 from vlmft.config.schema import Scale
 from vlmft.config.secrets import redacted
-from vlmft.data.card import SplitCard
 from vlmft.evaluation.report import (
     Curve,
-    Grid,
     Report,
     ReportAnswer,
     ReportRow,
-    Section,
     breakdowns,
     rows_to_picture,
     write_markdown,
     write_report,
 )
-from vlmft.evaluation.report.units import shortened
 from vlmft.metrics import Metric, metric_named, variant
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built
+from vlmft.run.card import read_card
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.folder import SUMMARY_FILE, command_line, config_hash, environment, plain, write_json
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
 from vlmft.run.present import headline
 from vlmft.run.sections import sections_of
-from vlmft.sample import Sample, Split
+from vlmft.sample import Sample
 from vlmft.training.checkpoint import whole_folder
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
@@ -216,9 +213,9 @@ def report(
     checks: Sequence[Check],
     metrics: Path,
     gallery_rows: int,
-    sections: Sequence[Section] = (),
+    page_folder: Path | None = None,
 ) -> Report:
-    """The report's content, from what the run measured; `sections` come before those that are made of the rows."""
+    """The report's content, from what the run measured; it lies beside the run's metrics if not in `page_folder`."""
     metric = metric_named(built.data.metric_name)
     rows = [_report_row(sample, evaluation, metric) for sample in evaluation.samples]
     if len({len(sample.prompt.images) for sample in evaluation.samples}) > 1:
@@ -241,14 +238,14 @@ def report(
         settings=redacted(plain(config)),
         versions=environment(),
         command=command_line(),
-        sections=(*sections_of(evaluation), *sections),
-        data_card=_data_card(built.data.cards),
+        sections=sections_of(evaluation),
         fingerprints={
             "settings": config_hash(config),
             **built.fingerprint,
             "adapter_sha256": summary.adapter_sha256 or "none",
             "metric": variant(built.data.metric_name),
         },
+        card=read_card(metrics.parent, page_folder or metrics.parent),
     )
     content = dataclasses.replace(content, sections=(*content.sections, *breakdowns(content)))
     pictured = set(rows_to_picture(rows, content.view, gallery_rows)) if content.view else set()
@@ -271,24 +268,6 @@ def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> Repor
 
 def _with_image_count(row: ReportRow, sample: Sample) -> ReportRow:
     return dataclasses.replace(row, tags={**row.tags, "number of images": str(len(sample.prompt.images))})
-
-
-def _data_card(cards: Mapping[Split, SplitCard]) -> Grid | None:
-    """The splits in numbers; None where nobody counted, as for rows that are made on the fly."""
-    heads = ["Split", "Rows", "Unreadable", "Repeated", "Images", "Questions per image", "Classes", "Different answers"]
-    heads += ["Median words", "Longest", "Most frequent answers"]
-    lines = tuple(
-        (
-            split,
-            *(f"{n:,}" for n in (card.rows, card.bad, card.repeated, card.images)),
-            f"{card.questions_per_image:.1f}",
-            str(card.classes or "-"),
-            *(f"{n:,}" for n in (card.answers, *card.answer_words)),
-            ", ".join(f"\u201c{shortened(answer, 40)}\u201d {share:.0%}" for answer, share in card.top_answers),
-        )
-        for split, card in cards.items()
-    )
-    return Grid(heads, lines, text_columns=(0, 10)) if lines else None
 
 
 TABLE_PIXELS = 256

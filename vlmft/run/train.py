@@ -21,6 +21,7 @@ from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
 from vlmft.models.lora import count_by_part, trainable, tuned_parts
 from vlmft.run.build import Built, build, infer
+from vlmft.run.card import data_card, keep_card
 from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_arms
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
 from vlmft.run.lock import locked
@@ -28,7 +29,7 @@ from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
 from vlmft.run.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import (
-    print_cards,
+    print_card,
     print_checks,
     print_evaluation,
     print_inferred,
@@ -282,7 +283,9 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     with clock("splits"):
         stop.check()
         built.data.check_splits(stop.check)
-    print_cards(built.data.cards, built.data.divided, len(built.data.ledger.bad), config.data)
+        card = data_card(built.data, built.family, config.model.name, stop.check)
+        sheet = keep_card(card, built.data, folder)
+    print_card(card, len(built.data.ledger.bad), config.data, sheet)
     if sentence := built.data.epoch_sentence():
         print(f"  {sentence}")
     if not config.trainer.fast_dev_run:  # its test rows are cut

@@ -6,12 +6,12 @@ Text in an SVG shrinks with it, so every chart is drawn twice, for wide and for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmft.evaluation.report.content import Bar, Curve
 from vlmft.evaluation.report.markup import Attributes, Markup, element, joined
-from vlmft.evaluation.report.units import count, finite, shortened, significant
+from vlmft.evaluation.report.units import count, finite, share, shortened, significant
 
 LANES_WIDE, CURVES_WIDE, NARROW = 1000.0, 500.0, 350.0
 """Pixels, near to how wide the page shows them, so that text keeps its size."""
@@ -223,6 +223,55 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         extremes = {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
         kept += sorted(extremes)
     return kept
+
+
+def grouped_bars(names: Sequence[str], shares: Mapping[str, Sequence[float]], summary: str) -> Markup:
+    """Lying bars beside their names, of each name one for each series; all from zero."""
+    start, lane = 130.0, 12.0 + 13.0 * len(shares)
+    highest = max([0.01, *(part for parts in shares.values() for part in parts)])
+
+    def draw(width: float) -> Markup:
+        scale = Scale(0, highest, start, width - 62)
+        pieces = [_text(0, lane * row + lane / 2 + 4, name, "lane-label") for row, name in enumerate(names)]
+        for index, (series, parts) in enumerate(shares.items()):
+            for row, (name, part) in enumerate(zip(names, parts, strict=True)):
+                y, told = lane * row + 6 + 13.0 * index, f"{name}, {series}: {share(part)}"
+                pieces.append(_box(index, start, y, scale(part) - start, 11.0, told))
+                pieces.append(_text(scale(part) + 6, y + 10, share(part), "tick"))
+        return _svg(width, lane * len(names), summary, pieces)
+
+    return both_widths(draw, CURVES_WIDE)
+
+
+def grouped_columns(names: Sequence[str], shares: Mapping[str, Sequence[float]], summary: str) -> Markup:
+    """Standing columns over their names, of each name one for each series; all from zero."""
+    height, left = 150.0, 56.0
+    highest = max(part for parts in shares.values() for part in parts)
+
+    def draw(width: float) -> Markup:
+        room, scale = (width - left) / len(names), Scale(0, highest, height, 8.0)
+        thick = min(26.0, 0.8 * room / len(shares))
+        every = math.ceil((7.0 * max(map(len, names)) + 8) / room)  # so that names do not meet
+        pieces = [_line(left, height, width, height, "axis")]
+        for value in scale.ticks(4)[1:]:
+            pieces.append(_line(left, scale(value), width, scale(value), "grid"))
+            pieces.append(_text(left - 8, scale(value) + 4, share(value), "tick", anchor="end"))
+        for column, name in enumerate(names):
+            middle = left + room * (column + 0.5)
+            for index, (series, parts) in enumerate(shares.items()):
+                x, y = middle + thick * (index - len(shares) / 2), scale(parts[column])
+                pieces.append(_box(index, x, y, thick - 1, height - y, f"{name}, {series}: {share(parts[column])}"))
+            if column % every == 0:
+                at = min(middle, width - 3.5 * len(name))  # the last one stays inside
+                pieces.append(_text(at, height + 18, name, "tick", anchor="middle"))
+        return _svg(width, height + 26, summary, pieces)
+
+    return both_widths(draw, CURVES_WIDE)
+
+
+def _box(series: int, x: float, y: float, width: float, height: float, told: str) -> Markup:
+    box: Attributes = {"x": x, "y": y, "width": width, "height": height, "fill": "currentColor"}
+    return element("g", {"class": f"series-{series}"}, element("rect", box, element("title", {}, told)))
 
 
 def _x_axis(scale: Scale, y: float, grid_top: float | None, tick: Format, at_most: int) -> Markup:

@@ -137,10 +137,10 @@ class Report:
     command: str
     sections: tuple[Section, ...] = ()
     """Shown between the comparisons and the gallery."""
-    data_card: Grid | None = None
-    """The splits in numbers."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Hashes of what the numbers hang on: settings, prompt format, processor, base, adapter."""
+    card: Mapping[str, Any] | None = None
+    """data_card.json of the run, and `sheet`: where near_duplicates.html lies as seen from the page, or null."""
 
     @property
     def is_graded(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlmft.config.files import write_whole
 from vlmft.evaluation.report import tables
+from vlmft.evaluation.report.card import card_words
 from vlmft.evaluation.report.content import Grid, Report, Section
 from vlmft.evaluation.report.units import Unit
 
@@ -33,8 +34,8 @@ def markdown_text(report: Report) -> str:
         pieces += ["## Paired comparison", _table(tables.comparison_table(report.comparisons, unit)), note]
     for section in report.sections:
         pieces += _section(section, 2)
-    if report.data_card is not None:
-        pieces += ["## Data", _table(report.data_card)]
+    if report.card is not None:
+        pieces += ["## Data", _list(card_words(report.card))]
     lists = {"Checks": report.checks, "Fingerprints": report.fingerprints, "Versions": report.versions}
     for name, values in lists.items():
         pieces += [f"## {name}", _list(values)] if values else []

@@ -13,6 +13,7 @@ from typing import Any
 
 from vlmft.config.files import write_whole
 from vlmft.evaluation.report import figures, tables
+from vlmft.evaluation.report.card import card_section
 from vlmft.evaluation.report.content import Report, Section
 from vlmft.evaluation.report.gallery import gallery
 from vlmft.evaluation.report.markup import Markup, element, escaped, joined
@@ -86,14 +87,13 @@ def _blocks(report: Report, gallery_notes: Sequence[str]) -> list[Block]:
         Block(f"section-{index}", section.title, _section(section))
         for index, section in enumerate(report.sections, start=1)
     )
-    card = [tables.data_table("Splits", report.data_card)] if report.data_card else []
     return [
         Block("arms", "Arms", _arms(report.arms, unit)),
         Block("comparison", "Paired comparison", _comparisons(report.comparisons, unit)),
         *added,
         Block("gallery", "Gallery", _gallery_frame(gallery_notes) if report.rows and report.view else Markup()),
         Block("curves", "Training", figures.curve_figures(report.curves)),
-        Block("data", "Data", joined([figures.split_figure(report.split_sizes), *card])),
+        Block("data", "Data", card_section(report.card) if report.card else figures.split_figure(report.split_sizes)),
         Block("checks", "Checks", tables.definitions(report.checks)),
         Block("settings", "Settings", tables.tree(report.settings)),
         Block("origin", "Origin", _origin(report)),

@@ -117,6 +117,10 @@ class Moondream2Family(GenericFamily):
             "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
         }
 
+    def marked_tokens(self, text: str) -> int:
+        """With what the template's marks stand for."""
+        return len(self.processor.ids(text)) - text.count(IMAGE) * (len(self.processor.marks[IMAGE]) - 1)
+
 
 class Moondream2Gpt2Family(Moondream2Family):
     """Weights of 2025-01-09, 2025-03-27 and 2025-04-14: GPT-2's ids, "Question:" and "Answer:" around the text."""

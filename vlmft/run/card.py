@@ -1,0 +1,198 @@
+"""The data card: what a run is told of its rows before it trains, under its own model. data_card.json, and a sheet.
+
+Keys of data_card.json:
+
+* `data`, `model`: their short names. `divided`: splits that the source does not declare, taken from train.
+* `splits.<split>`: `rows`; `looked_at`, the rows that all else is of; `bad`, `repeated`; how many different `images`,
+  `answers`, `classes`.
+  - `top_answers`: the most frequent answers, each with its share of the rows.
+  - `answer_words`, `questions_per_image`, `visual_tokens`: each a spread, `n`, `mean`, `min`, `median`, `p95`, `max`
+    and `counts` (value -> how often). Visual tokens are of each different image, and with what the model writes around
+    and between its tiles.
+* `answers`: the most frequent over all splits, each with its share of each split's rows (0 behind its thousandth).
+* `rows_that_fit`: of a seeded sample of `looked_at` rows the `tokens` of those that fit into `limit_tokens` (a spread),
+  how many are `too_long` or `refused`, and the `first` of these with the reason.
+* `near_duplicates`: `distance`, the bits that differ at most; `largest_group` of them in images, null where they are
+  not grouped; `between`: for each pair of `splits` how many `images` of the second look like one of the first, and the
+  nearest `pairs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from vlmft.data.base import VLMDataModule
+from vlmft.data.card import SplitCard, Spread
+from vlmft.data.near_duplicates import DISTANCE, NearPair, Shown
+from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
+from vlmft.models.family import Family
+from vlmft.run.folder import write_json
+from vlmft.sample import BadRowError, Sample, Split
+
+CARD_FILE = "data_card.json"
+SHEET_FILE = "near_duplicates.html"
+LISTED_ANSWERS = 20
+TEXT_ROWS = 2_000
+"""Rows at most whose texts are tokenised to see whether they fit."""
+LISTED_PAIRS, SHOWN_PAIRS = 100, 24
+"""Near-duplicates of two splits that are named in the card, and that are shown on the sheet."""
+THUMBNAIL_PIXELS = 240
+
+ImageTokens = Callable[[int, int], int]
+
+
+def data_card(
+    data: VLMDataModule, family: Family, model: str, poll: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """data_card.json as a dict, from what `check_splits` has counted. Decodes no image."""
+    image_tokens = lru_cache(maxsize=None)(family.image_tokens)
+    return {
+        "data": data.config.name,
+        "model": model,
+        "divided": list(data.divided),
+        "splits": {split: _split(card, image_tokens) for split, card in data.cards.items()},
+        "answers": _answers(data.cards),
+        "rows_that_fit": _fit(data, family, image_tokens, poll),
+        "near_duplicates": _near_duplicates(data),
+    }
+
+
+def keep_card(card: Mapping[str, Any], data: VLMDataModule, folder: Path) -> Path | None:
+    """Writes the card, and the sheet of near-duplicates where there are some; returns where the sheet is."""
+    write_json(folder / CARD_FILE, card)
+    twins = [
+        Twins(
+            (split, held_out),
+            (pair.other.name, pair.held_out.name),
+            (_thumbnail(data, pair.other), _thumbnail(data, pair.held_out)),
+            pair.distance,
+        )
+        for (split, held_out), pairs in data.near_duplicates.items()
+        for pair in pairs[:SHOWN_PAIRS]
+    ]
+    if not twins:
+        (folder / SHEET_FILE).unlink(missing_ok=True)  # of a run that was interrupted
+        return None
+    write_near_sheet(card, twins, folder / SHEET_FILE)
+    return folder / SHEET_FILE
+
+
+def read_card(folder: Path, page_folder: Path) -> dict[str, Any] | None:
+    """The card of a run folder for a report that lies in `page_folder`; None where there is none."""
+    path, sheet = folder / CARD_FILE, folder / SHEET_FILE
+    if not path.is_file():
+        return None
+    card = json.loads(path.read_text(encoding="utf-8"))
+    return {**card, "sheet": Path(os.path.relpath(sheet, page_folder)).as_posix() if sheet.is_file() else None}
+
+
+def _split(card: SplitCard, image_tokens: ImageTokens) -> dict[str, Any]:
+    tokens: Counter[int] = Counter()
+    for size, n_images in card.sizes.items():
+        with contextlib.suppress(BadRowError):  # its row does not fit, which `_fit` says
+            tokens[image_tokens(*size)] += n_images
+    return {
+        "rows": card.rows,
+        "looked_at": card.looked_at,
+        "bad": card.bad,
+        "repeated": card.repeated,
+        "images": card.images,
+        "answers": card.answers,
+        "classes": card.classes,
+        "top_answers": dict(itertools.islice(card.top_answers.items(), LISTED_ANSWERS)),
+        "answer_words": card.answer_words.to_dict(),
+        "questions_per_image": card.questions_per_image.to_dict(),
+        "visual_tokens": Spread(tokens).to_dict(),
+    }
+
+
+def _answers(cards: Mapping[Split, SplitCard]) -> dict[str, dict[str, float]]:
+    rows: Counter[str] = Counter()
+    for card in cards.values():
+        for answer, share in card.top_answers.items():
+            rows[answer] += round(share * card.looked_at)
+    top = [answer for answer, _ in rows.most_common(LISTED_ANSWERS)]
+    return {answer: {split: card.top_answers.get(answer, 0.0) for split, card in cards.items()} for answer in top}
+
+
+def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> dict[str, Any]:
+    """Rows of a seeded sample that the model will not take, told without decoding their images again."""
+    n_rows = sum(card.looked_at for card in data.cards.values())
+    share = min(1.0, TEXT_ROWS / max(1, n_rows))
+    tokens: Counter[int] = Counter()
+    too_long, refused, looked_at = 0, 0, 0
+    first: dict[str, str] | None = None
+    for split, card in data.cards.items():
+        for sample, sizes in data.some_rows(split, max(1, int(share * card.looked_at))):
+            poll()
+            problem = None
+            looked_at += 1
+            if len(sizes) != len(sample.prompt.images):  # the row shows one image twice
+                sizes = [image.load().size for image in sample.prompt.images]
+            try:
+                n_tokens = row_tokens(family, sample, sizes, image_tokens)
+            except BadRowError as error:
+                refused, problem = refused + 1, str(error)
+            else:
+                if n_tokens > family.max_length_tokens:
+                    too_long, problem = too_long + 1, f"{n_tokens} tokens"
+                else:
+                    tokens[n_tokens] += 1
+            if problem is not None and first is None:
+                first = {"row": sample.id, "reason": problem}
+    return {
+        "limit_tokens": family.max_length_tokens,
+        "looked_at": looked_at,
+        "tokens": Spread(tokens).to_dict(),
+        "too_long": too_long,
+        "refused": refused,
+        "first": first,
+    }
+
+
+def row_tokens(family: Family, sample: Sample, sizes: Sequence[tuple[int, int]], image_tokens: ImageTokens) -> int:
+    """Tokens of prompt and answer as `family.encode` makes them; of Idefics2 within one an image.
+
+    Raises:
+        BadRowError: the model does not take such texts, so many images, or images of such a size.
+    """
+    if family.max_images is not None and len(sizes) > family.max_images:
+        raise BadRowError(f"Expected at most {family.max_images} images, got {len(sizes)}; leave some out")
+    images = sum(image_tokens(*size) for size in sizes)
+    return family.text_tokens(sample) - len(sizes) + images
+
+
+def _near_duplicates(data: VLMDataModule) -> dict[str, Any]:
+    between = [
+        {"splits": list(splits), "images": len(pairs), "pairs": [_named(pair) for pair in pairs[:LISTED_PAIRS]]}
+        for splits, pairs in data.near_duplicates.items()
+        if all(split in data.cards for split in splits)
+    ]
+    grouped = data.config.group_near_duplicates
+    return {"distance": DISTANCE, "largest_group": data.largest_group if grouped else None, "between": between}
+
+
+def _named(pair: NearPair) -> dict[str, Any]:
+    names = {"row": pair.held_out.row_id, "image": pair.held_out.name}
+    return {**names, "like_row": pair.other.row_id, "like_image": pair.other.name, "distance": pair.distance}
+
+
+def _thumbnail(data: VLMDataModule, shown: Shown) -> bytes:
+    """Of the few pictures on the sheet; these are decoded once more."""
+    images = (image for image in data.sample(shown.row_id).prompt.images if image.name == shown.name)
+    picture: PIL.Image.Image = next(images).load()
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
