@@ -12,10 +12,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vlmft.config.check import ConfigError
+from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
 from vlmft.run import few_shot as few_shot_file
+from vlmft.run.evaluate import labels_of
 from vlmft.run.few_shot import read_shots
-from vlmft.sample import BadRowError
+from vlmft.sample import BadRowError, Message, Prompt, Sample
 
 
 @pytest.fixture
@@ -203,6 +205,24 @@ def test_a_control_set(run: Path, evaluate_small: Any) -> None:
     assert found.folder == run / "evaluations" / "test-on-shapes_pretrain"
     assert found.summary["data"] == "shapes_pretrain" and found.summary["arms"][0]["n"] == 8
     assert len(found.summary["comparisons"]) == 1
+
+
+def classed(name: str, *references: str, tagged: bool = True) -> Sample:
+    prompt = Prompt((Message("user", (name,)),))
+    return Sample(name, prompt, references[0], references, tags={"class": name} if tagged else {})
+
+
+def test_rows_of_classes_get_a_macro_f1() -> None:
+    """By hand: two classes, of three rows one canoe is called judo: F1 of 2/3 each."""
+    rows = [classed("a", "canoe slalom", "canoe slamon"), classed("b", "canoe slalom", "canoe slamon")]
+    rows.append(classed("c", "judo"))
+    labels = labels_of(rows)
+    assert labels is not None and sorted(labels.names) == ["canoe slalom", "judo"]
+    said = [("canoe slamon", rows[0].references), ("Judo.", rows[1].references), ("judo", rows[2].references)]
+    found = beside("exact_match", said, labels)
+    assert found["macro_f1/words-longest-first@1: macro_f1"] == pytest.approx(2 / 3)
+    assert labels_of([*rows, classed("d", "polo", tagged=False)]) is None
+    assert labels_of([*rows, classed("e", "sumo", "judo")]) is None  # a spelling of two classes
 
 
 OTHER_KINDS = {

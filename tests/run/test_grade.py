@@ -32,6 +32,7 @@ from vlmft.run.grade import (
     Item,
     chosen_rows,
     grade,
+    grading_into_report,
     grading_page,
     rater_of,
     read_predictions,
@@ -193,7 +194,7 @@ def judge_all(run: Path, rater: str, accepts: Callable[[Item], bool]) -> None:
         page.actions["grade"]({"item": number, "verdict": "accept" if accepts(item) else "reject", "note": ""})
 
 
-def test_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary(run: Path, original: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge_all(run, "anna", lambda item: "untuned" not in item.arms)
     judge_all(run, "boris", lambda item: item.arms == ("quokka",))
     shutil.copy(run / "grading" / "boris.jsonl", run / "grading" / "judge-x.jsonl")
@@ -210,6 +211,9 @@ def test_summary(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((run / "grading" / "summary.json").read_text())
     assert [pair["second"] for pair in content["raters"][0]["comparisons"]] == ["quokka"]
+    assert (run / "report.html").read_text().count('<section id="grading"') == 1
+    shutil.copy(original / "report.html", run / "report.html")  # evaluated again: the page is written anew
+    grading_into_report(run)
     assert (run / "report.html").read_text().count('<section id="grading"') == 1
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, expect_same_ids, wilson_interval
-from vlmft.metrics import beside
+from vlmft.metrics import Labels, beside
 from vlmft.metrics.score import Metric, Score
 from vlmft.sample import Answer
 
@@ -84,8 +84,9 @@ def summarise(
     references: Mapping[str, Sequence[str]],
     metric_name: str,
     seconds: float | None = None,
+    labels: Labels | None = None,
 ) -> ArmSummary:
-    """Sums up the scored rows of one arm; `seconds` is the time that all of its answers took.
+    """Sums up the scored rows of one arm; `seconds` is the time that all of its answers took, `labels` their classes.
 
     Raises ValueError where the ids differ or there are no rows.
     """
@@ -107,15 +108,20 @@ def summarise(
         top_share=top_count / len(ids),
         majority_share=majority_count / len(ids),
         answers_per_second=len(ids) / seconds if seconds else None,
-        beside=beside(metric_name, [(rows[row_id].text, references[row_id]) for row_id in ids]),
+        beside=beside(metric_name, [(rows[row_id].text, references[row_id]) for row_id in ids], labels),
     )
 
 
 def summarise_draws(
-    mean: ArmSummary, draws: Sequence[Mapping[str, ScoredRow]], references: Mapping[str, Sequence[str]]
+    mean: ArmSummary,
+    draws: Sequence[Mapping[str, ScoredRow]],
+    references: Mapping[str, Sequence[str]],
+    labels: Labels | None = None,
 ) -> ArmSummary:
     """`mean` is the summary of each row's mean score; what is counted in answers becomes the mean over the draws."""
-    each = [summarise(mean.arm, {i: draw[i] for i in references}, references, mean.metric) for draw in draws]
+    each = [
+        summarise(mean.arm, {i: draw[i] for i in references}, references, mean.metric, labels=labels) for draw in draws
+    ]
     counted = {
         name: round(sum(getattr(one, name) for one in each) / len(each))
         for name in ("parse_failures", "truncated", "verbatim")

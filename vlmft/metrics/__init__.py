@@ -116,10 +116,11 @@ def variant(name: str) -> str:
     return f"{name}/{_VARIANTS[name]}"
 
 
-def beside(name: str, rows: Sequence[Row]) -> dict[str, float | None]:
+def beside(name: str, rows: Sequence[Row], labels: Labels | None = None) -> dict[str, float | None]:
     """What to hold beside a metric's value: exact matches, where the rest is format, and its suite's other numbers.
 
-    Keys are `variant` names, of a table "variant: number"; None is withheld by its metric.
+    Keys are `variant` names, of a table "variant: number"; None is withheld by its metric. With `labels`, the classes
+    of the references, macro-F1 over them comes along.
     """
     found: dict[str, float | None] = {}
     for other in _BESIDE.get(name, ("exact_match",)):
@@ -129,6 +130,9 @@ def beside(name: str, rows: Sequence[Row]) -> dict[str, float | None]:
         else:
             values = CORPUS_METRICS[other](rows).values
             found |= {f"{variant(other)}: {number}": value for number, value in values.items()}
+    if labels is not None:
+        values = macro_f1(labels)(rows).values
+        found |= {f"{variant('macro_f1')}: {number}": value for number, value in values.items()}
     return found
 
 

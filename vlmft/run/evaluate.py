@@ -14,6 +14,7 @@ from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import EvaluationConfig
+from vlmft.data.dataset import CLASS
 from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
 from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary
 from vlmft.evaluation.compare import Adjusted, adjusted, compare
@@ -21,7 +22,7 @@ from vlmft.evaluation.gains import FormatAndSkill, format_and_skill, prompt_matr
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
 from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, summarise_draws, warnings
-from vlmft.metrics import metric_named
+from vlmft.metrics import Labels, metric_named
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built, fingerprint_sha256
 from vlmft.run.few_shot import FewShot, few_shot_draws
@@ -305,12 +306,12 @@ class _Runner:
         result = self.result
         references = {sample.id: sample.references for sample in result.samples}
         groups = {sample.id: sample.group for sample in result.samples}
-        name = self.built.data.metric_name
+        name, labels = self.built.data.metric_name, labels_of(result.samples)
         for arm in arms:
             rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
-            found = summarise(arm.name, rows, references, name, result.seconds[arm.name] or None)
+            found = summarise(arm.name, rows, references, name, result.seconds[arm.name] or None, labels)
             if arm.name in result.draws:
-                found = summarise_draws(found, result.draws[arm.name], references)
+                found = summarise_draws(found, result.draws[arm.name], references, labels)
             result.arms[arm.name] = found
             result.notes += warnings(found)
         scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
@@ -331,6 +332,16 @@ class _Runner:
         stored = self.result.rows[arm.name]
         changed = tuple(row_id for row_id, text in answers.items() if stored[row_id].text != text)
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
+
+
+def labels_of(samples: Sequence[Sample]) -> Labels | None:
+    """The classes that the rows are of, each with the spellings that count as right; None where rows have no class, or
+    two classes share a spelling."""
+    if not all(CLASS in sample.tags for sample in samples):
+        return None
+    with contextlib.suppress(ValueError):
+        return Labels({sample.references[0]: sample.references[1:] for sample in samples})
+    return None
 
 
 def mean_of_draws(draws: Sequence[Mapping[str, ScoredRow]]) -> dict[str, ScoredRow]:
