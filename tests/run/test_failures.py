@@ -341,7 +341,10 @@ WALL_CLOCK = re.compile(r"\btime\.time\(|\btime_ns\(|datetime\.now|utcnow|st_[mc
 def test_nothing_asks_the_wall_clock() -> None:
     files = sorted((ROOT / "vlmft").rglob("*.py"))
     assert len(files) > 60
-    assert [path.name for path in files if WALL_CLOCK.search(path.read_text(encoding="utf-8"))] == []
+    # A cache takes a file that has just changed for unknown, and a server may name a time to ask again: a wrong clock
+    # costs time there, and no result.
+    asking = [path.name for path in files if WALL_CLOCK.search(path.read_text(encoding="utf-8"))]
+    assert asking == ["cache.py", "chat_client.py"]
     assert WALL_CLOCK.search("started = time.time()") and not WALL_CLOCK.search("time.monotonic(); time.perf_counter()")
 
 

@@ -151,6 +151,8 @@ def test_pictures_are_made_small(tmp_path: Any) -> None:
 
 
 SERVE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from vlmft.run.local_page import Page, serve
 serve(Page("", {}, {}.__getitem__), open_browser=False)
 print("after it")
