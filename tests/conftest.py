@@ -11,6 +11,9 @@ from typing import Protocol
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with two threads each wait for each other more than they work
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from vlmft.config.entry import register_schemas
 from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.config.tools import compose_tool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data import cache, image_hashes
 from vlmft.data.base import VLMDataModule
 from vlmft.data.columns import Columns
+from vlmft.data.facts import sources_of
 from vlmft.data.ledger import Ledger
 from vlmft.data.messages import Messages
 from vlmft.sample import BadRowError
@@ -308,15 +310,47 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         assert cache.cache_folder() == tmp_path / expected
 
 
-def test_what_nobody_used_for_long_is_removed(kept: Path) -> None:
-    cache.kept("old", "x", lambda: {"a": np.arange(3)})
-    cache.kept("used", "x", lambda: {"a": np.arange(4)})
-    for name in ("old", "used"):
+def test_what_nobody_used_for_long_is_removed_and_nothing_of_the_users(kept: Path) -> None:
+    """VLMFT_CACHE may name a folder in which other things lie."""
+    old, used, new = (f"rows-{letter * 32}" for letter in "abc")
+    cache.kept(old, "x", lambda: {"a": np.arange(3)})
+    cache.kept(used, "x", lambda: {"a": np.arange(4)})
+    np.savez(kept / "my_embeddings.npz", a=np.arange(3))
+    for name in (old, used, "my_embeddings"):
         os.utime(kept / f"{name}.npz", (0, 0))
-    assert len(cache.kept("used", "x", dict)["a"]) == 4, "to use it makes it young"
-    cache.kept("new", "x", dict)
-    assert {file.stem for file in kept.iterdir()} == {"used", "new"}
-    assert "a" not in cache.kept("used", "y", dict), "another fingerprint"
+    assert len(cache.kept(used, "x", dict)["a"]) == 4, "to use it makes it young"
+    cache.kept(new, "x", dict)
+    assert {file.stem for file in kept.iterdir()} == {used, new, "my_embeddings"}
+    assert "a" not in cache.kept(used, "y", dict), "another fingerprint"
+
+
+def test_patterns_are_told_whole() -> None:
+    """repr() of a pattern stops after 200 characters, and two long ones would share what is kept."""
+    filler = "|".join(f"word{n:02d}" for n in range(40))
+    alpha, beta = (Columns(path="x", where={"topic": f"^({filler}|{end})$"}) for end in ("alpha", "beta"))
+    assert alpha.settings() != beta.settings() and alpha.settings() is not None
+    again = Columns(path="x", where={"topic": f"^({filler}|alpha)$"})
+    assert alpha.settings() == again.settings()
+
+
+class Mine(Columns):
+    """A user's own, which may read a second file."""
+
+
+def test_a_class_of_the_users_own_is_not_taken_to_read_one_file() -> None:
+    dataset = Mine(path="x")
+    assert Mine.__module__.startswith("vlmft.") is False and sources_of(dataset) is None
+
+
+def test_a_copy_with_an_old_time_is_another_file(tmp_path: Path) -> None:
+    """cp -p and archives set mtime, and uncompressed images have one size."""
+    for number in range(2):
+        PIL.Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.bmp")
+        os.utime(tmp_path / f"{number}.bmp", (0, 0))
+    before = cache.stamp(tmp_path / "1.bmp")
+    shutil.copy2(tmp_path / "0.bmp", tmp_path / "1.bmp")
+    after = cache.stamp(tmp_path / "1.bmp")
+    assert before is not None and after is not None and before[:2] == after[:2] and before != after
 
 
 WRITER = """

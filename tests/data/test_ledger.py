@@ -80,7 +80,7 @@ def test_torn_last_line_is_cut_off(tmp_path: Path) -> None:
 def test_a_pass_over_all_rows_counts_them_at_once() -> None:
     ledger = Ledger(None, OnBadRow["skip"], 0.01)
     ledger.admit("before")
-    ledger.survey(1000)
+    ledger.survey(1000, 1000)
     for number in range(10):
         ledger.refuse(BadRow(f"{number}", "why"))
         ledger.admit(f"row {number}")

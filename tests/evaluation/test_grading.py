@@ -168,6 +168,16 @@ def test_rows_of_one_image_widen_the_interval() -> None:
 # --- on disk
 
 
+def test_a_last_line_without_its_end_counts_if_it_is_whole(tmp_path: Path) -> None:
+    """An editor may have left it so."""
+    path = tmp_path / "anna.jsonl"
+    rows = [{"id": i, "arms": ["a"], "text_sha256": "0", "verdict": "accept", "note": ""} for i in "xy"]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [verdict.id for verdict in read_verdicts(path).values()] == ["x", "y"]
+    VerdictFile(path).append(Verdict("z", ("a",), "0", "reject", ""))
+    assert [verdict.id for verdict in read_verdicts(path).values()] == ["x", "y", "z"]
+
+
 def test_the_last_line_holds_and_a_torn_one_is_cut(tmp_path: Path) -> None:
     file = VerdictFile(tmp_path / "grading" / "anna.jsonl")
     file.append(given("1", "text", True))

@@ -188,6 +188,48 @@ def test_failures_of_one_do_not_stop_the_others(
     assert statuses(folder)[4:] == [(NEW[0], "draft"), (NEW[1], "draft"), (NEW[3], "failed")]
 
 
+def test_one_question_that_the_server_refuses_does_not_block_the_others(
+    call: Callable[..., None], folder: Path, chat_server: Any
+) -> None:
+    """400 after an answer is the question's fault; before any it may be a setting's, and nothing is written down."""
+    chat_server.script = [chat_server.answer("one"), (400, {}, {"error": {"message": "too long", "code": 400}})]
+    call()
+    assert statuses(folder) == list(zip(NEW, ["draft", "failed", "draft", "draft"], strict=True))
+
+
+def test_a_setting_that_the_server_refuses_stops_early(
+    call: Callable[..., None], folder: Path, chat_server: Any
+) -> None:
+    chat_server.script = [(400, {}, {"error": {"message": "no such field"}})] * 3
+    with pytest.raises(ConfigError, match=r"no such field.*for 3 questions in a row"):
+        call()
+    assert len(chat_server.requests) == 3
+    call()
+    assert statuses(folder) == [(name, "draft") for name in NEW]
+
+
+def test_a_draft_for_another_question_is_made_again(
+    call: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which base prompt an image has hangs on how many there are."""
+    call()
+    before = statuses(folder)
+    prompts = folder / "json/base_prompts.json"
+    prompts.write_text(json.dumps([f"Another question {n}?" for n in range(3)]))
+    call()
+    assert "4 drafts answer a question that is no longer asked" in capsys.readouterr().err
+    again = [row for row in lines(folder)[len(before) :] if row["status"] == "draft"]
+    assert [row["id"] for row in again] == NEW and all("Another question" in row["asked"] for row in again)
+
+
+def test_a_last_line_that_an_editor_left_without_its_end(call: Callable[..., None], folder: Path) -> None:
+    call("limit=2")
+    drafts = folder / "annotation.drafts.jsonl"
+    drafts.write_bytes(drafts.read_bytes().rstrip(b"\n"))
+    call()
+    assert statuses(folder) == [(name, "draft") for name in NEW]
+
+
 def test_a_server_that_is_gone_is_left(call: Callable[..., None], folder: Path, chat_server: Any) -> None:
     chat_server.script = [chat_server.answer("one"), *[(503, {}, b"down")] * 6]
     with pytest.raises(ConfigError, match="for 3 questions in a row; the same command goes on after the 1 that"):

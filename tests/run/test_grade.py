@@ -217,6 +217,15 @@ def test_summary(run: Path, original: Path, capsys: pytest.CaptureFixture[str]) 
     assert (run / "report.html").read_text().count('<section id="grading"') == 1
 
 
+def test_another_question_about_the_same_image_is_refused(run: Path) -> None:
+    """The images alone would not tell: two questions on each, which changed places after they were answered."""
+    for path in (run / "predictions").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**row, "prompt_sha256": "0" * 64}) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match="got other images or questions in"):
+        read_samples(composed(run), run, [*SAMPLES][:3])
+
+
 def test_changed_predictions_are_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge_all(run, "anna", lambda item: True)
     path = run / "predictions" / "untuned.jsonl"

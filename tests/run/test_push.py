@@ -28,6 +28,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     seen: list[tuple[str, dict[str, Any] | list[dict[str, Any]], str]]
     refusal: int | None
+    known: str | None
+    """private or public, of a repository that is there."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -46,11 +48,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
             )
 
     def do_GET(self) -> None:
-        self.answer(404, {"error": "not found"})
+        if self.path.startswith("/api/models/") and self.known is not None:
+            self.answer(200, {"id": "me/model", "private": self.known == "private"})
+        else:
+            self.answer(404, {"error": "not found"}, "RepoNotFound")
 
-    def answer(self, status: int, value: dict[str, Any]) -> None:
+    def answer(self, status: int, value: dict[str, Any], code: str = "") -> None:
         content = json.dumps(value).encode()
         self.send_response(status)
+        self.send_header("X-Error-Code", code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -65,7 +71,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     """A Hub on this machine; HfApi is the real one."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    handler = type("Here", (Hub,), {"seen": [], "refusal": None})
+    handler = type("Here", (Hub,), {"seen": [], "refusal": None, "known": None})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(exporting, "HfApi", functools.partial(HfApi, endpoint=address))
@@ -100,6 +106,16 @@ def test_what_is_uploaded(
     sent = {line["value"]["path"] for line in lines if line["key"] == "file"}
     assert sent == {str(file.relative_to(to)) for file in to.rglob("*") if file.is_file()} >= {"README.md"}
     assert "me/model" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_nothing_goes_into_a_public_repository_unasked(hub: type[Hub], adapter: Path, tmp_path: Path) -> None:
+    hub.known = "public"
+    with pytest.raises(ConfigError, match="push: me/model is public already; say public=true, or name another"):
+        exported(adapter, tmp_path / "to", "push=me/model")
+    assert hub.seen == [] and (tmp_path / "to" / "README.md").is_file()
+    hub.known = "private"
+    exported(adapter, tmp_path / "more", "push=me/model")
+    assert "/commit/main" in hub.seen[-1][0]
 
 
 @pytest.mark.parametrize("refusal", [401, 403, 500, None])

@@ -55,6 +55,23 @@ def test_runs_of_two_seeds(two_seeds: list[Path], trained: Any, capsys: pytest.C
     assert "a claim about training takes three seeds" in capsys.readouterr().out
 
 
+def test_other_questions_are_refused(two_seeds: list[Path]) -> None:
+    """Equal settings, other data: a file behind data.path may have changed between the two."""
+    path = two_seeds[1] / "predictions" / "untuned.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "prompt_sha256": "0" * 64}) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=r"was asked other questions, or another base, than .* in 24 rows"):
+        run_seeds([*map(str, two_seeds)])
+
+
+def test_settings_that_change_no_result_may_differ(two_seeds: list[Path]) -> None:
+    text = (two_seeds[1] / "config.yaml").read_text()
+    assert "  workers: 0\n" in text and "  memory_gib: null\n" in text
+    changed = text.replace("  workers: 0\n", "  workers: 2\n").replace("  memory_gib: null\n", "  memory_gib: 8.0\n")
+    (two_seeds[1] / "config.yaml").write_text(changed)
+    assert seeds_of(two_seeds) == [0, 1]
+
+
 def test_runs_that_differ_otherwise_are_refused(two_seeds: list[Path]) -> None:
     with pytest.raises(ConfigError, match=r"each of another seed, got seeds \[0, 0\]"):
         seeds_of([two_seeds[0], two_seeds[0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -17,6 +18,22 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a JSONL file that can be gone on with, and the file mended: a last line without its newline was torn
+    and is cut off, unless it is whole JSON, as an editor may leave it."""
+    data = path.read_bytes() if path.exists() else b""
+    lines, tail = data.split(b"\n")[:-1], data.rpartition(b"\n")[2]
+    if not tail:
+        return lines
+    try:
+        json.loads(tail)
+    except ValueError:
+        os.truncate(path, len(data) - len(tail))
+        return lines
+    append_synced(path, b"\n")
+    return [*lines, tail]
 
 
 def append_synced(path: Path, content: bytes) -> None:

@@ -142,7 +142,7 @@ class VLMDataModule(L.LightningDataModule):
             found = survey(self.dataset, self._rows.take(new), poll)
             self._facts = found if self._facts is None else self._facts.with_rows(found)
             self._surveyed = np.concatenate([self._surveyed, new])
-            self.ledger.survey(len(self._surveyed))
+            self.ledger.survey(len(self._surveyed), len(self._rows))
             self.ledger.refuse_all([BadRow(self._rows[new[row]], why) for row, why in sorted(found.bad.items())])
         assert self._facts is not None
         order = np.argsort(self._surveyed)

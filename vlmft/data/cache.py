@@ -6,9 +6,11 @@ nothing is kept.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import re
 import sys
 import time
 import zipfile
@@ -25,19 +27,22 @@ Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
 """A file that changed so lately is not trusted: its next change could bear the same time."""
 UNUSED_DAYS = 90
+OWN_FILE = re.compile(r"\.?(rows|answers)-[0-9a-f]{32}\.npz(\.\d+\.partial)?")
+"""What may be removed: VLMFT_CACHE can name a folder with other things in it."""
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 @functools.lru_cache(maxsize=8)
 def _writable(place: str) -> Path | None:
-    folder = Path(place).expanduser()
+    folder = Path(place)
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
         reason = "no permission"
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, RuntimeError) as error:  # no home folder, in a container without a user
+        reason = getattr(error, "strerror", None) or str(error)
     tell(f"nothing is kept for the next start: {folder} cannot be written ({reason}); set VLMFT_CACHE to a folder")
     return None
 
@@ -52,14 +57,17 @@ def tell(sentence: str) -> None:
     print(f"data cache: {sentence}", file=sys.stderr, flush=True)
 
 
-def stamp(path: str | Path) -> tuple[int, int] | None:
-    """(size in bytes, mtime in nanoseconds); None for no file, or one that changed just now."""
+def stamp(path: str | Path) -> tuple[int, int, int, int] | None:
+    """(size in bytes, mtime and ctime in nanoseconds, inode); None for no file, or one that changed just now.
+
+    mtime alone is no sign of change: cp -p and archives set it. ctime is the file system's own.
+    """
     try:
         found = Path(path).stat()
     except (OSError, ValueError):
         return None
     fresh = time.time_ns() - found.st_mtime_ns < FRESH_SECONDS * 1e9
-    return None if fresh else (found.st_size, found.st_mtime_ns)
+    return None if fresh else (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def stamps(files: Sequence[Path]) -> tuple[str, ...] | None:
@@ -99,13 +107,15 @@ def _loaded(file: Path, fingerprint: str) -> Arrays | None:
             if str(stored["fingerprint"]) != fingerprint:
                 return None
             found = {name: stored[name] for name in stored.files}  # zip's checksums are compared on the way
-        os.utime(file)
-    except FileNotFoundError:
+    except OSError:  # not there, or not for this user
         return None
     except DAMAGE as error:
         tell(f"{file} is damaged ({type(error).__name__}) and thrown away")
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
         return None
+    with contextlib.suppress(OSError):  # another user's
+        os.utime(file)
     return found
 
 
@@ -115,8 +125,8 @@ def _store(file: Path, arrays: Arrays) -> None:
         with temporary.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
         temporary.replace(file)
-        for other in [*file.parent.glob("*.npz"), *file.parent.glob(".*.partial")]:
-            if time.time() - other.stat().st_mtime > UNUSED_DAYS * 86_400:
+        for other in file.parent.iterdir():
+            if OWN_FILE.fullmatch(other.name) and time.time() - other.stat().st_mtime > UNUSED_DAYS * 86_400:
                 other.unlink()
     except OSError as error:
         tell(f"{file} cannot be written ({error.strerror}); the next start takes as long")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,15 @@ class Ids(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"Ids({list(self[:3])}, {len(self)} in all)"
+
+
+def _told(value: Any) -> str:
+    """repr, but of a pattern all of it: its own repr stops after 200 characters."""
+    if isinstance(value, re.Pattern):
+        return repr((value.pattern, value.flags))
+    if isinstance(value, Mapping):
+        return repr({key: _told(item) for key, item in value.items()})
+    return repr(value)
 
 
 class Dataset(ABC):
@@ -99,7 +109,7 @@ class Dataset(ABC):
 
     def settings(self) -> str | None:
         """What the constructor was told, which stands in public attributes; None where some value has no text."""
-        told = repr(sorted((name, repr(value)) for name, value in vars(self).items() if not name.startswith("_")))
+        told = repr(sorted((name, _told(value)) for name, value in vars(self).items() if not name.startswith("_")))
         return None if " at 0x" in told else f"{type(self).__module__}:{type(self).__qualname__} {told}"
 
     def undeclared(self, index: Mapping[Split, Sequence[str]]) -> Mapping[tuple[Split, ...], np.ndarray]:

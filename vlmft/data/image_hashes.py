@@ -27,8 +27,8 @@ from vlmft.sample import BadRowError, pixels_sha256
 
 FILES_AT_ONCE, MOST_THREADS = 256, 8
 LOCK_SECONDS = 30.0
-TABLE = "images (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 BLOB, crc INTEGER) WITHOUT ROWID"
-Stamp = tuple[int, int]
+TABLE = "images (path BLOB PRIMARY KEY, stamp TEXT, sha256 BLOB, crc INTEGER) WITHOUT ROWID"
+Stamp = tuple[int, int, int, int]
 Result = TypeVar("Result")
 
 
@@ -67,7 +67,7 @@ class Store:
     def __init__(self) -> None:
         code = inspect.getsource(images) + inspect.getsource(near_duplicates) + inspect.getsource(pixels_sha256)
         folder = cache_folder()
-        self.file = None if folder is None else folder / f"images-{sha256(PIL.__version__, code)}.sqlite"
+        self.file = None if folder is None else folder / f"images-{sha256(PIL.__version__, TABLE, code)}.sqlite"
 
     def known(self, paths: Sequence[str], marks: Sequence[Stamp | None]) -> list[bytes | None]:
         """The hash of each file that stands here with this very stamp, else None."""
@@ -80,11 +80,11 @@ class Store:
     def keep(self, found: Sequence[tuple[str, Stamp | None, bytes | str | None]]) -> None:
         """Writes down those that have a stamp and a hash."""
         rows = [
-            (os.fsencode(path), *mark, digest, _checksum(path, mark, digest))
+            (os.fsencode(path), str(mark), digest, _checksum(path, mark, digest))
             for path, mark, digest in found
             if mark is not None and isinstance(digest, bytes)
         ]
-        self._do(lambda connection: connection.executemany("REPLACE INTO images VALUES (?, ?, ?, ?, ?)", rows))
+        self._do(lambda connection: connection.executemany("REPLACE INTO images VALUES (?, ?, ?, ?)", rows))
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
         """Does it in one transaction; None where the store cannot be used, which is told."""
@@ -105,13 +105,13 @@ class Store:
 
 
 def _stored(connection: sqlite3.Connection, path: str, mark: Stamp | None) -> bytes | None:
-    query = "SELECT size, mtime_ns, sha256, crc FROM images WHERE path = ?"
+    query = "SELECT stamp, sha256, crc FROM images WHERE path = ?"
     row = connection.execute(query, (os.fsencode(path),)).fetchone() if mark is not None else None
-    if row is None or mark is None or (row[0], row[1]) != mark:
+    if row is None or mark is None or row[0] != str(mark):
         return None
-    if row[3] != _checksum(path, mark, row[2]):
+    if row[2] != _checksum(path, mark, row[1]):
         raise sqlite3.DatabaseError(f"the checksum of {path} is wrong")
-    return bytes(row[2])
+    return bytes(row[1])
 
 
 def _checksum(path: str, mark: Stamp, digest: bytes) -> int:

@@ -21,16 +21,20 @@ class Ledger:
         self.path, self.policy, self.ceiling = path, policy, ceiling
         self.seen: set[str] = set()
         self.surveyed = 0
-        """Rows that were looked at in one pass over all that are used; from then on none is counted by itself."""
+        """Rows that were looked at in one pass."""
+        self.all_surveyed = False
+        """They were all that there are: from then on none is counted by itself."""
         self.bad: dict[str, str] = {}
         self.written = _ids_in(path) if path is not None and path.exists() else set()
         """Ids in the file: an evaluation that is repeated finds its own ledger there."""
 
-    def survey(self, n_rows: int) -> None:
-        self.surveyed, self.seen = n_rows, set()
+    def survey(self, n_rows: int, n_all: int) -> None:
+        """`n_rows` of `n_all` were looked at in one pass."""
+        self.surveyed, self.all_surveyed = n_rows, n_rows >= n_all
+        self.seen = set() if self.all_surveyed else self.seen
 
     def admit(self, row_id: str) -> None:
-        if not self.surveyed:
+        if not self.all_surveyed:
             self.seen.add(row_id)
 
     def refuse(self, row: BadRow) -> None:
@@ -53,7 +57,7 @@ class Ledger:
                 f"mend the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
             )
             raise BadRowError(f"{count}row {rows[0].id}: {rows[0].reason}; {remedy}")
-        looked_at = self.surveyed or len(self.seen)
+        looked_at = max(self.surveyed, len(self.seen))
         share = len(self.bad) / max(looked_at, FIRST_LOOKS)
         if share > self.ceiling:
             raise BadRowError(

@@ -17,6 +17,7 @@ from vlmft.config.entry import conf_dir
 from vlmft.config.schema import DataConfig
 from vlmft.data.cache import code_of
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids, Record
+from vlmft.data.facts import sources_of
 from vlmft.data.make import make_dataset
 from vlmft.data.tables import Chained
 from vlmft.sample import SPLITS, BadRowError, Sample, Split
@@ -133,7 +134,7 @@ class Mixture(Dataset):
         """All that its parts come from, and how they are set; None where one of them cannot tell."""
         found: list[str] = []
         for name, part in self._datasets.items():
-            sources, settings = part.comes_from(), part.settings()
+            sources, settings = sources_of(part), part.settings()
             if sources is None or settings is None:
                 return None
             found += [name, settings, code_of(type(part)), *sources]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -18,7 +17,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from vlmft.config.check import ConfigError
-from vlmft.config.files import append_synced
+from vlmft.config.files import append_synced, whole_lines
 from vlmft.evaluation.compare import Adjusted, Comparison, adjusted, compare, mean_interval
 
 GRADING_FOLDER = "grading"
@@ -57,10 +56,7 @@ class VerdictFile:
     def append(self, verdict: Verdict) -> None:
         """Raises OSError where it cannot be kept."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():  # a torn last line goes: the next one would be glued to it
-            whole = self.path.read_bytes().rfind(b"\n") + 1
-            if whole < self.path.stat().st_size:
-                os.truncate(self.path, whole)
+        whole_lines(self.path)  # mended: the next line would be glued to a torn one
         append_synced(self.path, (json.dumps(asdict(verdict), ensure_ascii=False) + "\n").encode())
         self.verdicts[verdict.key] = verdict
 
@@ -72,8 +68,7 @@ def read_verdicts(path: Path) -> dict[TextKey, Verdict]:
         ConfigError: a damaged line, named.
     """
     found = {}
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             row = json.loads(line)
             one = Verdict(row["id"], tuple(row["arms"]), row["text_sha256"], row["verdict"], row.get("note") or "")

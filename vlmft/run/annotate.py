@@ -27,6 +27,11 @@ TOLD = ("text", "annotator", "model", "date")
 UNREAD = "nobody: accept_all"
 
 
+def asked(question: Question) -> str:
+    """The question's text."""
+    return "\n".join(message.text for message in question.prompt.messages)
+
+
 class Drafts:
     """The dataset's images without captions, and where each of them stands."""
 
@@ -39,11 +44,17 @@ class Drafts:
                     f"{dataset.drafts}: Expected {', '.join(TOLD)} in {row['id']}, got less; mend the line"
                 )
         rows = {row["id"]: row for row in self.journal.rows if row["id"] in self.missing}
+        now = {name: asked(self.missing[name]) for name in rows}
+        other = [name for name, row in rows.items() if row.get("asked", now[name]) != now[name]]
+        if other:
+            say(f"{len(other)} drafts answer a question that is no longer asked of their image ({other[0]}); left out")
+        rows = {name: row for name, row in rows.items() if name not in other}
         self.rows: dict[str, dict[str, Any]] = {key: row for key, row in rows.items() if row.get("status") != "stored"}
         """Last line of each image that has one. A stored one whose caption is gone again starts anew."""
 
     def put(self, question_id: str, status: str, told: Mapping[str, Any]) -> None:
-        row = {"id": question_id, "status": status, **told, "date": date.today().isoformat()}
+        about = {"asked": asked(self.missing[question_id])}
+        row = {"id": question_id, "status": status, **about, **told, "date": date.today().isoformat()}
         self.journal.append(row)
         self.rows[question_id] = row
 

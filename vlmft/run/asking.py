@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.config.files import append_synced
+from vlmft.config.files import append_synced, whole_lines
 from vlmft.config.secrets import redacted_text
 from vlmft.config.tool_schema import ChatConfig
-from vlmft.run.chat_client import Annotator, GaveUpError, Reply, jpeg
+from vlmft.run.chat_client import Annotator, GaveUpError, Reply, UnaskableError, jpeg
 from vlmft.sample import BadRowError, Question
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -30,11 +29,7 @@ class Journal:
         """Raises ConfigError where the file is damaged or cannot be written."""
         self.path = path
         try:
-            data = path.read_bytes() if path.exists() else b""
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                os.truncate(path, len(whole))
-            self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+            self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole_lines(path)]
         except PermissionError as error:
             raise ConfigError(
                 f"{path}: cannot be written ({error.strerror}); copy its folder to where it can"
@@ -139,6 +134,16 @@ def ask_all(
                     f"{tally.answered} that are answered"
                 ) from error
             continue
+        except UnaskableError as error:
+            if tally.answered:  # so the settings are right, and it is the question
+                reply = Reply("", problem=str(error))
+            else:
+                say(f"{question.id}: {error}")
+                tally.given_up += 1
+                in_a_row += 1
+                if in_a_row == min(MOST_GIVEN_UP, len(questions)):
+                    raise ConfigError(f"{error}, for {in_a_row} questions in a row") from error
+                continue
         keep(question, reply)
         tally.add(question.id, reply)
         if reply.problem is not None:

@@ -157,13 +157,15 @@ def build(
     *,
     seed: int,
     train: OptimizationConfig | None = None,
+    resumes: bool = False,
     ledger_path: Path | None = None,
     adapters: bool = True,
 ) -> Built:
     """Model on its device, adapters on it, data connected to the family's encoder.
 
     Raises:
-        ConfigError: something cannot be had, or is estimated not to fit: `train` is what it is to be trained with.
+        ConfigError: something cannot be had, or is estimated not to fit: `train` is what it is to be trained with. A
+            run that `resumes` is warned alone, for its settings cannot be changed any more.
     """
     dataset = make_dataset(data_config)  # first: a wrong path is told before a model is loaded
     if data_config.metric is not None and data_config.metric not in METRICS:
@@ -180,7 +182,7 @@ def build(
     if train is None:
         require_weights(model_config, hf_config, device, trainer)
     else:
-        told = require_training(model_config, source, hf_config, data, device, trainer, train)
+        told = require_training(model_config, source, hf_config, data, device, trainer, train, may_refuse=not resumes)
         print(f"  memory: {told}", flush=True)
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base

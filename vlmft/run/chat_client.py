@@ -73,6 +73,10 @@ class GaveUpError(Exception):
     """The fault did not pass."""
 
 
+class UnaskableError(RuntimeError):
+    """The server refuses this question as it is; perhaps every other, too."""
+
+
 def jpeg(image: Image) -> bytes:
     """The image under the one policy of `vlmft/data/images.py`, of at most MAX_SIDE_PIXELS; raises BadRowError."""
     picture = image.load()
@@ -260,6 +264,8 @@ def failed(status: int, headers: Mapping[str, str], data: bytes, base_url: str, 
         raise ConfigError(f"{key}: {said}, and this variable of the environment {there}; put a valid key there")
     if status == 404:
         raise ConfigError(f"{base_url}: {said}; check this address and {model}")
+    if status in (400, 422):  # a prompt that is too long, an image that it does not read; or a wrong setting
+        raise UnaskableError(f"{base_url}: {said}")
     raise ConfigError(f"{base_url}: {said}")
 
 

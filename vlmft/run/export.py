@@ -92,6 +92,11 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
     """
     api = HfApi(library_name="vlmft")
     try:
+        if not public and api.repo_exists(repository) and not api.repo_info(repository).private:
+            raise ConfigError(
+                f"push: {repository} is public already; say public=true, or name another; what was exported is "
+                f"whole in {folder}"
+            )
         made = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=f"vlmft export of {folder.name}")
     except UPLOAD_ERRORS as error:

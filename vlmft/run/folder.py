@@ -41,11 +41,17 @@ def plain(config: Any) -> Any:
     return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def config_hash(config: TrainConfig) -> str:
-    """Ten hex digits: equal settings, equal folder. Of the settings in clear, for redacted ones are all equal."""
+def settings_of_results(config: TrainConfig) -> dict[str, Any]:
+    """All settings but those that change no result, nested."""
     settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
     settings["data"] = {key: value for key, value in settings["data"].items() if key != "workers"}
     settings["trainer"] = {key: value for key, value in settings["trainer"].items() if key != "memory_gib"}
+    return settings
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Ten hex digits: equal settings, equal folder. Of the settings in clear, for redacted ones are all equal."""
+    settings = settings_of_results(config)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -41,6 +41,10 @@ LATER_DRAW = re.compile(r"fewshot-([2-9]|[1-9]\d+)")
 """Other examples before the same questions: judged only where they are named."""
 
 
+OTHER_PROMPT = re.compile(r"@|^(fewshot|blank|shuffled|textonly)")
+"""Arms that are not asked the dataset's own prompt."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What the arms of a folder said."""
@@ -187,6 +191,9 @@ def _asked(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
 def _was_asked(sample: Sample, lines: Sequence[Mapping[str, Any]]) -> bool:
     """Whether some arm got this very prompt or, under another wording or after examples, its images."""
     images = [image.sha256 for image in sample.prompt.images]
+    own = [line for line in lines if not OTHER_PROMPT.search(str(line.get("arm", "")))]
+    if own:  # several questions on one image are told apart
+        return any(line.get("prompt_sha256") == sample.prompt.sha256 for line in own)
     return any(
         line.get("prompt_sha256") == sample.prompt.sha256
         or (images and line.get("image_sha256", [])[-len(images) :] == images)

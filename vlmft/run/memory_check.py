@@ -88,8 +88,10 @@ def require_training(
     device: torch.device,
     trainer: TrainerConfig,
     train: OptimizationConfig,
+    *,
+    may_refuse: bool = True,
 ) -> str:
-    """The estimate in words.
+    """The estimate in words; with a warning where it is too much and not `may_refuse`, or where halving batches helps.
 
     Raises:
         ConfigError: it does not fit; names what would.
@@ -128,6 +130,10 @@ def require_training(
     if needed.total <= free:
         return f"about {in_words(needed, training)}, of {_gib(free)} free on {device}"
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
+    one_row = estimated(Way(way.quantization, replace(training, rows=1)))
+    if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
+        ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
+        return f"about {in_words(needed, training)}, more than the {_gib(free)} free on {device}{ways}"
     advice = "what would fit: " + "; ".join(fitting)
     if not fitting:
         largest = anatomy.parameters * free / needed.total

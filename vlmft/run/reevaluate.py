@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def reevaluate(config: EvaluateConfig) -> Path:
     used = dataclasses.replace(settled, evaluation=settings)
     content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
     path = write_results(content, folder)
-    grading_into_report(folder)
     summary.write(folder)
+    _keep_grading(folder)
     tracked = _tracked(config, run, folder, found, summary) if config.logger.wandb else None
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
@@ -116,6 +117,14 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
         folder = Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _keep_grading(folder: Path) -> None:
+    """The report was written anew; the evaluation is whole whatever is wrong with a rater's file."""
+    try:
+        grading_into_report(folder)
+    except ConfigError as error:
+        print(f"note: {error}", file=sys.stderr)
 
 
 def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:

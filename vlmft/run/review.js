@@ -37,8 +37,18 @@
     if (items[at + 1]) new Image().src = "image/" + items[at + 1].image;  // ready when it is its turn
   }
 
-  function go(to) {
-    if (at < items.length) items[at].text = byId("text").value;  // an edit stays while the page is open
+  async function go(to) {
+    if (at < items.length) {
+      const item = items[at], text = byId("text").value;
+      if (item.status === "accepted" && text.trim() !== item.text.trim()) {
+        try {
+          await act("decide", { item: at, status: "accepted", text });  // a correction of what is accepted counts
+        } catch {
+          return;  // the page says why
+        }
+      }
+      item.text = text;  // an edit stays while the page is open
+    }
     at = Math.min(Math.max(to, 0), items.length);
     draw();
     window.scrollTo(0, 0);
@@ -64,6 +74,7 @@
     accept: () => decide("accepted"), reject: () => decide("rejected"), skip: () => go(at + 1), back: () => go(at - 1),
     forward: () => go(at + 1), open: () => go(open()), edit: () => byId("text").focus(),
     finish: async () => {
+      await go(at);
       await act("done");
       const accepted = items.filter((item) => item.status === "accepted").length;
       document.querySelector("main").replaceChildren(make("p", { class: "sentence", role: "status" },

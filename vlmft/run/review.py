@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlmft.run.annotate import Drafts
+from vlmft.run.annotate import Drafts, asked
 from vlmft.run.local_page import Page, html_page, own, picture_bytes, serve
 
 
@@ -40,7 +40,13 @@ def review_page(drafts: Drafts) -> Page:
 
 def _item(drafts: Drafts, number: int, name: str) -> dict[str, Any]:
     row = drafts.rows[name]
-    asked = "\n".join(message.text for message in drafts.missing[name].prompt.messages)
     status = row["status"] if row["status"] != "draft" else None
     by = f"{row['annotator']}, {row['model']}"
-    return {"image": str(number), "name": name, "asked": asked, "text": row["text"], "by": by, "status": status}
+    return {
+        "image": str(number),
+        "name": name,
+        "asked": asked(drafts.missing[name]),
+        "text": row["text"],
+        "by": by,
+        "status": status,
+    }

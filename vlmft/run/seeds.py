@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
+from vlmft.config.schema import Init
 from vlmft.evaluation.compare import Comparison, compare, p_words
 from vlmft.evaluation.gains import seeds_apart
 from vlmft.run.compare import aligned
-from vlmft.run.folder import OUTSIDE_THE_HASH, plain, read_run
+from vlmft.run.folder import read_run, settings_of_results
 from vlmft.run.score import metrics_of, parser, read_file, read_labels, scored
 
 ARM_PAIR = ("untuned", "tuned")
@@ -59,6 +60,7 @@ def run_seeds(arguments: Sequence[str]) -> None:
     scores: dict[str, list[Mapping[str, float]]] = {}
     files = [read_file(run / "predictions" / f"{arm}.jsonl", "", options) for arm in ARM_PAIR for run in options.runs]
     files, _ = aligned(files, by_order=False)
+    expect_same_questions(options.runs)
     metrics = metrics_of(files[0], options.metric)
     labels = read_labels(options.classes)
     each = [scored(rows, metrics[0], labels) for rows in files]
@@ -90,16 +92,32 @@ def taken_together(
     return Together(list(seeds), metric, differences, compare("untuned", means[0], "tuned", means[1], groups))
 
 
+def expect_same_questions(runs: Sequence[Path]) -> None:
+    """Raises ConfigError where a run was asked another question than the first, or its model is of another base."""
+    asked = [_asked(run) for run in runs]
+    for run, mine in zip(runs[1:], asked[1:], strict=True):
+        if odd := [row_id for row_id, sha in mine.items() if asked[0].get(row_id) != sha]:
+            raise ConfigError(
+                f"vlmft seeds: {run} was asked other questions, or another base, than {runs[0]} in {len(odd)} rows "
+                f"({odd[0]}); only runs of the same data and base belong together"
+            )
+
+
+def _asked(run: Path) -> dict[str, tuple[str | None, str | None]]:
+    """Row id -> hashes of its prompt and, where the base is not random, of what it was asked under."""
+    is_random = read_run(str(run)).model.init == Init.random  # two seeds of random weights are two bases
+    lines = (run / "predictions" / "untuned.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = map(json.loads, lines)
+    return {row["id"]: (row.get("prompt_sha256"), None if is_random else row.get("fingerprint_sha256")) for row in rows}
+
+
 def seeds_of(runs: Sequence[Path]) -> list[int]:
     """Each run's seed.
 
     Raises:
         ConfigError: one run, a seed twice, or runs that differ in more than that.
     """
-    settings = []
-    for run in runs:
-        config = {key: value for key, value in plain(read_run(str(run))).items() if key not in OUTSIDE_THE_HASH}
-        settings.append(config)
+    settings = [settings_of_results(read_run(str(run))) for run in runs]
     seeds = [config.pop("seed") for config in settings]
     if len(set(seeds)) < max(2, len(seeds)):
         raise ConfigError(f"vlmft seeds: Expected two runs or more, each of another seed, got seeds {seeds}")

@@ -43,6 +43,8 @@ def make_small(config: TrainConfig) -> None:
     Raises:
         ConfigError: there is no stand-in for this model or dataset.
     """
+    if config.data.options.get("parts"):
+        raise ConfigError("scale: Expected one dataset for smoke, got a mixture; try its parts one by one")
     root = Path(config.output_root) / "smoke"
     if not (config.model.path.startswith("package:") or Path(config.model.path).expanduser().is_dir()):
         config.model.path = _written(root, "model", config.model.name, FAMILIES)

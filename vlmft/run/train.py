@@ -25,7 +25,7 @@ from vlmft.run.card import data_card, keep_card
 from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_arms
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
 from vlmft.run.lock import locked
-from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
+from vlmft.run.manifest import MANIFEST_FILE, keep_manifest, require_same_rows
 from vlmft.run.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import (
@@ -243,6 +243,7 @@ def _built(config: TrainConfig, ledger_path: Path | None) -> Built:
         config.trainer,
         seed=config.seed,
         train=config.train,
+        resumes=config.resume,
         ledger_path=ledger_path,
     )
 
@@ -278,6 +279,8 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
         built = _built(config, folder / "bad_rows.jsonl")
         if config.trainer.fast_dev_run:
             built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
+        if not config.trainer.fast_dev_run:
+            require_same_rows(folder / MANIFEST_FILE, built.data)  # before anything of the folder is written anew
         summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
         summary.trained_parameters = sum(p.numel() for p in trainable(built.model).values())
     with clock("splits"):
