@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import itertools
 import json
@@ -292,7 +293,8 @@ def test_the_login_name_is_the_rater(run: Path, monkeypatch: pytest.MonkeyPatch)
 def started(run: Path, *overrides: str) -> tuple[subprocess.Popen[str], str]:
     """The program, and its page's address."""
     command = [sys.executable, "-m", "vlmft", "grade", f"run={run}", "open_browser=false", "rater=anna", *overrides]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"http://\S+", line):

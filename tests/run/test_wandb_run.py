@@ -145,12 +145,13 @@ def test_the_table_holds_the_first_rows_with_small_pictures(tracked: Path) -> No
     part = offline_part(tracked)
     columns, rows = table(part)["columns"], table(part)["data"]
     assert columns[:4] == ["id", "image 1", "question", "references"]
-    assert columns[4:] == ["untuned answer", "untuned score", "tuned answer", "tuned score"]
+    arms = ("untuned", "fewshot", "tuned")
+    assert columns[4:] == [f"{arm} {what}" for arm in arms for what in ("answer", "score")]
     answers = {arm: (tracked / "predictions" / f"{arm}.jsonl").read_text().splitlines() for arm in ("untuned", "tuned")}
     texts = {arm: {line["id"]: line for line in map(json.loads, lines)} for arm, lines in answers.items()}
     assert len({row[0] for row in rows}) == 5
     assert [row[4] for row in rows] == [texts["untuned"][row[0]]["text"] for row in rows]
-    assert [row[6] for row in rows] == [texts["tuned"][row[0]]["text"] for row in rows]
+    assert [row[8] for row in rows] == [texts["tuned"][row[0]]["text"] for row in rows]
     (stored,) = [artifact for artifact in of_kind(part, "artifact") if artifact.type == "run_table"]
     pictures = [Path(item.local_path) for item in stored.manifest.contents if item.path.endswith(".jpg")]
     assert 1 <= len(pictures) <= 5
