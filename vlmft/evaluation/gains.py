@@ -35,17 +35,16 @@ class FormatAndSkill:
     def sentence(self) -> str:
         skill = self.skill.comparison
         total, low, high = self.tuned - self.untuned, *skill.interval
-        gain = f"Of {100 * total:+.1f} points, "
         if self.asked_otherwise == "untuned":
-            gain += "none are had by asking the untuned model otherwise"
+            had, caution = "none are", ""
         else:
-            gain += (
-                f"{100 * self.format_gain:+.1f} are had by asking the untuned model otherwise ({self.asked_otherwise})"
-            )
+            had = f"{100 * self.format_gain:+.1f} are"
+            caution = " The best of several untuned arms flatters it, so this skill is rather too small."
+        where = f" ({self.asked_otherwise})" if caution else ""
+        gain = f"Of {100 * total:+.1f} points, {had} had by asking the untuned model otherwise{where}"
         return (
             f"{gain}; {100 * skill.difference:+.1f} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, "
-            f"{p_words(self.skill.p_value)} by Holm) are not: {self.skill.verdict}. The best of several untuned arms "
-            "flatters it, so this skill is rather too small."
+            f"{p_words(self.skill.p_value)} by Holm) are not: {self.skill.verdict}.{caution}"
         )
 
     def to_dict(self) -> dict[str, Any]:
