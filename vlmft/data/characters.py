@@ -17,7 +17,7 @@ from vlmft.data.columns import Columns
 from vlmft.data.dataset import Caption
 from vlmft.data.imagefolder import class_images
 from vlmft.data.images import image_inside, open_image
-from vlmft.data.tables import Table
+from vlmft.data.tables import Table, json_value
 from vlmft.sample import Image, Message, Prompt, Question, Split
 
 ANNOTATION, NAMES, PROMPTS = "annotation.json", "json/character_names.json", "json/base_prompts.json"
@@ -69,13 +69,13 @@ class Characters(Columns):
 
     def _load(self) -> dict[Split, Table]:
         root = self.root
-        stored = _json(root / ANNOTATION, list)
+        stored = json_value(root / ANNOTATION, list)
         rows = [
             {**row, "image": image_path(row["image"])} if isinstance(row, dict) and "image" in row else row
             for row in stored
         ]
         if self.unannotated:
-            names, prompts = _json(root / NAMES, dict), self._prompts()
+            names, prompts = json_value(root / NAMES, dict), self._prompts()
             for found in unannotated_images(root, stored):
                 folder = found["class"]
                 asked = {"question": prompts[0], "answer": names.get(folder), "character_folder": folder}
@@ -84,7 +84,7 @@ class Characters(Columns):
 
     def missing(self) -> Sequence[Question]:
         """As `Annotatable`'s; an id is the image's path below the folder, such as "images/gena/2.jpg"."""
-        root, prompts, names = self.root, self._prompts(), _json(self.root / NAMES, dict)
+        root, prompts, names = self.root, self._prompts(), json_value(self.root / NAMES, dict)
         questions = []
         for found in unannotated_images(root, self._annotations()):
             image, name = found["image"], self._name(names, found["class"])
@@ -95,7 +95,7 @@ class Characters(Columns):
 
     def store(self, captions: Sequence[Caption]) -> None:
         """As `Annotatable`'s: rows like the others, with a `source`; what annotation.json holds stays as it is."""
-        rows, prompts, names = self._annotations(), self._prompts(), _json(self.root / NAMES, dict)
+        rows, prompts, names = self._annotations(), self._prompts(), json_value(self.root / NAMES, dict)
         annotated = annotated_images(rows)
         for caption in captions:
             if caption.id in annotated:
@@ -118,10 +118,10 @@ class Characters(Columns):
     def _annotations(self) -> list[Any]:
         """The rows as they are stored; none where the first are still to be made."""
         file = self.root / ANNOTATION
-        return list(_json(file, list)) if file.exists() else []
+        return list(json_value(file, list)) if file.exists() else []
 
     def _prompts(self) -> list[str]:
-        found = _json(self.root / PROMPTS, list)
+        found = json_value(self.root / PROMPTS, list)
         if not found or not all(isinstance(prompt, str) for prompt in found):
             raise ConfigError(f"data.path: Expected at least one question, and texts alone, in {self.root / PROMPTS}")
         return list(found)
@@ -163,13 +163,3 @@ def image_path(stored: Any) -> Any:
     """ "data/images/gena/2.jpg" as below the folder: "images/gena/2.jpg"."""
     parts = PurePosixPath(stored).parts if isinstance(stored, str) else ()
     return "/".join(parts[parts.index("images") :]) if "images" in parts else stored
-
-
-def _json(file: Path, kind: type) -> Any:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data.path: Expected JSON in {file}, got an error ({error}); mend the file") from error
-    if not isinstance(found, kind):
-        raise ConfigError(f"data.path: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend it")
-    return found

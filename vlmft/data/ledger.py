@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlmft.config.files import whole_lines
 from vlmft.config.schema import OnBadRow
 from vlmft.sample import BadRow, BadRowError
 
@@ -82,8 +82,5 @@ class Ledger:
 
 
 def _ids_in(path: Path) -> set[str]:
-    """Ids of the rows written down already. A torn last line is cut off: the next one would be glued to it."""
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        os.truncate(path, path.stat().st_size - len(torn))
-    return {json.loads(line)["id"] for line in whole.splitlines()}
+    """Ids of the rows written down already."""
+    return {json.loads(line)["id"] for line in whole_lines(path)}

@@ -186,13 +186,20 @@ def _csv_rows(file: Path) -> list[dict[str, Any]]:
 
 def json_rows(file: Path) -> list[Any]:
     """Raises ConfigError where the file holds no JSON list."""
+    return list(json_value(file, list))
+
+
+def json_value(file: Path, kind: type) -> Any:
+    """The list or dict that a JSON file holds; raises ConfigError where it holds something else."""
     try:
-        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"data.path: Expected JSON in {file}, got an error ({error}); mend the file") from error
-    if not isinstance(rows, list):
-        raise ConfigError(f"data.path: Expected a JSON list in {file}, got {type(rows).__name__}; mend the file")
-    return rows
+    if not isinstance(found, kind):
+        raise ConfigError(
+            f"data.path: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend the file"
+        )
+    return found
 
 
 def _parquet_rows(file: Path) -> Any:

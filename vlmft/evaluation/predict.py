@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
-from vlmft.config.files import append_synced
+from vlmft.config.files import append_synced, whole_lines
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
@@ -165,23 +164,16 @@ class PredictionFile:
             self._read()
 
     def _read(self) -> None:
-        whole = 0
-        with self.path.open("rb") as stream:
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                row = self._parsed(line)
-                stored = {name: row.get(name) for name in self.key}
-                if stored != self.key:
-                    odd = next(name for name in self.key if stored[name] != self.key[name])
-                    raise ConfigError(
-                        f"{self.path}: Expected answers with {odd}={self.key[odd]!r}, got {stored[odd]!r}; "
-                        "answers of two kinds are never mixed: set fresh=true to generate all anew, or use another name"
-                    )
-                self.rows[row["id"]] = row
-                whole += len(line)
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+        for line in whole_lines(self.path):
+            row = self._parsed(line)
+            stored = {name: row.get(name) for name in self.key}
+            if stored != self.key:
+                odd = next(name for name in self.key if stored[name] != self.key[name])
+                raise ConfigError(
+                    f"{self.path}: Expected answers with {odd}={self.key[odd]!r}, got {stored[odd]!r}; "
+                    "answers of two kinds are never mixed: set fresh=true to generate all anew, or use another name"
+                )
+            self.rows[row["id"]] = row
 
     def _parsed(self, line: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -135,7 +136,24 @@ def count_by_part(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     return {part: {"trainable": c["trainable"], "modules": c["modules"]} for part, c in counts.items()}
 
 
-def load_adapter(model: PreTrainedModel | PeftModel, folder: str, name: str = "default") -> PeftModel:
+def _refuse_other_kinds(key: str, folder: Path) -> None:
+    """An adapter that changes the base, or is not switched off with it, would answer for the untuned model, too."""
+    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    expected: dict[str, tuple[Any, ...]] = {
+        "peft_type": ("LORA",),
+        "bias": ("none",),
+        "init_lora_weights": (True, False, "gaussian"),
+        "modules_to_save": (None, []),
+    }
+    for name, legal in expected.items():
+        if (value := said.get(name, legal[0])) not in legal:
+            raise ConfigError(
+                f"{key}: Expected an adapter with {name}={legal[0]!r}, got {value!r}; others change the untuned model, "
+                "too: merge it into its base and name that folder"
+            )
+
+
+def load_adapter(model: PreTrainedModel | PeftModel, folder: str, name: str = "default", key: str = "run") -> PeftModel:
     """The base with a saved PEFT adapter on it, beside those that it has. From safetensors alone: PEFT would read a
     pickle where there are none.
 
@@ -143,9 +161,10 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: str, name: str = "d
         ConfigError: no adapter_model.safetensors in the folder, or tensors in it other than the adapter has. PEFT would
             leave those out with a warning, and what is evaluated would be partly the untuned model.
     """
+    _refuse_other_kinds(key, Path(folder))
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
-        raise ConfigError(f"run: there is no adapter_model.safetensors in {folder!r}; did the training end?")
+        raise ConfigError(f"{key}: there is no adapter_model.safetensors in {folder!r}; did the training end?")
     if isinstance(model, PeftModel):
         model.load_adapter(folder, name, is_trainable=False, autocast_adapter_dtype=True)
         adapted = model
@@ -155,7 +174,7 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: str, name: str = "d
         mine = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
         odd = sorted(mine.keys() ^ set(stored.keys()))
     if odd:
-        raise ConfigError(f"run: {len(odd)} tensors of {str(file)!r} do not fit the model ({odd[0]}); export it anew")
+        raise ConfigError(f"{key}: {len(odd)} tensors of {str(file)!r} do not fit the model ({odd[0]}); export it anew")
     return adapted
 
 

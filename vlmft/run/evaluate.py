@@ -197,6 +197,8 @@ class _Runner:
         self.built, self.settings, self.result, self.folder, self.fresh = built, settings, result, folder, fresh
         self.answerer = built.answerer(settings, poll)
         self.metric = metric_named(built.data.metric_name)
+        self.asked: dict[str, list[Question]] = {}
+        """Arm -> what it was asked: to black out an image is to decode it."""
 
     def can(self, arm: Arm) -> bool:
         """Whether this model and this data have such an arm; what they have not is told."""
@@ -249,7 +251,8 @@ class _Runner:
     def run(self, arm: Arm) -> None:
         with arm_state(self.built, arm):
             if not arm.few_shot:
-                self.result.rows[arm.name] = self._answered(arm.name, arm, self.questions(arm), self.answerer, {})
+                self.asked[arm.name] = self.questions(arm)
+                self.result.rows[arm.name] = self._answered(arm.name, arm, self.asked[arm.name], self.answerer, {})
                 return
             shots = few_shot_draws(self.built, self.settings, self.answerer, self.result.samples)
             self.result.notes += shots.notes
@@ -323,9 +326,9 @@ class _Runner:
 
     def invariance(self, arm: Arm) -> Invariance | None:
         """The first rows of an arm asked once more, each alone; None where that is switched off."""
-        questions = self.questions(arm)[: self.settings.canary_rows]
+        questions = self.asked.get(arm.name, [])[: self.settings.canary_rows]  # few-shot arms have several sets of them
         questions = [question for question in questions if question.id in self.result.rows[arm.name]]
-        if not questions or arm.few_shot:
+        if not questions:
             return None
         alone = dataclasses.replace(self.answerer, rows_per_batch=1)
         answers = {i: answer.text for batch in alone.batches(questions, lambda _: False) for i, answer in batch.items()}

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -46,7 +45,7 @@ def put_others(built: Built, config: EvaluateConfig) -> Others:
     found = Others()
     own = "run" if config.run is not None else "adapter"
     if (place := config.run or config.adapter) is not None:
-        _put(built, own, "default", place, config, found)
+        _put(built, own, peft_name("tuned"), place, config, found)
         found.adapters.append("tuned")
     for name, place in config.adapters.items():
         folder = Path(place).expanduser()
@@ -70,29 +69,11 @@ def _put(built: Built, key: str, name: str, place: str, config: EvaluateConfig, 
         return
     if (folder / FULL_PARTS_FILE).is_file():
         raise ConfigError(f"{key}: {str(folder)!r} trained parts in full; export it (vlmft export) and name the export")
-    _refuse_other_kinds(key, folder)
     _refuse_mismatch(built, key, folder, config, found)
     try:
-        built.model = load_adapter(built.model, str(folder), name)
+        built.model = load_adapter(built.model, str(folder), name, key)
     except (ValueError, RuntimeError, KeyError) as error:  # PEFT's words for layers that are not there, or other shapes
         raise ConfigError(f"{key}: the adapter in {place!r} does not fit this model ({_first(error)})") from error
-
-
-def _refuse_other_kinds(key: str, folder: Path) -> None:
-    """An adapter that changes the base, or is not switched off with it, would answer for the untuned model, too."""
-    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    expected: dict[str, tuple[Any, ...]] = {
-        "peft_type": ("LORA",),
-        "bias": ("none",),
-        "init_lora_weights": (True, False, "gaussian"),
-        "modules_to_save": (None, []),
-    }
-    for name, legal in expected.items():
-        if (value := said.get(name, legal[0])) not in legal:
-            raise ConfigError(
-                f"{key}: Expected an adapter with {name}={legal[0]!r}, got {value!r}; others change the untuned model, "
-                "too: merge it into its base and name that folder"
-            )
 
 
 def _adapter_folder(key: str, place: str) -> Path:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vlmft.evaluation.gains import detectable
 from vlmft.evaluation.report import Bar, Grid, Section
+from vlmft.evaluation.report.units import DASH
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.evaluate import Evaluation
+from vlmft.run.present import percent
 
 
 def sections_of(found: Evaluation) -> tuple[Section, ...]:
@@ -82,4 +84,4 @@ def _number(name: str, values: Mapping[str, float | None]) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return DASH if value is None else percent(value)
