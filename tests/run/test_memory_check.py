@@ -14,7 +14,9 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig, TrainerConfig
 from vlmft.run import build as building
 from vlmft.run import memory_check, tuned
+from vlmft.run import train as training
 from vlmft.run.build import build, infer, pick_precision
+from vlmft.run.folder import folder_of
 from vlmft.run.memory_check import free_bytes
 from vlmft.run.tuned import load_base
 
@@ -63,6 +65,20 @@ def test_what_is_said_to_fit_fits(compose: Compose, capsys: pytest.CaptureFixtur
     for setting, mib in found:
         assert told(compose(*few, setting)) == "" and float(mib) <= 0.12 * 1024
     assert "rows_per_batch" in told(compose(*few, "train.rows_per_batch=16"))
+
+
+def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
+    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """resume=true may stand before any run; once there is a checkpoint, settings cannot be changed any more."""
+    config = compose(*SMALL, "trainer.memory_gib=0.024", "resume=true", f"output_root={tmp_path}")
+    infer(config)
+    with pytest.raises(ConfigError, match="memory: Expected about"):
+        training._built(config, None)
+    (folder_of(config) / "checkpoints" / "step-0000001").mkdir(parents=True)
+    with pytest.raises(LoadedError):
+        training._built(config, None)
+    assert "more than the 25 MiB free on cpu" in capsys.readouterr().out
 
 
 def test_all_settings_together_and_none_that_would_do(compose: Compose) -> None:

@@ -46,6 +46,7 @@ from vlmft.training.checkpoint import (
     FolderCheckpointIO,
     latest_whole,
     read_checkpoint,
+    steps_in,
 )
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
@@ -243,7 +244,7 @@ def _built(config: TrainConfig, ledger_path: Path | None) -> Built:
         config.trainer,
         seed=config.seed,
         train=config.train,
-        resumes=config.resume,
+        resumes=config.resume and bool(steps_in(folder_of(config) / "checkpoints")),
         ledger_path=ledger_path,
     )
 
