@@ -143,10 +143,12 @@ def test_lists_of_answers_and_of_images(tmp_path: Path) -> None:
     file.write_text(json.dumps(rows), encoding="utf-8")
     many = sample_of(Columns(path=str(file)), "columns/train/000000")
     assert [image.name for image in many.prompt.images] == ["img/1.png", "img/2.png"]
-    assert (many.answer, many.references) == ("one", ("one", "two"))
+    assert (many.answer, many.references) == ('["one", "two", "one"]', ('["one", "two", "one"]',)), "one JSON answer"
+    many = sample_of(Columns(path=str(file), answers="list"), "columns/train/000000")
+    assert (many.answer, many.references) == ("one", ("one", "two", "one")), "how often it was given is kept"
     rows[0]["also"] = "eins"
     file.write_text(json.dumps(rows), encoding="utf-8")
-    also = Columns(path=str(file), references="also")
+    also = Columns(path=str(file), references="also", answers="list")
     assert [sample_of(also, f"columns/train/00000{n}").references for n in (0, 1, 2)] == [
         ("one", "eins"),
         ("7", "seven"),
@@ -160,7 +162,7 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "outside": ({"image": "../secret.png"}, "below the data folder"),
     "absolute": ({"image": "/etc/hostname"}, "below the data folder"),
     "address": ({"image": "https://example.org/1.png"}, "rows ask no network"),
-    "inline": ({"image": "data:image/png;base64,AAAA"}, "rows ask no network"),
+    "inline": ({"image": "data:image/png;base64,A"}, "Expected base64 in"),
     "number": ({"image": 7}, "Expected an image's path or bytes, got int"),
     "no answer": ({"answer": " "}, "Expected a text as answer, got ' '"),
     "null answer": ({"answer": None}, "Expected a text as answer, got None"),
@@ -282,7 +284,7 @@ def test_sports_captions(tmp_path: Path, compose: Any) -> None:
     sample = sample_of(dataset, "columns/train/000000")
     assert (sample.answer, sample.references) == ("A man surfs.", ("A man surfs.", "A surfer on a wave."))
     assert sample.prompt.messages[0].text == "What is a caption for this photo?"
-    every = ("data.options.where=null", "data.options.split=null")
+    every = ("data.options.where=null", "data.options.split=none")
     _, dataset = dataset_of(
         compose, "data=sports_captions", "data.revision=null", f"data.path={tmp_path}/rows.json", *every
     )

@@ -102,9 +102,9 @@ def test_an_image_of_a_later_question_is_not_in_an_earlier_prompt(tmp_path: Path
 
 
 def test_text_alone(tmp_path: Path) -> None:
-    row = chat(("user", "What does <image> mean?"), ("assistant", "A mark."), images=[])
+    row = chat(("user", "What does a mark mean?"), ("assistant", "An <image>."), images=[])
     (sample,) = samples_of(written(tmp_path, row))
-    assert shown(sample) == [("user", ["What does <image> mean?"])]
+    assert (shown(sample), sample.answer) == ([("user", ["What does a mark mean?"])], "An <image>.")
 
 
 def test_system_and_instruction(tmp_path: Path) -> None:
@@ -124,6 +124,7 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "no question": (chat(("assistant", "1")), "Expected each answer after a question"),
     "two answers": (chat(("user", "A?"), ("assistant", "1"), ("assistant", "2")), "Expected each answer after"),
     "empty": (chat(), "got turns of none"),
+    "mark alone": (chat(("user", "What is <image>?"), ("assistant", "A")), "got 0 and 1"),
     "marks": (llava(("human", "<image><image>?"), ("gpt", "1"), image="1.png"), "got 1 and 2"),
     "image answers": (chat(("user", "Draw"), ("assistant", [IMAGE]), images=["1.png"]), "with an image"),
     "video": (chat(("user", [{"type": "video"}]), ("assistant", "1")), "Expected a text or an image as content"),

@@ -23,8 +23,8 @@ from vlmft.data.facts import Facts, survey
 from vlmft.data.ledger import Ledger
 from vlmft.data.near_duplicates import LOOK, NearPair, Shown, near_across
 from vlmft.data.sampler import Mix, WindowSampler, epoch_order
+from vlmft.data.sources.table import Chained
 from vlmft.data.splits import assert_disjoint, assign
-from vlmft.data.tables import Chained
 from vlmft.sample import SPLITS, BadRow, BadRowError, EncodedRow, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]

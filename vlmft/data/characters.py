@@ -15,10 +15,13 @@ from vlmft.config.check import ConfigError
 from vlmft.config.files import write_whole
 from vlmft.data.columns import Columns
 from vlmft.data.dataset import Caption
-from vlmft.data.imagefolder import class_images
 from vlmft.data.images import image_inside, open_image
-from vlmft.data.tables import Table, json_value
-from vlmft.sample import Image, Message, Prompt, Question, Split
+from vlmft.data.sources.files import json_value
+from vlmft.data.sources.image_folders import class_images
+from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.sources.table import Table
+from vlmft.data.sources.tables import Loaded
+from vlmft.sample import Image, Message, Prompt, Question
 
 ANNOTATION, NAMES, PROMPTS = "annotation.json", "json/character_names.json", "json/base_prompts.json"
 
@@ -67,7 +70,7 @@ class Characters(Columns):
         """As `Annotatable`'s."""
         return self.root / "annotation.drafts.jsonl"
 
-    def _load(self) -> dict[Split, Table]:
+    def _load(self) -> Loaded:
         root = self.root
         stored = json_value(root / ANNOTATION, list)
         rows = [
@@ -80,7 +83,8 @@ class Characters(Columns):
                 folder = found["class"]
                 asked = {"question": prompts[0], "answer": names.get(folder), "character_folder": folder}
                 rows.append({"image": found["image"], **asked})
-        return {"train": Table(rows, root, range(len(rows)))}
+        table = Table(rows, (ImageFolders(root, root),), range(len(rows)))
+        return Loaded({"train": table}, {"train": f"{ANNOTATION} and the folders of images"}, declared=True)
 
     def missing(self) -> Sequence[Question]:
         """As `Annotatable`'s; an id is the image's path below the folder, such as "images/gena/2.jpg"."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 from vlmft.data.chartqa import INSTRUCTION
 from vlmft.data.dataset import Record
-from vlmft.data.messages import Exchange, Messages, Slot, Turn
-from vlmft.data.tables import Table
-from vlmft.sample import BadRowError, Split
+from vlmft.data.messages import Messages
+from vlmft.data.sources.conversations import Exchange, Slot, Turn
+from vlmft.sample import BadRowError
 
 GLUE = re.compile(r"\n\s*Question:\s*(.+?)\s*\n\s*Answer:\s*", re.DOTALL)
 """Between two answers of one row: the next question. The generator wrote several pairs where one was asked for."""
@@ -37,17 +35,6 @@ class ChartLlama(Messages):
         instruction: str | None = INSTRUCTION,
     ) -> None:
         super().__init__(path=path, revision=revision, hub_id=hub_id, instruction=instruction)
-
-    @property
-    def tables(self) -> dict[Split, Table]:
-        """As `Messages.tables`; images are looked for one folder deeper where the archive was unpacked into "ours"."""
-        if (
-            not self._tables
-            and self.path is not None
-            and (deeper := Path(self.path).expanduser() / "ours/ours").is_dir()
-        ):
-            self._tables = {s: replace(t, root=deeper.parent) for s, t in super().tables.items()}
-        return super().tables
 
     def exchanges(self, row: Record) -> list[tuple[Exchange, str]]:
         """The row's own question, then each that is glued into its answer, about the same chart.

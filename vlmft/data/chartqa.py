@@ -12,7 +12,8 @@ from vlmft.config.check import ConfigError
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.fields import PRINTED_LIST
 from vlmft.data.images import image_from_bytes, image_from_file
-from vlmft.data.tables import json_rows, load_undecoded
+from vlmft.data.sources.files import json_value
+from vlmft.data.sources.hub import load_undecoded
 from vlmft.sample import SPLITS, BadRowError, Image, Message, Prompt, Sample, Split
 
 Source = Literal["human", "augmented"]
@@ -212,7 +213,7 @@ def json_tables(root: Path, sources: Sequence[Source]) -> Tables:
                 raise ConfigError(
                     f"data.path: Expected {file}, got {_listing(file.parent)}; add it, or set data.options.sources"
                 )
-            rows = json_rows(file)
+            rows = json_value(file, list)
             tables[split, source] = Table(rows, range(len(rows)))
     return tables
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmft.config.check import ConfigError
-from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids, Record
-from vlmft.data.fields import images_of, text_of, texts_of
-from vlmft.data.tables import SPLIT_NAMES, Table, load_tables
-from vlmft.sample import BadRowError, Message, Prompt, Sample, Split
-
-USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
-    "image": ("image", "images", "file_name", "filename", "image_path", "img", "photo"),
-    "question": ("question", "query", "problem", "prompt", "instruction"),
-    "answer": ("answer", "answers", "label", "labels", "solution", "caption", "captions", "text"),
-}
-"""Columns that are taken where the config names none, the first that is there."""
+from vlmft.data.answers import READINGS, answers_of, reading_of
+from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
+from vlmft.data.declared_splits import by_column, by_image_folder, split_column
+from vlmft.data.fields import MARK, images_of, listed_images, placed, text_of, texts_of
+from vlmft.data.roles import NONE, column_named, fold, image_columns, roles_of, shown, unread_of
+from vlmft.data.sources.hub import class_names
+from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, known_names
+from vlmft.data.sources.table import Chained, Table
+from vlmft.data.sources.tables import Loaded, load_tables, with_images
+from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 
 class Columns(Dataset):
-    """One row, one question. `references` default to the answer; of a list of answers the first is trained on."""
+    """One row, one question. `references` default to the answer; how lists of answers are read says `answers`."""
 
     name: ClassVar[str] = "columns"
     metric: ClassVar[str] = "exact_match"
@@ -35,10 +36,14 @@ class Columns(Dataset):
         path: str | None = None,
         revision: str | None = None,
         hub_id: str | None = None,
+        subset: str | None = None,
+        encoding: str | None = None,
+        images: str | None = None,
         image: str | None = None,
         question: str | None = None,
         question_text: str | None = None,
         answer: str | None = None,
+        answers: str | None = None,
         references: str | None = None,
         group: str | None = None,
         class_column: str | None = None,
@@ -48,20 +53,28 @@ class Columns(Dataset):
         answer_pattern: str | None = None,
         instruction: str | None = None,
         system: str | None = None,
+        allow_tokens: Sequence[str] = (),
     ) -> None:
         """`question_text` is asked of every row instead of a column's text; `instruction` follows on its own line.
 
-        Rows of one `group` stay in one split. `where`: column -> regular expression that its text must contain.
-        `answer_pattern`: its first group is the answer.
+        `images`: the folder in which names of images begin. `image=none`: rows of text alone. `answers`: one of
+        `vlmft/data/answers.py` `READINGS`, where the rows do not show it rightly. Rows of one `group` stay in one
+        split. `split_names`: a source's name for a split -> train, val, test or none, which leaves it out. `where`:
+        column -> regular expression that its text must contain. `answer_pattern`: its first group is the answer.
+        `system` goes before rows without a system text of their own. `allow_tokens`: special tokens of the model that
+        texts may hold, as those of boxes. `encoding`: of text files; `subset`: of a Hub dataset that has several.
 
         Raises:
             ValueError: settings that exclude each other, or a pattern that is none.
         """
         if question is not None and question_text is not None:
             raise ValueError("Expected question (a column) or question_text (a fixed text), got both; leave one out")
-        if unknown := set((split_names or {}).values()) - set(SPLIT_NAMES.values()):
-            raise ValueError(f"Expected split_names with values train, val or test, got {sorted(unknown)}")
-        self.path, self.revision, self.hub_id = path, revision, hub_id
+        if unknown := set((split_names or {}).values()) - {*SPLIT_NAMES.values(), LEFT_OUT}:
+            raise ValueError(f"Expected split_names with values train, val, test or none, got {sorted(unknown)}")
+        if answers is not None and answers not in READINGS:
+            raise ValueError(f"Expected answers of {', '.join(READINGS)}, got {answers!r}")
+        self.path, self.revision, self.hub_id, self.subset = path, revision, hub_id, subset
+        self.encoding, self.images, self.answers = encoding, images, answers
         self.named = {
             "image": image,
             "question": question,
@@ -75,8 +88,12 @@ class Columns(Dataset):
         self.split_names = dict(split_names or {})
         self.where = {column: _pattern(text) for column, text in (where or {}).items()}
         self.answer_pattern = None if answer_pattern is None else _pattern(answer_pattern)
+        self.allow_tokens = tuple(allow_tokens)
         self._tables: dict[Split, Table] = {}
         self._column: dict[str, str] = {}
+        self._reading = "text"
+        self._class_names: list[str] | None = None
+        self._description = Description()
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker reads local files again; a Hub table is a reference, and loading it again would ask the network.
@@ -86,48 +103,120 @@ class Columns(Dataset):
     def tables(self) -> dict[Split, Table]:
         """Loaded at first use; raises ConfigError where there is no such table or column."""
         if not self._tables:
-            tables = self._load()
-            self._column = self._columns(next(iter(tables.values())).columns)
-            self._tables = self._kept(tables)
+            loaded = self._load()
+            self._description = Description(dict(loaded.told), notes=list(loaded.notes))
+            self._tables = self._read_as(loaded)
         return self._tables
 
-    def _load(self) -> dict[Split, Table]:
-        return load_tables(self.path, self.hub_id, self.revision, self.split_names)
+    def _load(self) -> Loaded:
+        return load_tables(
+            self.path, self.hub_id, self.revision, self.split_names, self.images, self.encoding, self.subset
+        )
 
-    def _columns(self, there: Sequence[str]) -> dict[str, str]:
-        """Role -> column, named by the config or found by its usual name."""
-        found = {role: column for role, column in self.named.items() if column is not None}
-        for role, usual in USUAL_NAMES.items():
-            first = next((column for column in usual if column in there), None)
-            if first is not None and role not in found and (role != "question" or self.question_text is None):
-                found[role] = first
-        for role, column in [*found.items(), *(("where", column) for column in self.where)]:
-            if column not in there:
-                raise ConfigError(f"data.options.{role}: Expected a column of {', '.join(there)}, got {column!r}")
-        if "answer" not in found:
-            raise ConfigError(f"data.options.answer: Expected the answers' column, one of {', '.join(there)}, got none")
-        if "question" not in found and self.question_text is None:
-            raise ConfigError("data.options.question: Expected a column, got none; or set data.options.question_text")
-        return found
+    @property
+    def _one_file(self) -> bool:
+        return self.path is not None and Path(self.path).expanduser().is_file()
 
-    def _kept(self, tables: dict[Split, Table]) -> dict[Split, Table]:
-        """Without the rows that `where` leaves out; with `split`, divided by that column's values."""
+    def describe(self) -> Description:
+        assert self.tables
+        return self._description
+
+    def _read_as(self, loaded: Loaded) -> dict[Split, Table]:
+        """Decides what each column is, where images lie, which rows are of which split; and writes it down."""
+        tables = loaded.tables
+        rows = [row for table in tables.values() for row in table.sample()]
+        there = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
+        self._column = roles_of(self.named, there, rows, asks=self.question_text is None)
+        self.where = {column_named("data.options.where", c, there): pattern for c, pattern in self.where.items()}
+        self._require_in_each(tables)
+        loaded = with_images(loaded, self._image_names, self._one_file)
+        self._description.notes = list(loaded.notes)
+        self._read_answers(loaded.tables, rows)
+        tables = self._kept(self._filtered(loaded.tables), loaded.declared)
+        self._describe(there, rows)
+        return tables
+
+    def _require_in_each(self, tables: Mapping[Split, Table]) -> None:
+        for split, table in tables.items():
+            columns = table.columns
+            for role in ("image", "question", "answer"):
+                column = self._column.get(role)
+                if column is not None and columns and column not in columns:
+                    origin = self._description.splits.get(split, split)
+                    raise ConfigError(
+                        f"data.options.{role}: Expected the column {column!r} in {origin}, got {', '.join(columns)}; "
+                        f"add it, or leave that file out (data.options.split_names={{{split}: none}})"
+                    )
+
+    def _image_names(self, row: Mapping[str, Any]) -> list[Any]:
+        values = listed_images(row.get(self._column["image"])) if "image" in self._column else ()
+        return [v for v in values if isinstance(v, (str, int)) and len(str(v)) < 1000 and "://" not in str(v)[:12]]
+
+    def _read_answers(self, tables: Mapping[Split, Table], rows: Sequence[Mapping[str, Any]]) -> None:
+        column = self._column["answer"]
+        values = [row[column] for row in rows if row.get(column) is not None]
+        names = {tuple(found or ()) for t in tables.values() for found in _names_of(t, column)}
+        if len(names) > 1:
+            raise ConfigError(
+                f"data.options.answer: Expected one list of classes in {column!r}, got several; mend them"
+            )
+        self._class_names = list(names.pop()) or None
+        choices = [row.get(self._column.get("choices", "")) for row in rows[:20]]
+        found = "text" if self._class_names else reading_of(fold(column), values, choices)
+        self._reading = self.answers or found
+        texts = [value.strip() for value in values if isinstance(value, str)]
+        if len(texts) > 1 and all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
+            self._description.notes.append(
+                f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers beside a gap; "
+                r"data.options.answer_pattern='(.*)\.0' teaches whole numbers"
+            )
+        numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values[:200])
+        if values and numbers and not self._class_names and fold(column) in CLASS_COLUMNS:
+            self._description.notes.append(
+                f"the answers are numbers in {column!r}, such as {values[0]}: if they stand for classes, write those"
+            )
+
+    def _describe(self, there: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        told, column = self._description, self._column
+        told.roles = {role: repr(name) for role, name in column.items() if role not in ("choices",)}
+        told.roles["answer"] += f": {'the names of its classes' if self._class_names else READINGS[self._reading]}"
+        if self._reading not in ("text",):
+            value = next(
+                (row[column["answer"]] for row in rows if isinstance(row.get(column["answer"]), (list, dict, int))),
+                None,
+            )
+            told.roles["answer"] += f", such as {shown(value)}" if value is not None else ""
+        if self.question_text is not None:
+            told.roles["question"] = f"the text {self.question_text!r}"
+        if "image" not in column:
+            told.notes.append("no column holds images: rows of text alone (data.options.image names one)")
+        read = {name for role, name in column.items() if role != "choices" or self._reading == "choice"}
+        told.unread = unread_of(there, rows, {*read, *self.where, "id"})
+        if others := image_columns(there, rows, read):
+            told.notes.append(f"more columns look like images and are not read: {', '.join(others)}")
+
+    def _filtered(self, tables: dict[Split, Table]) -> dict[Split, Table]:
+        """Without the rows that `where` leaves out."""
         for column, pattern in self.where.items():
             for split, table in tables.items():
                 numbers = [n for n, cell in zip(table.numbers, table.cells(column), strict=True) if _has(cell, pattern)]
                 tables[split] = replace(table, numbers=numbers)
-        if "split" not in self._column:
-            return tables
-        names: Mapping[str, Any] = {**SPLIT_NAMES, **self.split_names}
-        by_split: dict[Split, list[int]] = {}
-        if len(tables) > 1:
+        return tables
+
+    def _kept(self, tables: dict[Split, Table], declared: bool) -> dict[Split, Table]:
+        """Divided as a column or the folders of images say; `declared`: names of files or folders say it already."""
+        names, said, told = known_names(self.split_names), self.named["split"], self._description
+        if said is not None and said != NONE and len(tables) > 1:
             raise ConfigError(f"data.options.split: Expected one table to divide, got {len(tables)}; leave it out")
-        (table,) = tables.values()
-        for number, cell in zip(table.numbers, table.cells(self._column["split"]), strict=True):
-            if str(cell) not in names:
-                raise ConfigError(f"data.options.split: Expected {', '.join(names)}, got {cell!r}; set split_names")
-            by_split.setdefault(names[str(cell)], []).append(number)
-        return {split: replace(table, numbers=numbers) for split, numbers in by_split.items()}
+        column = self._column.get("split")
+        if column is None and said is None:
+            column = split_column(tables, self._column.values(), names)
+        if column is not None:
+            self._column["split"] = column
+            return by_column(tables, column, names, told)
+        if declared or "image" not in self._column:
+            return tables
+        return by_image_folder(tables, self._column["image"], self._image_names, names, told)
 
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Split -> ids such as "columns/test/000012": the row's number in its table, from 0."""
@@ -152,26 +241,48 @@ class Columns(Dataset):
             )
         return self.tables[match[1]], int(match[2]), int(match[3] or 0)  # type: ignore[index]
 
+    def _folders(self, row_id: str) -> ImageFolders | None:
+        table, number, _ = self._at(row_id)
+        return table.folders_of(number)
+
     def to_sample(self, record: Record) -> Sample:
         """Images, question and instruction in one message; raises BadRowError where a field is missing or unfit."""
-        root = self._at(record["id"])[0].root
         column = self._column
-        images = images_of(record.get(column["image"]), root, record["id"]) if "image" in column else ()
+        images = (
+            images_of(record.get(column["image"]), self._folders(record["id"]), record["id"])
+            if "image" in column
+            else ()
+        )
         if "image" in column and not images:
             raise BadRowError(f"Expected an image in column {column['image']!r}, got none; fill it in or drop the row")
-        answers = self._answers(record)
+        answer, *references = self._answers(record)
         tags = {tag: text_of(column[role], record.get(column[role])) for role, tag in TAGGED.items() if role in column}
-        prompt = self.prompt((*images, self.question(record)))
-        references = tuple(dict.fromkeys(answers))
-        return Sample(record["id"], prompt, answers[0], references, tags=tags, question=self.bare_question(record))
+        prompt = self.prompt(placed(self.question(record), images), record)
+        return Sample(record["id"], prompt, answer, tuple(references), tags=tags, question=self.bare_question(record))
 
     def _answers(self, record: Record) -> tuple[str, ...]:
-        """What to train on, then what else is right."""
-        column = self._column
-        answers = tuple(map(self._bare, texts_of(column["answer"], record.get(column["answer"]))))
-        if "references" not in column:
-            return answers
-        return answers[0], *texts_of(column["references"], record.get(column["references"]))
+        """What to train on, then what is right."""
+        column = self._column["answer"]
+        value = self._named_class(record.get(column))
+        choices = record.get(self._column.get("choices", ""))
+        answer, *right = map(self._bare, answers_of(column, value, self._reading, choices))
+        if "references" not in self._column:
+            return answer, *right
+        column = self._column["references"]
+        also = texts_of(column, record.get(column))
+        return (answer, *also) if answer in also else (answer, answer, *also)
+
+    def _named_class(self, value: Any) -> Any:
+        """The name of a class that the table holds as a number."""
+        if self._class_names is None or value is None:
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self._named_class(one) for one in value]
+        if not isinstance(value, int) or not 0 <= value < len(self._class_names):
+            raise BadRowError(
+                f"Expected the number of one of {len(self._class_names)} classes, got {value!r}; mend the row"
+            )
+        return self._class_names[value]
 
     def question(self, record: Record) -> str:
         """The fixed text, or the text of the question's column; with the instruction below it."""
@@ -180,15 +291,32 @@ class Columns(Dataset):
 
     def bare_question(self, record: Record) -> str:
         """The question alone."""
-        return self._asked(record)
+        return self._asked(record).replace(MARK, "").strip()
 
     def _asked(self, record: Record) -> str:
+        if self.question_text:
+            return self.question_text
         column = self._column.get("question", "")
-        return self.question_text or text_of(column, record.get(column))
+        asked = text_of(column, record.get(column))
+        more = record.get(self._column.get("input", ""))  # Alpaca's second half of a question
+        return f"{asked}\n{more.strip()}" if isinstance(more, str) and more.strip() else asked
 
-    def prompt(self, content: tuple[Any, ...]) -> Prompt:
-        user = Message("user", content)
-        return Prompt((user,) if self.system is None else (Message("system", (self.system,)), user))
+    def prompt(self, content: tuple[str | Image, ...], record: Record) -> Prompt:
+        """System text, earlier turns, question."""
+        own = record.get(self._column.get("system", ""))
+        system = text_of("system", own) if own else self.system
+        turns = [] if system is None else [Message("system", (system,))]
+        return Prompt((*turns, *self._earlier(record), Message("user", content)))
+
+    def _earlier(self, record: Record) -> list[Message]:
+        """Turns of a column `history`: pairs of question and answer."""
+        found = []
+        for pair in record.get(self._column.get("history", "")) or ():
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or any(MARK in str(text) for text in pair):
+                raise BadRowError(f"Expected pairs of texts in history, got {str(pair)[:80]!r}; set data=messages")
+            asked, answered = (text_of("history", text) for text in pair)
+            found += [Message("user", (asked,)), Message("assistant", (answered,))]
+        return found
 
     def _bare(self, answer: str) -> str:
         if self.answer_pattern is None:
@@ -199,8 +327,14 @@ class Columns(Dataset):
         return match[1].strip()
 
 
+CLASS_COLUMNS = ("label", "labels", "class", "cls", "category")
 TAGGED: Mapping[str, str] = {"group": GROUP, "class_column": CLASS}
 """Role of a column -> the tag that its text becomes."""
+
+
+def _names_of(table: Table, column: str) -> list[list[str] | None]:
+    parts = table.rows.parts if isinstance(table.rows, Chained) else [table.rows]
+    return [class_names(part, column) for part in parts]
 
 
 def _pattern(text: str) -> re.Pattern[str]:

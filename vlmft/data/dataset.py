@@ -6,7 +6,7 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -21,6 +21,26 @@ TAKEN: tuple[Split, ...] = ("test", "val")
 GROUP, CLASS = "group", "class"
 """Tags of a Sample that mean something here: rows of one group stay in one split; splits and subsets have all classes
 in proportion."""
+
+
+@dataclass
+class Description:
+    """What a source was read as, for people."""
+
+    splits: dict[Split, str] = field(default_factory=dict)
+    """Of each declared split: the files, their form, and what says that they are this split."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """Image, question, answer and what else has a meaning here -> the column or field, and how it is read."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Columns or fields that no one reads, each with an example."""
+    notes: list[str] = field(default_factory=list)
+    """What else a reader should know, a sentence each."""
+
+    def under(self, name: str) -> Description:
+        """The same as one part of a mixture."""
+        roles, unread = ({f"{name}: {key}": v for key, v in told.items()} for told in (self.roles, self.unread))
+        splits: dict[Split, str] = {split: f"{name}: {told}" for split, told in self.splits.items()}
+        return Description(splits, roles, unread, [f"{name}: {note}" for note in self.notes])
 
 
 class Ids(Sequence[str]):
@@ -98,6 +118,10 @@ class Dataset(ABC):
         Raises:
             BadRowError: the record cannot become a question.
         """
+
+    def describe(self) -> Description:
+        """What the source was read as; empty where there is nothing to misread, as in generated scenes."""
+        return Description()
 
     def comes_from(self) -> tuple[str, ...] | None:
         """What all rows come from and nothing else, such as files, each with its size and time.

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from vlmft.config.check import ConfigError
 from vlmft.data.columns import Columns
-from vlmft.data.tables import Table
-from vlmft.sample import Split
+from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.sources.table import Table
+from vlmft.data.sources.tables import Loaded
 
 
 class EasyVQA(Columns):
@@ -20,13 +21,14 @@ class EasyVQA(Columns):
     def __init__(self, *, instruction: str | None = None) -> None:
         super().__init__(image="image", question="question", answer="answer", instruction=instruction)
 
-    def _load(self) -> dict[Split, Table]:
+    def _load(self) -> Loaded:
         try:
             import easy_vqa  # type: ignore[import-not-found]  # an extra
         except ImportError as error:
             raise ConfigError("data: easyvqa needs its package; pip install 'vlmft[easyvqa]'") from error
         train = _table(easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths())
-        return {"train": train, "test": _table(easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())}
+        test = _table(easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
+        return Loaded({"train": train, "test": test}, declared=True)
 
 
 def _table(questions: tuple[list[str], list[str], list[int]], paths: dict[int, str]) -> Table:
@@ -36,4 +38,4 @@ def _table(questions: tuple[list[str], list[str], list[int]], paths: dict[int, s
         {"question": text, "answer": answer, "image": Path(paths[image]).name}
         for text, answer, image in zip(*questions, strict=True)
     ]
-    return Table(rows, root, range(len(rows)))
+    return Table(rows, (ImageFolders(root, root),), range(len(rows)))

@@ -1,78 +1,197 @@
-"""What stands in one field of a source's row, as text, answers or images. Anything else makes a bad row."""
+"""What stands in one field of a source's row, as text or images. Anything else makes a bad row."""
 
 from __future__ import annotations
 
+import ast
+import base64
+import binascii
+import json
 import math
 import re
-from collections.abc import Mapping
-from functools import lru_cache, partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from vlmft.data.images import image_from_bytes, image_inside, open_image
+from vlmft.data.images import image_from_bytes, open_image
+from vlmft.data.sources.json_forms import is_image_name
+from vlmft.data.sources.locate import ImageFolders
 from vlmft.sample import BadRowError, Image
 
+MARK = "<image>"
+"""Stands in a text where the next image of the row belongs."""
 PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
 """What `str` makes of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
+PRINTED_DICT = re.compile(r"\{\s*'.*:.*\}", re.DOTALL)
+BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
+"""The least length is that of no path without a dot."""
+SEPARATORS = (";", "|", ",", "\n")
+"""Between several images in one cell of a table."""
 
 
 def text_of(field: str, value: object) -> str:
-    """A text or number as stripped text.
+    """A text, number or truth value as stripped text, the last as JSON writes it.
 
     Raises:
-        BadRowError: empty, another type, or a list that was printed into a text.
+        BadRowError: empty, another type, or a list or dict that Python printed into a text.
     """
+    if isinstance(value, bool):
+        return "true" if value else "false"
     number = isinstance(value, (int, float)) and math.isfinite(value)
     if not number and (not isinstance(value, str) or not value.strip()):
         raise BadRowError(f"Expected a text as {field}, got {value!r}; drop the row or fill it in")
     text = str(value).strip()
-    if PRINTED_LIST.fullmatch(text):
-        raise BadRowError(f"Expected the text of {field} itself, got a printed list {text!r}; store the list's text")
+    if (PRINTED_LIST.fullmatch(text) or PRINTED_DICT.fullmatch(text)) and not _is_json(text):
+        kind = "list" if text.startswith("[") else "dict"
+        raise BadRowError(f"Expected the text of {field} itself, got a printed {kind} {text!r}; store it as JSON")
     return text
 
 
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def texts_of(field: str, value: object) -> tuple[str, ...]:
-    """A text, or a list of them without repetitions; raises BadRowError as `text_of` and for an empty list."""
-    texts = tuple(dict.fromkeys(text_of(field, part) for part in (value if isinstance(value, list) else [value])))
-    if not texts:
+    """A text, or the texts of a list, repetitions kept: how often an answer was given counts for some metrics.
+
+    Also VQA's objects with an `answer`. Raises BadRowError as `text_of`, and for an empty list.
+    """
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    parts = [part["answer"] if isinstance(part, Mapping) and "answer" in part else part for part in parts]
+    if not parts:
         raise BadRowError(f"Expected a text as {field}, got an empty list; drop the row or fill it in")
-    return texts
+    return tuple(text_of(field, part) for part in parts)
 
 
-def images_of(value: object, root: Path | None, name: str) -> tuple[Image, ...]:
-    """One image or a list of them: paths below `root`, bytes, or the {"bytes", "path"} of `datasets`; none for null.
+def images_of(value: object, folders: ImageFolders | None, name: str) -> tuple[Image, ...]:
+    """One image or a list of them: paths, data URIs, base64, bytes, or the {"bytes", "path"} of `datasets`.
+
+    None for null. Several in one text, as tables hold them, are a list in JSON or Python, or paths by ";", "|" or ",".
 
     Raises:
-        BadRowError: an address, a path outside `root`, no such file, or something that is no image.
+        BadRowError: an address, a path outside the data folder, no such file, or something that is no image.
     """
-    if value is None or value == "":
+    several = listed_images(value)
+    if len(several) == 1 and not isinstance(value, (list, tuple)):
+        return (_image_of(several[0], folders, name),)
+    return tuple(_image_of(part, folders, f"{name} image {number}") for number, part in enumerate(several, start=1))
+
+
+def listed_images(value: object) -> Sequence[Any]:
+    """The images of a field, each still as it is stored."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ()
     if isinstance(value, (list, tuple)):
-        return tuple(_image_of(part, root, f"{name} image {number}") for number, part in enumerate(value, start=1))
-    return (_image_of(value, root, name),)
+        return value
+    if isinstance(value, str):
+        return _listed(value.strip())
+    return (value,)
 
 
-def _image_of(value: object, root: Path | None, name: str) -> Image:
+def _listed(text: str) -> Sequence[Any]:
+    if text.startswith("[") and text.endswith("]"):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                found = read(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(found, list):
+                return found
+    if not text.startswith("data:"):
+        for separator in SEPARATORS:
+            parts = [part.strip() for part in text.split(separator)]
+            if len(parts) > 1 and all(map(is_image_name, parts)):
+                return parts
+    return (text,)
+
+
+def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
     if isinstance(value, Mapping):
-        stored = value.get("bytes")
-        value = stored if isinstance(stored, bytes) else value.get("path")
-    if isinstance(value, bytes):
-        return image_from_bytes(value, name)
+        value = _stored(value)
+    if isinstance(value, (bytes, bytearray)):
+        return image_from_bytes(bytes(value), name)
+    if isinstance(value, int) and not isinstance(value, bool) and folders is not None and folders.numbers:
+        return _file(folders, value)
     if not isinstance(value, str) or not value.strip():
         raise BadRowError(f"Expected an image's path or bytes, got {type(value).__name__}; fill it in or drop the row")
-    if "://" in value or value.startswith("data:"):
+    data = encoded_image(value)
+    if data is not None:
+        return image_from_bytes(data, name)
+    if "://" in value and not value.lower().startswith("file:"):
         raise BadRowError(f"Expected an image file, got the address {value[:60]!r}; download it, rows ask no network")
-    if root is None:  # a path alone could name any file of this computer
+    if folders is None:  # a path alone could name any file of this computer
         raise BadRowError("Expected an image stored in its row, got a path; write the parquet file with its images")
-    return Image(partial(open_image, _located(root, value)), value)
+    return _file(folders, value)
 
 
-@lru_cache(maxsize=1 << 16)
-def _located(root: Path, value: str) -> Path:
-    """The file, looked for once: many rows may name it. One that is not there is looked for each time.
+def _file(folders: ImageFolders, value: str | int) -> Image:
+    return Image(partial(open_image, folders.file(value)), str(value))
 
-    Its path is the one that the row names, links and all: where a link leads elsewhere tomorrow, size and time tell.
+
+def _stored(value: Mapping[Any, Any]) -> object:
+    """Bytes before a path; an address under `url`, itself perhaps in an object."""
+    for key in ("bytes", "data", "base64", "path", "file_name", "image", "url", "image_url"):
+        inner = value.get(key)
+        if inner:
+            return _stored(inner) if isinstance(inner, Mapping) else inner
+    return None
+
+
+def encoded_image(text: str) -> bytes | None:
+    """The bytes of a data URI or of bare base64; None for any other text.
+
+    Raises:
+        BadRowError: a data URI that holds no base64.
     """
-    whole, path = root.absolute(), Path(value)
-    inside = path.is_absolute() and path.is_relative_to(whole)
-    image_inside(root, path.relative_to(whole).as_posix() if inside else value)
-    return whole / value
+    head, comma, data = text.partition(",")
+    inline = head[:5].lower() == "data:" and comma != ""
+    if not inline and not BASE64.fullmatch(text[:4096]):
+        return None
+    packed = "".join((data if inline else text).split()).translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        if not inline:
+            return None
+        raise BadRowError(f"Expected base64 in {text[:40]!r}, got {error}; mend the row") from error
+
+
+def looks_like_images(value: object) -> bool:
+    """Whether a field holds images, by its look alone: nothing is opened."""
+    for one in listed_images(value)[:2]:
+        if isinstance(one, Mapping):
+            one = _stored(one)
+        if isinstance(one, (bytes, bytearray)):
+            return True
+        if not isinstance(one, str) or not (is_image_name(one) or one.startswith("data:image") or _is_picture(one)):
+            return False
+    return bool(listed_images(value))
+
+
+def _is_picture(text: str) -> bool:
+    """Base64 that begins as JPEG, PNG, GIF, WebP or BMP files do."""
+    return len(text) > 64 and text.startswith(("/9j/", "iVBOR", "R0lGOD", "UklGR", "Qk"))
+
+
+def placed(text: str, images: Sequence[Image]) -> tuple[str | Image, ...]:
+    """The text with images where its marks stand, or before it where there are none.
+
+    Raises:
+        BadRowError: another number of marks than of images.
+    """
+    pieces = text.split(MARK)
+    if len(pieces) == 1:
+        return (*images, text)
+    if len(pieces) - 1 != len(images):
+        raise BadRowError(mark_problem(len(images), len(pieces) - 1))
+    found: list[str | Image] = []
+    for number, piece in enumerate(pieces):
+        found += ([images[number - 1]] if number else []) + ([piece.strip()] if piece.strip() else [])
+    return tuple(found)
+
+
+def mark_problem(n_images: int, n_marks: int) -> str:
+    return f"Expected as many images as {MARK} marks, got {n_images} and {n_marks}; add the image or take the mark out"

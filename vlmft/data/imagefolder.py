@@ -1,4 +1,4 @@
-"""Images in class folders and nothing else; or a folder of images with metadata.csv or metadata.jsonl for captions."""
+"""Images in class folders and nothing else; or a folder of images with captions in a table or in text files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import ClassVar
 from vlmft.config.check import ConfigError
 from vlmft.data.columns import Columns
 from vlmft.data.dataset import Record
-from vlmft.data.tables import SPLIT_NAMES, Table, load_tables
-from vlmft.sample import Split
+from vlmft.data.sources.image_folders import descended, folders_of, image_rows, listed
+from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.sources.split_names import known_names, splits_in
+from vlmft.data.sources.table import Table
+from vlmft.data.sources.tables import Loaded, webdataset_shards
+from vlmft.sample import SPLITS
 
-NOT_IMAGES = {".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".db", ".ini", ".html", ".py", ".zip"}
-"""Suffixes of files that lie beside images; hidden files do so, too. Every other file is a row, or a bad one."""
 QUESTION = "What is in this image?"
 MOST_LISTED = 20
 """Up to so many classes the question lists them, so that the untuned model knows which words are wanted."""
@@ -24,7 +26,8 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 class ImageFolder(Columns):
     """`path`/<class>/<image>, or `path`/{train,val,test}/<class>/<image>: what is in the image? The folder's name.
 
-    Where metadata files are there they say which file has which caption, as in `data=columns`.
+    Where metadata files are there they say which file has which caption, as in `data=columns`; so do files of text
+    beside the images, of the same name.
     """
 
     name: ClassVar[str] = "imagefolder"
@@ -36,35 +39,59 @@ class ImageFolder(Columns):
         path: str | None = None,
         question_text: str | None = None,
         answer: str | None = None,
+        answers: str | None = None,
         labels: Mapping[str, Sequence[str]] | str | None = None,
+        split_names: Mapping[str, str] | None = None,
         instruction: str | None = None,
     ) -> None:
         """`labels`: folder -> answer and further spellings that count as right, or a JSON file of that; a folder
         without an entry answers its name, underscores as spaces. `answer`: column of the metadata."""
-        super().__init__(path=path, answer=answer, question_text=question_text, instruction=instruction)
+        super().__init__(
+            path=path,
+            answer=answer,
+            answers=answers,
+            question_text=question_text,
+            split_names=split_names,
+            instruction=instruction,
+        )
         self.asked = question_text
         self.labels = labels
 
-    def _load(self) -> dict[Split, Table]:
+    def _load(self) -> Loaded:
         if self.path is None:
             raise ConfigError("data.path: Expected a folder of images, got none; set it")
         root = Path(self.path).expanduser()
-        if not root.is_dir():
+        tar = root.is_file() and webdataset_shards(root)
+        if not root.is_dir() and not tar:
             raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; name the folder itself")
-        folders = {SPLIT_NAMES[folder.name.lower()]: folder for folder in _folders(root) if folder.name in SPLIT_NAMES}
-        if any((folder / name).is_file() for folder in (root, *folders.values()) for name in METADATA):
-            self.question_text = self.asked or QUESTION
-            return load_tables(self.path, None, None, {})
-        rows = {split: class_images(root, folder) for split, folder in (folders or {"train": root}).items()}
-        names = sorted({row["class"] for found in rows.values() for row in found})
-        if not names:
-            raise ConfigError(f"data.path: Expected images in class folders, got none below {str(root)!r}")
+        self.question_text = self.asked or QUESTION
+        if tar or webdataset_shards(root) or _has_metadata(root, known_names(self.split_names)):
+            return super()._load()
+        found = image_rows(root, known_names(self.split_names))
+        names = sorted({row["class"] for rows in found.rows.values() for row in rows if "class" in row})
+        if not names and not found.captions:
+            raise ConfigError(
+                f"data.path: Expected images in class folders, with captions in .txt files or in a metadata.csv, got "
+                f"none below {str(root)!r}; a table of another name is data=columns"
+            )
+        if names:
+            self._ask_for(root, names)
+        what = (
+            f"{len(names)} classes, the names of folders: {listed(names)}" if names else "captions of files beside them"
+        )
+        tables, told = {}, {}
+        for split in SPLITS:
+            if rows := found.rows.get(split):
+                tables[split] = Table(rows, (ImageFolders(root, root),), range(len(rows)))
+                told[split] = f"{len(rows)} images, {what}" + (", by folder" if found.declared else "")
+        return Loaded(tables, told, notes=found.notes, declared=True)
+
+    def _ask_for(self, root: Path, names: Sequence[str]) -> None:
         self.named.update(answer="class", class_column="class")
         self._spellings = self._spelled(root, names)
         answers = sorted({spellings[0] for spellings in self._spellings.values()})
-        listed = f" Answer with one of: {', '.join(answers)}." if len(answers) <= MOST_LISTED else ""
-        self.question_text = self.asked or f"{QUESTION}{listed}"
-        return {split: Table(found, root, range(len(found))) for split, found in rows.items()}
+        choices = f" Answer with one of: {', '.join(answers)}." if len(answers) <= MOST_LISTED else ""
+        self.question_text = self.asked or f"{QUESTION}{choices}"
 
     def _spelled(self, root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         labels = self.labels or {}
@@ -82,19 +109,12 @@ class ImageFolder(Columns):
         return self.asked or QUESTION
 
     def _answers(self, record: Record) -> tuple[str, ...]:
-        answers = super()._answers(record)
-        return self._spellings.get(answers[0], answers) if self._column["answer"] == "class" else answers
+        answer, *right = super()._answers(record)
+        spellings = self._spellings.get(answer) if self._column["answer"] == "class" else None
+        return (answer, *right) if spellings is None else (spellings[0], *spellings)
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-
-
-def class_images(root: Path, folder: Path) -> list[dict[str, str]]:
-    """{"image": path below `root`, "class": name of the folder} of each file below `folder`'s folders."""
-    return [
-        {"image": file.relative_to(root).as_posix(), "class": inner.name}
-        for inner in _folders(folder)
-        for file in sorted(inner.rglob("*"))
-        if file.is_file() and file.suffix.lower() not in NOT_IMAGES and not file.name.startswith(".")
-    ]
+def _has_metadata(root: Path, names: Mapping[str, str]) -> bool:
+    places = [root, descended(root)]
+    places += [folder for folder in folders_of(root) if splits_in(folder.name, names)]
+    return any((folder / name).is_file() for folder in places for name in METADATA)

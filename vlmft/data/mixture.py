@@ -19,7 +19,7 @@ from vlmft.data.cache import code_of
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids, Record
 from vlmft.data.facts import sources_of
 from vlmft.data.make import make_dataset
-from vlmft.data.tables import Chained
+from vlmft.data.sources.table import Chained
 from vlmft.sample import SPLITS, BadRowError, Sample, Split
 
 SOURCE = "source"

@@ -11,7 +11,7 @@ import numpy as np
 
 from vlmft.data.chartqa import ChartQA, Table, Tables
 from vlmft.data.dataset import Record
-from vlmft.data.tables import load_tables
+from vlmft.data.sources.tables import load_tables
 from vlmft.sample import Message, Prompt, Sample, Split
 
 ROWS: Mapping[Split, int] = {"train": 1200, "val": 500, "test": 500}
@@ -41,7 +41,7 @@ class PJNCharts(ChartQA):
 
     def _load(self) -> Tables:
         if self.path is None or _is_chosen(Path(self.path).expanduser()):
-            loaded = load_tables(self.path, self.hub_id, self.revision, {})
+            loaded = load_tables(self.path, self.hub_id, self.revision, {}).tables
             return {(split, "human"): Table(table.rows, table.numbers) for split, table in loaded.items()}
         return {key: Table(table.rows, chosen(table, ROWS[key[0]])) for key, table in super()._load().items()}
 
@@ -59,7 +59,7 @@ class PJNCharts(ChartQA):
 def _is_chosen(root: Path) -> bool:
     """Whether the parquet files in a folder are PJN_CHARTS' own, which do not say who wrote a question."""
     file = next(root.rglob("*.parquet"), None)
-    return file is not None and "human_or_machine" not in load_tables(str(file), None, None, {})["train"].columns
+    return file is not None and "human_or_machine" not in load_tables(str(file), None, None, {}).tables["train"].columns
 
 
 def chosen(table: Table, n_rows: int) -> dict[int, None]:

@@ -1,0 +1,297 @@
+"""One file's rows: CSV, TSV, JSON, JSON Lines, parquet, arrow or xlsx, told by what it holds and not by its name alone.
+
+The one reader for rows to train on and for predictions to score. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmft.config.check import ConfigError
+from vlmft.data.sources.json_forms import FormError, Parts, is_image_name, parts_of
+from vlmft.data.sources.text import Text, read_text
+from vlmft.sample import BadRowError
+
+LONGEST_CELL = 1 << 28
+"""In characters. The csv module stops at 131,072 by itself, which an image in base64 passes."""
+LINES, LISTS = (".jsonl", ".ndjson", ".jsonlines"), (".json",)
+CELLS, BINARY, SHEETS = (".csv", ".tsv", ".tab"), (".parquet", ".arrow"), (".xlsx", ".xlsm")
+SUFFIXES = (*LINES, *LISTS, *CELLS, *BINARY, *SHEETS)
+MENDS: Mapping[str, str] = {
+    **dict.fromkeys((".xls", ".ods", ".numbers"), "save it as .xlsx or as CSV in UTF-8"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), "unpack it"),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz"), "no pickle is read; write JSON Lines or parquet"
+    ),
+    **dict.fromkeys((".yaml", ".yml", ".xml", ".toml", ".h5", ".feather"), "write its rows as JSON Lines or parquet"),
+}
+"""Files that often stand where a table should, and what to do about each."""
+
+
+@dataclass(frozen=True)
+class File:
+    """What one file holds."""
+
+    parts: Parts
+    """Its lists of rows by name: one under "", or those of several sheets or JSON lists."""
+    form: str
+    """In words, for people: "CSV in cp1251 (guessed)"."""
+    notes: tuple[str, ...] = ()
+    """What else a reader should know."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """Those of all parts, each a mapping, or what stands there instead. A CSV row with other than its header's
+        number of cells has the number that is too many, or below 0 that is missing, under the key None."""
+        lists = list(self.parts.values())
+        return lists[0] if len(lists) == 1 else list(itertools.chain(*lists))
+
+
+class JsonLines(Sequence[Any]):
+    """A JSON Lines file in UTF-8, a line parsed when asked for: what stays in memory is sixteen bytes a row."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.starts, self.lengths, start = file, array("q"), array("q"), 0
+        with file.open("rb") as stream:
+            for line in stream:
+                if line.strip():
+                    self.starts.append(start)
+                    self.lengths.append(len(line))
+                start += len(line)
+        self.stream = file.open("rb", buffering=0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JsonLines, (self.file,)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: Any) -> Any:
+        # `pread` moves no position: the file is open once, also for the workers that come from this process by a fork.
+        line = os.pread(self.stream.fileno(), self.lengths[number], self.starts[number])
+        try:
+            return json.loads(line.decode("utf-8-sig"))
+        except ValueError as error:
+            raise BadRowError(f"Expected JSON in line {number + 1} of {self.file.name}, got {error}") from error
+
+
+def read_file(file: Path, encoding: str | None = None) -> File:
+    """The rows of one file.
+
+    Raises:
+        ConfigError: no such file, another kind of file, or one that is damaged or holds no rows.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        mend = MENDS.get(suffix, "write a table as JSON Lines, CSV or parquet")
+        raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {mend}")
+    if not file.is_file():
+        raise ConfigError(f"{file}: Expected a file, got none there; check the path")
+    try:
+        if suffix in BINARY:
+            return _arrow(file)
+        if suffix in SHEETS:
+            return _workbook(file)
+        return _cells(file, encoding) if suffix in CELLS else _json(file, encoding)
+    except FormError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+# --- JSON
+
+
+def _json(file: Path, encoding: str | None) -> File:
+    """By the first line: an object that ends there begins JSON Lines, whatever the file is called."""
+    named_lines = file.suffix.lower() in LINES
+    if encoding is None and (lines := _lines(file, named_lines)) is not None:
+        return lines
+    text = read_text(file, encoding)
+    try:
+        value = json.loads(text.text)
+    except ValueError as error:
+        rows = _one_after_another(text.text)
+        if rows is None and named_lines:
+            return File({"": _parsed_lines(file, text)}, f"JSON Lines in {text.encoding}")
+        if rows is None:
+            raise FormError(f"Expected JSON, got an error ({error}); mend the file") from error
+        return File({"": rows}, f"JSON objects one after another in {text.encoding}")
+    except RecursionError as error:
+        raise FormError("Expected rows with named columns, got lists in lists too deep to read") from error
+    parts, form = parts_of(value)
+    return File(parts, form if text.encoding == "UTF-8" else f"{form} in {text.encoding}")
+
+
+def _lines(file: Path, named_lines: bool) -> File | None:
+    """JSON Lines in UTF-8; None where the file is something else."""
+    with file.open("rb") as stream:
+        filled = (line for line in stream if line.strip())
+        first, second = next(filled, b""), next(filled, b"")
+    try:
+        text = first.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    if "\0" in text:  # UTF-16
+        return None
+    begins = text.lstrip()[:1]
+    try:
+        whole = isinstance(json.loads(text), (dict, list))
+    except ValueError:
+        # a torn first line among others that are whole is one bad row
+        whole = named_lines and begins not in ("[", "") and _parses(second)
+    if not whole or (not second and (begins == "[" or not _is_row(text))):
+        return None
+    return File({"": JsonLines(file)}, "JSON Lines")
+
+
+def _parses(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _is_row(text: str) -> bool:
+    """Whether a file's only line is a row and no container of rows."""
+    try:
+        return parts_of(json.loads(text))[1] == "one JSON object"
+    except ValueError:
+        return False
+
+
+def _one_after_another(text: str) -> list[Any] | None:
+    """Objects over several lines each, as `jq` prints them; None where something else stands between them."""
+    decoder, place, found = json.JSONDecoder(), 0, []
+    while (place := place + len(text[place:]) - len(text[place:].lstrip())) < len(text):
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return None
+        found.append(value)
+    return found if len(found) > 1 and all(isinstance(row, dict) for row in found) else None
+
+
+def _parsed_lines(file: Path, text: Text) -> list[Any]:
+    found = []
+    for number, line in enumerate(text.text.splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise FormError(f"Expected JSON in line {number}, got {error}; mend the line") from error
+    return found
+
+
+def json_value(file: Path, kind: type) -> Any:
+    """The list or dict that a JSON file holds; raises ConfigError where it holds something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))  # a code page is not guessed where nobody is told
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"data.path: Expected JSON in {file}, got an error ({error}); mend the file") from error
+    if not isinstance(found, kind):
+        raise ConfigError(
+            f"data.path: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend the file"
+        )
+    return found
+
+
+# --- CSV
+
+
+def _cells(file: Path, encoding: str | None) -> File:
+    text = read_text(file, encoding)
+    csv.field_size_limit(LONGEST_CELL)
+    lines, delimiter = text.text, None
+    if lines[:5].startswith("sep=") and lines[4:5]:  # Excel's own first line
+        delimiter, lines = lines[4], lines.partition("\n")[2]
+    head = lines.lstrip("\r\n").partition("\n")[0]
+    delimiter = delimiter or _delimiter(file, head)
+    try:
+        found = list(csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=False))
+    except csv.Error as error:
+        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; mend the file") from error
+    filled = [row for row in found if any(cell.strip() for cell in row)]
+    if not filled:
+        raise FormError("Expected a header line and rows, got an empty file")
+    names = _header(filled[0])
+    form = f"{'TSV' if delimiter == chr(9) else 'CSV'} in {text.encoding}"
+    left_out = len([row for row in found if row]) - len(filled)
+    notes = (f"{left_out} rows of empty cells are left out",) if left_out else ()
+    return File({"": [_row(names, row) for row in filled[1:]]}, form, notes)
+
+
+def _delimiter(file: Path, head: str) -> str:
+    if file.suffix.lower() != ".csv" and "\t" in head:
+        return "\t"
+    outside = "".join(head.split('"')[::2])  # a quoted name may hold a comma
+    return max(",;\t|", key=outside.count)  # a comma where the head has none of them
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if any(map(is_image_name, names)):
+        raise FormError(f"Expected a header line, got data ({', '.join(names)[:80]}); put image,answer above it")
+    twice = [name for name, count in Counter(filter(None, names)).items() if count > 1]
+    if twice:
+        raise FormError(f"Expected each column once, got several called {', '.join(twice)}; rename one")
+    return names
+
+
+def _row(names: Sequence[str], cells: Sequence[str]) -> dict[Any, Any]:
+    surplus = len(cells) - len(names)
+    if surplus > 0 and not any(cell.strip() for cell in cells[len(names) :]):
+        surplus = 0  # separators at the line's end, as spreadsheets write them
+    row: dict[Any, Any] = dict(zip(names, cells, strict=False))
+    return {**row, None: surplus} if surplus else row
+
+
+# --- parquet, arrow, xlsx
+
+
+def _arrow(file: Path) -> File:
+    from vlmft.data.sources.hub import load_undecoded  # imports `datasets`, which takes a second
+
+    kind = file.suffix.lower().removeprefix(".")
+    return File({"": next(iter(load_undecoded(kind, [str(file)], None).values()))}, kind)
+
+
+def _workbook(file: Path) -> File:
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise FormError("Expected openpyxl, got none; pip install 'vlmft[xlsx]', or save the sheet as CSV") from error
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+    except (OSError, ValueError, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
+        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it anew") from error
+    parts = {name: list(_sheet_rows(rows)) for name, rows in sheets.items()}
+    filled = {name: rows for name, rows in parts.items() if rows}
+    if not filled:
+        raise FormError("Expected a sheet with a header and rows, got none")
+    if len(filled) == 1:
+        return File({"": next(iter(filled.values()))}, "an Excel workbook")
+    return File(filled, f"an Excel workbook with the sheets {', '.join(filled)}")
+
+
+def _sheet_rows(rows: Sequence[Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    filled = [row for row in rows if any(cell not in (None, "") for cell in row)]
+    names = _header(["" if cell is None else str(cell) for cell in filled[0]]) if filled else []
+    for row in filled[1:]:
+        yield {name: _plain(cell) for name, cell in zip(names, row, strict=False) if name or cell is not None}
+
+
+def _plain(cell: Any) -> Any:
+    """A whole number as such: Excel stores every number as a float; a date as its text."""
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    return cell if cell is None or isinstance(cell, (str, int, float, bool)) else str(cell)

@@ -1,0 +1,208 @@
+"""What a JSON value holds as rows: a list of objects, or one of the containers that tools and datasets write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .jfif .heic .heif .avif".split())
+"""File names that end so are meant as images, whether or not the image policy reads them."""
+LABEL_STUDIO_VALUES = ("choices", "text", "taxonomy", "rating", "number")
+"""Keys of a Label Studio result's value that are an answer in words; boxes and polygons are none."""
+
+Parts = Mapping[str, Sequence[Any]]
+"""Name of a list of rows, "" for the only one -> the rows."""
+
+
+class FormError(ValueError):
+    """A JSON value that holds no rows, or rows that are no questions; the message says what was found instead."""
+
+
+def parts_of(value: Any) -> tuple[Parts, str]:
+    """The lists of rows in a parsed JSON file by their names, and the form in words.
+
+    Raises:
+        FormError: there are none.
+    """
+    if isinstance(value, list):
+        return _of_list(value)
+    if not isinstance(value, dict) or not value:
+        raise FormError(f"Expected rows with named fields, got {str(value)[:60]}")
+    for form in FORMS:
+        found = form(value)
+        if found is not None:
+            return found
+    raise FormError(f"Expected a list of rows, got an object with {_told(value)}")
+
+
+def _of_list(value: list[Any]) -> tuple[Parts, str]:
+    tasks = [row for row in value[:5] if isinstance(row, dict)]
+    if tasks and all(isinstance(row.get("data"), dict) and "annotations" in row for row in tasks):
+        return {"": [_label_studio(row) for row in value]}, "Label Studio's JSON"
+    return {"": value}, "a JSON list"
+
+
+def _coco(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """COCO's `images` and `annotations`: a row an image, all its captions in `captions`."""
+    images, notes = _rows(value.get("images")), _rows(value.get("annotations"))
+    if not images or not notes:
+        return None
+    if not any("caption" in note for note in notes):
+        what = "boxes" if any("bbox" in note for note in notes) else _told(notes[0])
+        raise FormError(f"Expected COCO annotations with a caption, got {what}; write answers in words")
+    captions: dict[Any, list[Any]] = {}
+    for note in notes:
+        captions.setdefault(note.get("image_id"), []).append(note.get("caption"))
+    named = [image for image in images if "file_name" in image]
+    if lost := captions.keys() - {image.get("id") for image in named}:
+        raise FormError(f"Expected an image for every caption, got none with the id {sorted(map(str, lost))[0]}")
+    return {
+        "": [{"image": image["file_name"], "captions": captions.get(image.get("id"), [])} for image in named]
+    }, "COCO captions"
+
+
+def _vqa(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """One half of VQAv2: its questions or its annotations, which `joined_vqa` brings together."""
+    for half in ("questions", "annotations"):
+        rows = _rows(value.get(half))
+        if rows and "question_id" in rows[0]:
+            return {half: rows}, f"VQA's {half}"
+    return None
+
+
+def joined_vqa(questions: Sequence[Mapping[str, Any]], notes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a question, with the annotation of the same `question_id`.
+
+    Raises:
+        FormError: a question without an annotation, or the other way.
+    """
+    by_id = {note.get("question_id"): note for note in notes}
+    asked = {question.get("question_id") for question in questions}
+    if by_id.keys() != asked:
+        lost = sorted(map(str, by_id.keys() ^ asked))
+        raise FormError(f"Expected an annotation for each question, got {len(lost)} ids in one file alone ({lost[0]})")
+    return [{**by_id[question["question_id"]], **question} for question in questions]
+
+
+def _data(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """{"data": [...]} of DocVQA, TextVQA and pandas' orient=table; the split that it names, if it does."""
+    columns = value.get("columns")
+    if isinstance(columns, list) and isinstance(value.get("data"), list):
+        return {"": [dict(zip(columns, cells, strict=False)) for cells in value["data"]]}, "pandas' orient=split"
+    rows = _rows(value.get("data"))
+    split = value.get("dataset_split") or value.get("split") or ""
+    return ({str(split): rows}, 'a JSON object with "data"') if rows else None
+
+
+def _viewer(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """What the Hub's dataset viewer answers: {"rows": [{"row_idx", "row"}]}."""
+    rows = _rows(value.get("rows"))
+    if not rows or not all(isinstance(row.get("row"), dict) for row in rows):
+        return None
+    return {"": [row["row"] for row in rows]}, "the dataset viewer's JSON"
+
+
+def _by_column(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """Columns of one length: lists of plain values, or pandas' {"0": ..., "1": ...}."""
+    cells = list(value.values())
+    if all(isinstance(cell, list) for cell in cells) and len({len(cell) for cell in cells}) == 1 and len(cells) > 1:
+        if any(isinstance(one, (dict, list)) for cell in cells[:1] for one in cell[:5]):
+            return None
+        return {"": [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]}, "columns in JSON"
+    if all(isinstance(cell, dict) and cell for cell in cells) and len(cells) > 1:
+        keys = list(cells[0])
+        if all(key.isdigit() for key in keys) and all(list(cell) == keys for cell in cells):
+            return {"": [{name: value[name][key] for name in value} for key in keys]}, "pandas' columns in JSON"
+    return None
+
+
+def _by_key(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """{key: row}, as GQA and ScienceQA write it: the key is the row's id, or its image where it is a file's name."""
+    if all(isinstance(row, dict) and row for row in value.values()):
+        kind = "image" if all(map(is_image_name, value)) else "id"
+        return {"": [{kind: key, **row} for key, row in value.items()]}, f"a JSON object by {kind}"
+    plain = all(isinstance(row, (str, list)) and row for row in value.values())
+    if plain and all(map(is_image_name, value)):
+        return {"": [{"image": key, "caption": row} for key, row in value.items()]}, "a JSON object by image"
+    return None
+
+
+def _by_name(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """Lists of rows under names, at any depth: {"train": [...]}, {"splits": {"human": {"items": [...]}}}."""
+    found = dict(_nested(value, ()))
+    if not found:
+        return None
+    if len(found) == 1:
+        ((name, rows),) = found.items()
+        return {name: rows}, f'a JSON object with "{name}"'
+    return found, "a JSON object of several lists"
+
+
+def _nested(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Sequence[Any]]]:
+    for key, inner in value.items():
+        if rows := _rows(inner):
+            yield ".".join((*path, key)), rows
+        elif isinstance(inner, dict) and len(path) < 3:
+            yield from _nested(inner, (*path, key))
+
+
+def _single(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
+    """One object that is a row itself."""
+    return None if dict(_nested(value, ())) else ({"": [value]}, "one JSON object")
+
+
+FORMS: Sequence[Callable[[Mapping[str, Any]], tuple[Parts, str] | None]] = (
+    _coco,
+    _vqa,
+    _data,
+    _viewer,
+    _by_column,
+    _by_key,
+    _by_name,
+    _single,
+)
+"""Tried in this order."""
+
+
+def _rows(value: Any) -> list[dict[str, Any]]:
+    """The value where it is a list of objects that are no turns of a conversation, else none."""
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        return []
+    return [] if all({"role", "from"} & row.keys() and {"content", "value"} & row.keys() for row in value) else value
+
+
+def _told(value: Mapping[str, Any]) -> str:
+    return ", ".join(list(map(str, value))[:8])
+
+
+def is_image_name(text: object) -> bool:
+    return isinstance(text, str) and PurePosixPath(text.strip().lower()).suffix in IMAGE_SUFFIXES
+
+
+def _label_studio(task: Any) -> Any:
+    """One task of Label Studio's full export: its data, and each control's answers under the control's name.
+
+    A control that several people filled in has a list of their answers; one that is alone is called `answer`.
+    """
+    if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+        return task
+    answers: dict[str, list[Any]] = {}
+    for annotation in task.get("annotations") or ():
+        for result in () if annotation.get("was_cancelled") else annotation.get("result") or ():
+            value = result.get("value") or {}
+            kind = next((kind for kind in LABEL_STUDIO_VALUES if kind in value), None)
+            if kind is not None:
+                answers.setdefault(str(result.get("from_name")), []).append(_only(value[kind]))
+    names = {next(iter(answers)): "answer"} if len(answers) == 1 else {}
+    said = {names.get(name, name): _only(list(texts)) for name, texts in answers.items()}
+    return {"id": task.get("id"), **task["data"], **said}
+
+
+def _only(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+LABEL_STUDIO_PATH = re.compile(r"^/?data/(?:upload/(?:\d+/)?|local-files/?\?d=)")
+"""What Label Studio writes before the name of an image that it stores."""

@@ -1,0 +1,98 @@
+"""The rows of one split, wherever they lie."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlmft.data.sources.locate import ImageFolders
+from vlmft.sample import BadRowError
+
+SAMPLED_ROWS, MOST_STORED = 2_000, 100
+"""Rows from which is told what a table's columns hold, and so many where rows hold their images."""
+
+
+class Chained(Sequence[Any]):
+    """Several sequences as one."""
+
+    def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
+        self.parts, self.ends = parts, list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, number: Any) -> Any:
+        part = bisect.bisect_right(self.ends, number)
+        return self.parts[part][number - (self.ends[part - 1] if part else 0)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split."""
+
+    rows: Any
+    """By number: a sequence of mappings, or a `datasets.Dataset`."""
+    folders: tuple[ImageFolders | None, ...]
+    """Where the images of each of its files lie; None where images are stored in the rows."""
+    numbers: Sequence[int]
+    """Those of this split, in order."""
+    sources: tuple[str, ...] | None = None
+    """What the rows come from and nothing else: files with size and time, or the library's mark. None: unknown."""
+    ends: tuple[int, ...] = ()
+    """Rows of its files, added up, where they are several."""
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Raises BadRowError where the row is not a mapping of the table's columns."""
+        position = bisect.bisect_left(self.numbers, number)
+        if position == len(self.numbers) or self.numbers[position] != number:
+            raise BadRowError(f"Expected the number of a row, got {number}; take ids from index()")
+        row = self.rows[number]
+        if not isinstance(row, Mapping):
+            raise BadRowError(f"Expected an object with named fields, got {str(row)[:80]!r}; mend the row")
+        if None in row:
+            found = f"{row[None]} more" if row[None] > 0 else f"{-row[None]} fewer"
+            raise BadRowError(f"Expected a cell for each column, got {found}; quote texts that hold the separator")
+        return dict(row)
+
+    def folders_of(self, number: int) -> ImageFolders | None:
+        """Where the images of a row lie."""
+        return self.folders[bisect.bisect_right(self.ends, number) if len(self.folders) > 1 else 0]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, of all of the rows that are sampled: many tools leave out what one row has not."""
+        if hasattr(self.rows, "column_names"):
+            return list(self.rows.column_names)
+        return list(dict.fromkeys(name for row in self.sample() for name in row))
+
+    def sample(self, most: int = SAMPLED_ROWS) -> list[dict[str, Any]]:
+        """Rows that can be read, of at most `most` spread over the table, the first and the last among them."""
+        return self._spread(self.numbers, most)
+
+    def sample_of(self, part: int) -> list[dict[str, Any]]:
+        """The same of one of its files."""
+        start = self.ends[part - 1] if part else 0
+        end = self.ends[part] if self.ends else len(self.rows)
+        first, last = bisect.bisect_left(self.numbers, start), bisect.bisect_left(self.numbers, end)
+        return self._spread(self.numbers[first:last], SAMPLED_ROWS)
+
+    def _spread(self, numbers: Sequence[int], most: int) -> list[dict[str, Any]]:
+        n_rows, most = len(numbers), min(most, MOST_STORED) if hasattr(self.rows, "column_names") else most
+        places = range(n_rows) if n_rows <= most else sorted({i * (n_rows - 1) // (most - 1) for i in range(most)})
+        return [row for row in (self._row_or_none(numbers[place]) for place in places) if row is not None]
+
+    def cells(self, column: str) -> Iterator[Any]:
+        """One column's value in each row of `numbers`; None where a row cannot be read."""
+        if hasattr(self.rows, "column_names"):
+            values = list(self.rows[column])
+            return (values[number] for number in self.numbers)
+        return ((row or {}).get(column) for row in map(self._row_or_none, self.numbers))
+
+    def _row_or_none(self, number: int) -> dict[str, Any] | None:
+        try:
+            return self.row(number)
+        except BadRowError:
+            return None

@@ -1,0 +1,371 @@
+"""From a path or a Hub id to tables by split: files, folders of them, what `save_to_disk` wrote, WebDataset shards."""
+
+from __future__ import annotations
+
+import itertools
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from vlmft.config.check import ConfigError
+from vlmft.data.cache import stamps
+from vlmft.data.sources.files import SUFFIXES, File, read_file
+from vlmft.data.sources.hub import load_saved, load_undecoded, undecoded
+from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, FormError, joined_vqa
+from vlmft.data.sources.locate import ImageFolders, settled
+from vlmft.data.sources.split_names import LEFT_OUT, Names, known_names, split_of, splits_in
+from vlmft.data.sources.table import Chained, Table
+from vlmft.sample import SPLITS, Split
+
+NO_TABLES = frozenset(
+    "dataset_infos.json dataset_info.json dataset_dict.json state.json config.json generation_config.json package.json "
+    "preprocessor_config.json processor_config.json tokenizer_config.json tokenizer.json classes.json labels.json "
+    "class_names.json croissant.json bad_rows.jsonl".split()
+)
+"""Files that lie beside rows and hold none."""
+OTHER_TABLES = (".xls", ".ods", ".numbers", ".yaml", ".yml", ".xml", ".txt", ".pkl", ".pickle", ".gz")
+TEXT_MEMBERS = frozenset(".txt .json .cls .caption .text".split())
+PEEKED_MEMBERS = 50
+
+
+@dataclass
+class Loaded:
+    """Tables, and what is said about where they come from."""
+
+    tables: dict[Split, Table] = field(default_factory=dict)
+    told: dict[Split, str] = field(default_factory=dict)
+    """Of each split: its files, their form, and what says that they are this split."""
+    declared: bool = False
+    """Whether a name says a split."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One list of rows in one file."""
+
+    split: str | None
+    rows: Sequence[Any]
+    file: Path
+    name: str
+    """For people: the file below the data folder, and its list where it has several."""
+    form: str
+
+
+def load_tables(
+    path: str | None,
+    hub_id: str | None,
+    revision: str | None,
+    split_names: Mapping[str, str],
+    images: str | None = None,
+    encoding: str | None = None,
+    subset: str | None = None,
+) -> Loaded:
+    """The tables of a file, of a folder or of a Hub dataset, by split; "train" where nothing names a split.
+
+    `split_names` are the source's names for splits beside `SPLIT_NAMES`, each with ours or "none". Where the name of
+    any file says its split, files whose names say none are train if no other is, else they are left out, which is told.
+
+    Raises:
+        ConfigError: there is no table at that place, it cannot be read, or what it declares cannot be used.
+    """
+    names = known_names(split_names)
+    if path is None:
+        if hub_id is None:
+            raise ConfigError("data.path: Expected a file or folder, got none; set it, or data.options.hub_id")
+        return _library_tables(load_undecoded(hub_id, None, revision, subset), names, hub_id, None)
+    if revision is not None:
+        raise ConfigError(f"data.revision: Expected none beside data.path, got {revision!r}; a local file has none")
+    place = Path(path).expanduser()
+    top = place if place.is_dir() else place.parent
+    named = _image_folder(images, top) if images is not None else None
+    if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
+        return _library_tables(load_saved(place), names, "save_to_disk", ImageFolders(place, place, named))
+    if shards := webdataset_shards(place):
+        return _web_tables(shards, names, top)
+    files = declared_files(place, subset) or table_files(place)
+    parts = [part for file in files for part in _parts(file, top, names, encoding, several=len(files) > 1)]
+    found = _by_split(_joined(parts), names)
+    found.tables = {
+        split: replace(table, folders=tuple(replace(f, top=top, named=named) for f in table.folders if f is not None))
+        for split, table in found.tables.items()
+    }
+    return found
+
+
+def _image_folder(images: str, top: Path) -> Path:
+    """`data.options.images`, below the data folder or as it is."""
+    place = Path(images).expanduser()
+    for folder in (place, top / place) if not place.is_absolute() else (place,):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"data.options.images: Expected a folder, got {images!r}; check the path")
+
+
+def table_files(place: Path) -> list[Path]:
+    """`place` itself, or the tables in the folder, else in its subfolders; sorted.
+
+    Raises:
+        ConfigError: there are none; or there are some in the folder and others in a folder named like a split.
+    """
+    if place.is_file():
+        return [place]
+    levels = (sorted(filter(_is_table, place.glob(pattern))) for pattern in ("*", "*/*", "*/*/*"))
+    files: list[Path] = next((found for found in levels if found), [])
+    if not files:
+        raise ConfigError(_no_tables(place))
+    if files[0].parent == place:
+        deeper = [
+            f
+            for f in sorted(place.glob("*/*"))
+            if _is_table(f) and split_of(f.parent.relative_to(place), known_names({}))
+        ]
+        if deeper:
+            raise ConfigError(
+                f"data.path: Expected tables in one place, got {files[0].name} in {place} and "
+                f"{deeper[0].relative_to(place)}; name a file, or move those that are not meant"
+            )
+    return files
+
+
+def _is_table(file: Path) -> bool:
+    hidden = file.name.startswith((".", "cache-", "~$")) or file.name in NO_TABLES
+    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
+
+
+def _no_tables(place: Path) -> str:
+    there = f"got {str(place)!r}"
+    if not place.exists():
+        return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}, which is not there"
+    near = [f.name for f in itertools.islice(place.rglob("*"), 5_000) if f.suffix.lower() in OTHER_TABLES]
+    hint = f"; {near[0]} is none" if near else ""
+    pictures = any(f.suffix.lower() in IMAGE_SUFFIXES for f in itertools.islice(place.rglob("*"), 5_000))
+    if pictures:
+        hint += "; images in class folders, or with .txt captions beside them, are data=imagefolder"
+    return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}{hint}"
+
+
+def declared_files(place: Path, subset: str | None) -> list[Path]:
+    """The data files that the card of a cloned Hub repository declares (`configs` in README.md); [] where it has none.
+
+    Raises:
+        ConfigError: several subsets, and none of them is named.
+    """
+    card = place / "README.md"
+    if not card.is_file():
+        return []
+    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    try:
+        said = yaml.safe_load(rest.partition("\n---")[0])
+    except yaml.YAMLError:
+        return []
+    configs = said.get("configs") if isinstance(said, dict) else None
+    named = {str(c.get("config_name", "default")): c.get("data_files") for c in configs or () if isinstance(c, dict)}
+    named = {name: files for name, files in named.items() if files}
+    if not named:
+        return []
+    if (subset is None and len(named) > 1) or (subset is not None and subset not in named):
+        raise ConfigError(
+            f"data.options.subset: Expected one of {', '.join(named)}, which {card} declares, got {subset!r}"
+        )
+    patterns = [*_patterns(named[subset or next(iter(named))])]
+    found = [file for pattern in patterns for file in sorted(place.glob(pattern)) if _is_table(file)]
+    return list(dict.fromkeys(found))
+
+
+def _patterns(files: Any) -> Iterator[str]:
+    """Of `data_files`: a pattern, a list of them, or of {split, path}."""
+    for one in files if isinstance(files, list) else [files]:
+        inner = one.get("path") if isinstance(one, dict) else one
+        yield from (str(pattern) for pattern in (inner if isinstance(inner, list) else [inner]))
+
+
+def _parts(file: Path, top: Path, names: Names, encoding: str | None, several: bool) -> Iterator[Part]:
+    found: File = read_file(file, encoding)
+    below = file.relative_to(top)
+    lists = {name: splits_in(name, names) for name in found.parts if name}
+    declared = {name: next(iter(splits)) for name, splits in lists.items() if len(splits) == 1}
+    halves = lists.keys() <= {"questions", "annotations"}
+    if len(found.parts) > 1 and declared.keys() != lists.keys():
+        told = ", ".join(name for name in lists if name not in declared)
+        raise ConfigError(
+            f"{file}: Expected one list of rows, or lists named train, val and test, got {', '.join(lists)}; save one "
+            f"alone, or set data.options.split_names={{{told.split(', ')[0]}: train}}, with none for what is left out"
+        )
+    by_name = split_of(below, names)
+    if not several and by_name != "train":
+        by_name = None  # one file has no split: it may be all that there is
+    for name, rows in found.parts.items():
+        split = declared.get(name) or by_name
+        label = f"{below.as_posix()} ({name})" if name and not halves else below.as_posix()
+        form = "; ".join((name if halves and name else found.form, *found.notes))
+        yield Part(split, rows, file, label, form)
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """VQA's files of questions and of annotations as one table each; all others as they are."""
+    halves: dict[str, list[Part]] = {"questions": [], "annotations": []}
+    found: list[Part] = []
+    for part in parts:
+        halves.get(part.form, found).append(part)
+    for asked in halves["questions"]:
+        reasons = []
+        for told in halves["annotations"]:
+            try:
+                rows = joined_vqa(asked.rows, told.rows)
+            except FormError as error:
+                reasons.append(str(error))
+                continue
+            found.append(replace(asked, rows=rows, form=f"VQA's questions, answers in {told.name}", split=asked.split))
+            break
+        else:
+            reason = reasons[0] if reasons else "there is no file of annotations"
+            raise ConfigError(
+                f"{asked.file}: Expected questions and annotations in one folder, got {reason}; put both there"
+            )
+    if halves["annotations"] and not halves["questions"]:
+        raise ConfigError(
+            f"{halves['annotations'][0].file}: Expected VQA's questions beside it, got none; put both there"
+        )
+    return found
+
+
+def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
+    found = Loaded()
+    says = [part for part in parts if part.split is not None]
+    silent = [part for part in parts if part.split is None]
+    if says and silent and any(part.split == "train" for part in says):
+        left_out = ", ".join(part.name for part in silent)
+        found.notes.append(f"not read, for its name says no split: {left_out}")
+        silent = []
+    by_split: dict[str, list[Part]] = {}
+    for part in [*silent, *says]:
+        by_split.setdefault(part.split or "train", []).append(part)
+    if dropped := by_split.pop(LEFT_OUT, []):
+        found.notes.append(f"left out by split_names: {', '.join(part.name for part in dropped)}")
+    for split in SPLITS:
+        some = by_split.get(split)
+        if some:
+            found.tables[split] = _table(some)
+            forms = ", ".join(dict.fromkeys(part.form for part in some))
+            listed = ", ".join(part.name for part in some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
+            why = ", by name" if any(part.split is not None for part in some) else ""
+            found.told[split] = f"{listed} ({forms}){why}"
+    found.declared = bool(says)
+    if not found.tables:
+        raise ConfigError(
+            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; mend split_names"
+        )
+    return found
+
+
+def _table(parts: Sequence[Part]) -> Table:
+    sources = stamps([part.file for part in parts])
+    rows = parts[0].rows if len(parts) == 1 else Chained([part.rows for part in parts])
+    folders = tuple(ImageFolders(part.file.parent, part.file.parent) for part in parts)
+    ends = tuple(itertools.accumulate(len(part.rows) for part in parts))
+    return Table(rows, folders, range(len(rows)), sources, ends)
+
+
+def _library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folders: ImageFolders | None) -> Loaded:
+    """Tables of what `datasets` has loaded, by its own names of splits."""
+    found = Loaded(declared=True)
+    known: dict[str, list[str]] = {}
+    for name in loaded:
+        said = splits_in(name, names)
+        known.setdefault(next(iter(said)) if len(said) == 1 else "", []).append(name)
+    if not known.keys() & set(SPLITS) and len(loaded) == 1:
+        known = {"train": list(loaded)}
+    if not known.keys() & set(SPLITS):
+        raise ConfigError(
+            f"data: Expected splits train, val or test in {origin!r}, got {sorted(loaded)}; "
+            "set data.options.split_names"
+        )
+    left_out = known.get("", []) + known.get(LEFT_OUT, [])
+    if left_out:
+        rows = ", ".join(f"{name} ({len(loaded[name]):,} rows)" for name in left_out)
+        found.notes.append(f"splits that are not used: {rows} (data.options.split_names)")
+    for split in SPLITS:
+        if split in known:
+            parts = [loaded[name] for name in known[split]]
+            joined = parts[0] if len(parts) == 1 else Chained(parts)
+            ends = tuple(itertools.accumulate(map(len, parts)))
+            marks = tuple(part._fingerprint for part in parts)
+            found.tables[split] = Table(joined, (folders,) * len(parts), range(len(joined)), marks, ends)
+            found.told[split] = f"{', '.join(known[split])} of {origin}"
+    return found
+
+
+# --- WebDataset
+
+
+def webdataset_shards(place: Path) -> list[Path]:
+    """The tar files at `place` whose members come in groups of one name, an image and its text; [] for other tars."""
+    tars = (
+        [place]
+        if place.suffix == ".tar" and place.is_file()
+        else sorted(place.glob("*.tar")) or sorted(place.glob("*/*.tar"))
+    )
+    return tars if tars and _is_webdataset(tars[0]) else []
+
+
+def _is_webdataset(file: Path) -> bool:
+    try:
+        with tarfile.open(file) as tar:
+            names = [PurePosixPath(m.name) for m in itertools.islice(tar, PEEKED_MEMBERS) if m.isfile()]
+    except (tarfile.TarError, OSError):
+        return False
+    pictures = {name.with_suffix("") for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
+    texts = {name.with_suffix("") for name in names if name.suffix.lower() in TEXT_MEMBERS}
+    return len(pictures & texts) > 0 and len(pictures & texts) >= len(texts) - 1
+
+
+def _web_tables(shards: Sequence[Path], names: Names, top: Path) -> Loaded:
+    by_split: dict[str, list[str]] = {}
+    for shard in shards:
+        by_split.setdefault(split_of(shard.relative_to(top), names) or "train", []).append(str(shard))
+    loaded = {split: _fields(rows) for split, rows in load_undecoded("webdataset", by_split, None).items()}
+    found = _library_tables(loaded, names, "WebDataset tar files", None)
+    marks = stamps(shards)
+    found.tables = {split: replace(table, sources=marks) for split, table in found.tables.items()}
+    return found
+
+
+def _fields(rows: Any) -> Any:
+    """The fields of a member .json as columns of their own, where no other member has that name."""
+    import datasets
+
+    if "json" not in rows.column_names:
+        return rows
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):  # trap: an undecoded one would be flattened, too
+            rows = rows.cast_column(name, datasets.Image(decode=True))
+    rows = undecoded(rows.flatten())
+    inner = {name: name.removeprefix("json.") for name in rows.column_names if name.startswith("json.")}
+    return rows.rename_columns({old: new for old, new in inner.items() if new not in rows.column_names})
+
+
+# --- images
+
+
+def with_images(loaded: Loaded, values_of: Callable[[Mapping[str, Any]], Sequence[Any]], beside: bool) -> Loaded:
+    """The tables with folders found for the images that sampled rows name (`values_of` a row: paths or numbers).
+
+    Raises:
+        ConfigError: as `settled`.
+    """
+    tables, notes = {}, []
+    for split, table in loaded.tables.items():
+        folders = []
+        for number, place in enumerate(table.folders):
+            if place is not None:
+                values = [value for row in table.sample_of(number) for value in values_of(row)]
+                place, sentence = settled(place, values, beside)
+                notes += [sentence] if sentence else []
+            folders.append(place)
+        tables[split] = replace(table, folders=tuple(folders))
+    return replace(loaded, tables=tables, notes=[*loaded.notes, *dict.fromkeys(notes)])
