@@ -18,7 +18,7 @@ from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data.base import NUMBER, VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
-from vlmft.data.sampler import epoch_order
+from vlmft.data.order import epoch_order
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Image, Message, Prompt, Question, Sample, Split
 
 BROKEN = (2, 5)

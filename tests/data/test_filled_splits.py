@@ -151,7 +151,7 @@ class Sure(Pile):
 
 
 def test_where_splits_are_disjoint_by_construction_the_card_is_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmft.data.base.SAMPLED_ROWS", 20)
+    monkeypatch.setattr("vlmft.data.rows.SAMPLED_ROWS", 20)
     data = module(Sure(ROWS, {"train": 60, "test": 20}), val_rows=0)
     data.check_splits()
     card = data.cards["train"]

@@ -20,7 +20,8 @@ from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.mixture import Mixture
-from vlmft.data.sampler import Mix, WindowSampler, epoch_order
+from vlmft.data.order import Mix, epoch_order
+from vlmft.data.sampler import WindowSampler
 from vlmft.sample import BadRowError
 
 SHAPES = {"data": "shapes", "options": {"train_rows": 6, "val_rows": 2, "test_rows": 3, "image_size": 48}}
