@@ -25,6 +25,7 @@ Config = TypeVar(
     "Config",
     schema.TrainConfig,
     schema.EvaluateConfig,
+    tool_schema.CheckConfig,
     tool_schema.TraceConfig,
     tool_schema.ExportConfig,
     tool_schema.AskConfig,

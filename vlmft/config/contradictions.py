@@ -17,6 +17,7 @@ TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)})(\.[A-Za-z]\w*)*:[A-Za-z]\w
 AnyConfig: TypeAlias = (
     schema.TrainConfig
     | schema.EvaluateConfig
+    | tool_schema.CheckConfig
     | tool_schema.TraceConfig
     | tool_schema.ExportConfig
     | tool_schema.AskConfig

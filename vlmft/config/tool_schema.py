@@ -111,6 +111,18 @@ class TraceConfig:
     """Print the stages as JSON."""
 
 
+@dataclass
+class CheckConfig:
+    """vlmft check"""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: Optional[ModelConfig] = None
+    """With it, tokens are counted and rows that the model does not take are named; no weights are loaded."""
+    seed: int = 0
+    json: bool = False
+    """Print what was found as JSON."""
+
+
 class AnnotatorName(str, Enum):
     """`openai`: any server that speaks its protocol; `gigachat`: Sber's; `local`: a model of ours."""
 

@@ -15,6 +15,7 @@ from typing import IO
 
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import NO_ROOM
+from vlmft.data.sources.tables import webdataset_shards
 
 NAME = re.compile(r"\.(zip|tgz|tar(\.(gz|bz2|xz))?)$")
 MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES = 2_000_000, 8 << 30, 500 << 30
@@ -31,14 +32,14 @@ def as_folder(path: str) -> str:
         ConfigError: as `extract`, or the folder beside it cannot be made.
     """
     archive = Path(path).expanduser()
-    if not (NAME.search(archive.name) and archive.is_file()):
+    if not (NAME.search(archive.name) and archive.is_file()) or webdataset_shards(archive):
         return path
     folder = archive.with_name(f"{archive.name}.unpacked")
     try:
         found = folder if folder.exists() else extract(archive, folder)
     except PermissionError as error:
         raise ConfigError(f"data.path: {folder} cannot be made ({error.strerror}); unpack it elsewhere") from error
-    inside = list(found.iterdir())
+    inside = [folder for folder in found.iterdir() if folder.name != "__MACOSX"]  # what macOS packs beside
     return str(inside[0] if len(inside) == 1 and inside[0].is_dir() else found)
 
 

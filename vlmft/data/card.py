@@ -11,8 +11,12 @@ import numpy as np
 
 from vlmft.data.facts import Facts
 from vlmft.data.near_duplicates import LOOK
+from vlmft.data.sources.split_names import SPLIT_NAMES
+from vlmft.sample import Split
 
 KEPT_ANSWERS = 100
+FEW_ANSWERS, FEW_ROWS = 20, 8
+GAPS = ("nan", "NaN", "None", "<NA>", "null")
 
 
 @dataclass(frozen=True)
@@ -108,4 +112,20 @@ def _all_of(facts: Facts) -> np.ndarray:
     found = facts.asks.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ facts.answers.view(np.uint64)
     heads = np.frombuffer(facts.contents.tobytes(), np.uint64)[:: LOOK.itemsize // 8]
     np.add.at(found, facts.shows[:, 0], heads[facts.shows[:, 1]])
+    return found
+
+
+def suspicions(cards: Mapping[Split, SplitCard]) -> list[str]:
+    """What costs nothing to see and is seldom meant, in words."""
+    found = []
+    for split, told in cards.items():
+        answers = list(told.top_answers)
+        if told.answers == 1 and told.rows - told.bad >= FEW_ROWS:
+            found.append(f"every answer of {split} is {answers[0]!r}: nothing to learn, or another field was meant")
+        named = [answer for answer in answers if answer.strip().lower() in SPLIT_NAMES]
+        if named and told.answers <= FEW_ANSWERS:
+            found.append(f"answers of {split} are names of splits ({', '.join(named)}): were folders of splits meant?")
+        for gap in [answer for answer in answers if answer in GAPS]:
+            share = told.top_answers[gap]
+            found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a gap")
     return found

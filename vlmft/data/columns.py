@@ -161,7 +161,7 @@ class Columns(Dataset):
                 f"data.options.answer: Expected one list of classes in {column!r}, got several; mend them"
             )
         self._class_names = list(names.pop()) or None
-        choices = [row.get(self._column.get("choices", "")) for row in rows[:20]]
+        choices = [self._cell(row, "choices") for row in rows[:20]]
         found = "text" if self._class_names else reading_of(fold(column), values, choices)
         self._reading = self.answers or found
         texts = [value.strip() for value in values if isinstance(value, str)]
@@ -260,11 +260,15 @@ class Columns(Dataset):
         prompt = self.prompt(placed(self.question(record), images), record)
         return Sample(record["id"], prompt, answer, tuple(references), tags=tags, question=self.bare_question(record))
 
+    def _cell(self, record: Record, role: str) -> Any:
+        """None where no column has that role."""
+        return record.get(self._column[role]) if role in self._column else None
+
     def _answers(self, record: Record) -> tuple[str, ...]:
         """What to train on, then what is right."""
         column = self._column["answer"]
         value = self._named_class(record.get(column))
-        choices = record.get(self._column.get("choices", ""))
+        choices = self._cell(record, "choices")
         answer, *right = map(self._bare, answers_of(column, value, self._reading, choices))
         if "references" not in self._column:
             return answer, *right
@@ -296,14 +300,13 @@ class Columns(Dataset):
     def _asked(self, record: Record) -> str:
         if self.question_text:
             return self.question_text
-        column = self._column.get("question", "")
-        asked = text_of(column, record.get(column))
-        more = record.get(self._column.get("input", ""))  # Alpaca's second half of a question
+        asked = text_of(self._column["question"], self._cell(record, "question"))
+        more = self._cell(record, "input")  # Alpaca's second half of a question
         return f"{asked}\n{more.strip()}" if isinstance(more, str) and more.strip() else asked
 
     def prompt(self, content: tuple[str | Image, ...], record: Record) -> Prompt:
         """System text, earlier turns, question."""
-        own = record.get(self._column.get("system", ""))
+        own = self._cell(record, "system")
         system = text_of("system", own) if own else self.system
         turns = [] if system is None else [Message("system", (system,))]
         return Prompt((*turns, *self._earlier(record), Message("user", content)))
@@ -311,7 +314,7 @@ class Columns(Dataset):
     def _earlier(self, record: Record) -> list[Message]:
         """Turns of a column `history`: pairs of question and answer."""
         found = []
-        for pair in record.get(self._column.get("history", "")) or ():
+        for pair in self._cell(record, "history") or ():
             if not isinstance(pair, (list, tuple)) or len(pair) != 2 or any(MARK in str(text) for text in pair):
                 raise BadRowError(f"Expected pairs of texts in history, got {str(pair)[:80]!r}; set data=messages")
             asked, answered = (text_of("history", text) for text in pair)

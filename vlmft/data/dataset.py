@@ -99,6 +99,9 @@ class Dataset(ABC):
     disjoint_by_construction: ClassVar[bool] = False
     """True where no image can stand in two splits, so that hundreds of thousands need not be drawn to see it."""
 
+    allow_tokens: Sequence[str] = ()
+    """Special tokens of the model that texts may hold, such as those of boxes."""
+
     @abstractmethod
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Declared split -> row ids, in a stable order. Ids are unique over all splits."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,9 @@ from vlmft.sample import BadRowError, Image, Sample
 
 Poll = Callable[[], None]
 CONTENT = f"S{LOOK.itemsize}"
-NUMBERS = ("asks", "answers", "words", "pictured", "classes")
+NUMBERS = ("asks", "answers", "words", "pictured", "classes", "text_bytes", "marked", "images", "form")
+MARKED = re.compile(r"[<\[]")
+"""How special tokens of models begin: a text without these holds none, but of models that have others."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Facts:
     class_names: tuple[str, ...]
     pictured: np.ndarray
     """(n,) int64: 1 where the row has images."""
+    text_bytes: np.ndarray
+    """(n,) int64: UTF-8 bytes of all texts of the prompt and of the answer; no tokenizer makes more tokens of them."""
+    marked: np.ndarray
+    """(n,) int64: 1 where a text may hold a special token of a model (`MARKED`)."""
+    images: np.ndarray
+    """(n,) int64: images of the row, repeated ones too."""
+    form: np.ndarray
+    """(n,) int64: a hash of the roles of its messages, in order."""
     shows: np.ndarray
     """(m, 2) int64: a row, and the number in `contents` of one of its images, or of its text where it has none."""
     contents: np.ndarray
@@ -80,7 +91,7 @@ class Facts:
         classes = [np.array([names.index(name) for name in facts.class_names], int) for facts in (self, other)]
         shows = np.concatenate([self.shows, other.shows + np.array([len(self), len(self.contents)])])
         return Facts(
-            **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in NUMBERS[:-1]},
+            **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in NUMBERS if n != "classes"},
             classes=np.concatenate([classes[0][self.classes], classes[1][other.classes]]),
             class_names=names,
             shows=np.column_stack([shows[:, 0], number[shows[:, 1]]]),
@@ -131,6 +142,10 @@ class Reading:
     words: array[int] = field(default_factory=lambda: array("q"))
     classes: array[int] = field(default_factory=lambda: array("q"))
     pictured: array[int] = field(default_factory=lambda: array("q"))
+    text_bytes: array[int] = field(default_factory=lambda: array("q"))
+    marked: array[int] = field(default_factory=lambda: array("q"))
+    images: array[int] = field(default_factory=lambda: array("q"))
+    form: array[int] = field(default_factory=lambda: array("q"))
     shows: array[int] = field(default_factory=lambda: array("q"))
     """Row and content, in turn: that of files as their number, that of digests as -1 minus theirs."""
     ties: array[int] = field(default_factory=lambda: array("q"))
@@ -156,6 +171,11 @@ class Reading:
         name = sample.tags.get(CLASS, "")
         self.classes.append(self.class_names.setdefault(name, len(self.class_names)))
         self.pictured.append(bool(sample.prompt.images))
+        texts = [*(message.text for message in sample.prompt.messages), sample.answer]
+        self.text_bytes.append(sum(len(text.encode(errors="surrogatepass")) for text in texts))
+        self.marked.append(any(map(MARKED.search, texts)))
+        self.images.append(len(sample.prompt.images))
+        self.form.append(_hash(" ".join(message.role for message in sample.prompt.messages)))
 
     def refuse(self, reason: str) -> None:
         self.bad[len(self.asks)] = reason

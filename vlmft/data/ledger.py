@@ -10,6 +10,7 @@ from vlmft.config.files import whole_lines
 from vlmft.config.schema import OnBadRow
 from vlmft.sample import BadRow, BadRowError
 
+NAMED_ROWS = 3
 FIRST_LOOKS = 200
 """The ceiling holds from so many looked-at rows on: before, one bad row would be a large share."""
 
@@ -52,7 +53,8 @@ class Ledger:
         if not rows:
             return
         if self.policy == OnBadRow["raise"]:
-            count = f"{len(rows)} rows cannot be used; the first: " if len(rows) > 1 else ""
+            others = f" (so are {', '.join(row.id for row in rows[1:NAMED_ROWS])})" if len(rows) > 1 else ""
+            count = f"{len(rows)} rows cannot be used{others}; the first: " if len(rows) > 1 else ""
             remedy = (
                 f"mend the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
             )

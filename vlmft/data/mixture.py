@@ -16,7 +16,7 @@ from vlmft.config.check import ConfigError, nearest, one_line
 from vlmft.config.entry import conf_dir
 from vlmft.config.schema import DataConfig
 from vlmft.data.cache import code_of
-from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids, Record
+from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
 from vlmft.data.facts import sources_of
 from vlmft.data.make import make_dataset
 from vlmft.data.sources.table import Chained
@@ -80,6 +80,23 @@ class Mixture(Dataset):
     @property
     def disjoint_by_construction(self) -> bool:  # type: ignore[override]
         return len(self._datasets) == 1 and all(part.disjoint_by_construction for part in self._datasets.values())
+
+    @property
+    def allow_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of any part."""
+        return tuple(dict.fromkeys(token for part in self._datasets.values() for token in part.allow_tokens))
+
+    def describe(self) -> Description:
+        """What each part was read as, by its name."""
+        found = Description()
+        for name, part in self._datasets.items():
+            told = part.describe().under(name)
+            found.roles |= told.roles
+            found.unread |= told.unread
+            found.notes += told.notes
+            for split, origin in told.splits.items():
+                found.splits[split] = "; ".join(filter(None, (found.splits.get(split), origin)))
+        return found
 
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Split -> ids such as "chartqa/chartqa/test/000012": the part, then the id that it has there."""

@@ -37,6 +37,9 @@ class Rows:
         """Both filled by `check_splits`."""
         self.largest_group = 0
         """Different images in the largest group of near-duplicates, where they are grouped."""
+        self.groups: dict[Split, tuple[int, int]] = {}
+        """Of each split, also filled by `check_splits`: groups of rows that share an image, a conversation or a group,
+        and the rows of the largest."""
         self._shown: dict[Split, tuple[Ids, Facts]] = {}
         """The rows that `cards` tells of, and their facts."""
         index = dataset.index()
@@ -76,10 +79,20 @@ class Rows:
             _, rows = facts.pictures()
             self.largest_group = max(self.largest_group, *np.unique(groups[rows], return_counts=True)[1].tolist(), 0)
         usable = int((groups >= 0).sum())
+        if not usable:
+            first = next(iter(self.ledger.bad.items()), ("none", "there are none"))
+            raise ConfigError(f"data: none of {len(groups)} rows can be used; row {first[0]}: {first[1]}")
         if sum(share if share >= 1 else share * usable for share in missing.values()) >= usable:
             keys = ", ".join(f"data.{split}_rows={share:g}" for split, share in missing.items())
             raise ConfigError(f"{keys}: Expected fewer than the {usable} usable rows that there are; lower them")
         self.divided = tuple(dict.fromkeys((*self.divided, *missing)))
+        n_groups, largest = _counted(groups)
+        if n_groups <= len(missing):
+            raise ConfigError(
+                f"data: shared images, conversations or groups tie {usable} rows into {n_groups} groups, {largest} in "
+                f"the largest, so that no {' and no '.join(missing)} can be taken from them; declare splits, or train "
+                f"without ({' '.join(f'data.{split}_rows=0' for split in missing)})"
+            )
         found = assign(groups, facts.group_names(groups), facts.classes, missing, self.config.split_seed)
         return {split: pool[places] for split, places in found.items()}
 
@@ -173,6 +186,7 @@ class Rows:
         ends = np.cumsum([len(ids) for ids in rows])[:-1]
         facts = self._survey(np.concatenate([ids.numbers for ids in rows]), poll)
         groups = np.split(facts.groups(), ends)
+        self.groups = {split: _counted(some) for split, some in zip(SPLITS, groups, strict=True) if len(some)}
         assert_disjoint(dict(zip(SPLITS, rows, strict=True)), dict(zip(SPLITS, groups, strict=True)))
         places = np.split(np.arange(len(facts)), ends)
         for split, ids, some in zip(SPLITS, rows, places, strict=True):
@@ -239,3 +253,13 @@ class Rows:
             strict=True,
         )
         return "an epoch has " + ", ".join(f"{n:,} rows of {name} ({rows:,} x {w:g})" for (name, w), n, rows in told)
+
+    def facts_of(self, split: Split) -> tuple[Ids, Facts]:
+        """The rows of a split that its card tells of, and what is known of them."""
+        return self._shown[split]
+
+
+def _counted(groups: np.ndarray) -> tuple[int, int]:
+    """(how many groups, rows of the largest), without rows of none."""
+    _, sizes = np.unique(groups[groups >= 0], return_counts=True)
+    return len(sizes), int(sizes.max(initial=0))

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError, import_allowed
 from vlmft.config.schema import ModelConfig
 from vlmft.models.collate import collate
+from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
 from vlmft.models.features import Features, encoder_outputs, image_features
 from vlmft.models.greedy import greedy, own_settings_set_aside
 from vlmft.models.load import Source, load_processor
-from vlmft.models.refusals import processor_refusals
+from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, limit_visual_tokens, most_visual_tokens, settings_of
 from vlmft.models.support import FAMILIES
 from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Message, Prompt, Sample
@@ -47,8 +48,11 @@ class Family(Protocol):
     """What an image costs, in words."""
     max_length_tokens: int
     """Longest row."""
+    control_texts: Sequence[str]
+    """The model's own tokens, which no text of a row may hold."""
 
     def limit_images(self, most: int | None) -> None: ...
+    def allow(self, tokens: Sequence[str]) -> None: ...
     def image_tokens(self, width: int, height: int) -> int: ...
     def text_tokens(self, sample: Sample) -> int: ...
     def encode(self, sample: Sample) -> EncodedRow: ...
@@ -91,6 +95,8 @@ class GenericFamily:
     capabilities = frozenset({"text_only", "multi_image", "multi_turn", "prefix", "right", "left"})
     suppressed_ids: Sequence[int] = ()
     """Ids that generation never chooses."""
+    allowed_ids: frozenset[int] = frozenset()
+    """Of special tokens that texts of rows may hold."""
     answer_type_id = 0
     """What an answer's ids have in token_type_ids and its like."""
 
@@ -105,9 +111,7 @@ class GenericFamily:
         self.max_visual_tokens: int | None = None
         self.resolution = ""
         tokenizer = processor.tokenizer
-        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        image_token = getattr(processor, "image_token", None) or tokenizer.convert_ids_to_tokens(self.image_token_id)
-        self.control_texts = sorted({*added, *tokenizer.all_special_tokens, image_token})
+        self.control_texts: Sequence[str] = control_texts(processor, self.image_token_id)
         self.end_id = self._find_end_id()
         self.end_text = tokenizer.convert_ids_to_tokens(self.end_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id)
@@ -117,6 +121,16 @@ class GenericFamily:
             "vocabulary": len(tokenizer),
             "end_id": self.end_id,
         }
+
+    def allow(self, tokens: Sequence[str]) -> None:
+        """Takes these special tokens, such as a vendor's for boxes, in texts; raises as `require_allowed`."""
+        probe = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}]
+        answer = [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}]
+        written = self._template([*probe, *answer], generation=False) + self._template(probe, generation=True)
+        tokenizer = self.processor.tokenizer
+        require_allowed(tokens, self.control_texts, tokenizer, written + self.end_text)
+        self.control_texts = [text for text in self.control_texts if text not in tokens]
+        self.allowed_ids = frozenset(int(i) for i in tokenizer.convert_tokens_to_ids(list(tokens)))
 
     def limit_images(self, most: int | None) -> None:
         """Holds every image to `most` tokens from now on, and says what an image takes at most.
@@ -179,18 +193,13 @@ class GenericFamily:
     def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         chat = []
         for message in messages:
-            self._refuse_control(message.text)  # as a whole: two pieces could make one token
+            refuse_control(message.text, self.control_texts)  # as a whole: two pieces could make one token
             content = [
                 {"type": "image"} if isinstance(piece, Image) else {"type": "text", "text": piece}
                 for piece in message.content
             ]
             chat.append({"role": message.role, "content": content})
         return chat
-
-    def _refuse_control(self, text: str) -> None:
-        for control in self.control_texts:
-            if control in text:  # as text it would become a control token, or shift the images
-                raise BadRowError(f"Expected plain text, got the model's own token {control!r} in it; remove it")
 
     def image_tokens(self, width: int, height: int) -> int:
         """Ids that the processor puts in the place of the template's one image mark, for an image of this size.
@@ -247,7 +256,7 @@ class GenericFamily:
         pictures = [PIL.Image.fromarray(image.pixels) for image in prompt.images]
         inputs = self._process(text, pictures)
         ids = inputs.pop("input_ids")[0].astype(np.int64)
-        self._refuse_length(len(ids) + 1, "with room for an answer")
+        refuse_length(self.max_length_tokens, len(ids) + 1, "with room for an answer")
         self._refuse_resolution(int((ids == self.image_token_id).sum()), len(pictures))
         token_arrays = {k: inputs.pop(k)[0].astype(np.int64) for k in list(inputs) if k.endswith("type_ids")}
         arrays = [inputs] * len(pictures)
@@ -273,13 +282,6 @@ class GenericFamily:
         inputs = self._process(self._template(chat, generation=True), [picture])
         return {k: v for k, v in inputs.items() if k != "input_ids" and not k.endswith("type_ids")}
 
-    def _refuse_length(self, n_tokens: int, what: str) -> None:
-        if n_tokens > self.max_length_tokens:
-            raise BadRowError(
-                f"Expected at most {self.max_length_tokens} tokens {what}, got {n_tokens}; "
-                "shorten the row, or raise model.max_length_tokens as far as the model and memory allow"
-            )
-
     def _refuse_resolution(self, n_tokens: int, n_images: int) -> None:
         if self.max_visual_tokens is not None and n_tokens > self.max_visual_tokens * n_images:  # a flat strip may
             raise BadRowError(
@@ -295,7 +297,7 @@ class GenericFamily:
         """
         prompt = self.encode_prompt(sample.id, sample.prompt)
         answer = np.asarray(self.answer_ids(sample.prompt, sample.answer), np.int64)
-        self._refuse_length(prompt.length + len(answer), "with the answer")
+        refuse_length(self.max_length_tokens, prompt.length + len(answer), "with the answer")
         types = np.full(len(answer), self.answer_type_id, np.int64)
         return EncodedRow(
             sample.id,
@@ -308,7 +310,7 @@ class GenericFamily:
 
     def answer_ids(self, prompt: Prompt, answer: str) -> list[int]:
         """Ids of the answer as the template writes it after the generation prompt, up to and with the end token."""
-        self._refuse_control(answer)
+        refuse_control(answer, self.control_texts)
         chat = self._chat(prompt.messages)
         before = self._template(chat, generation=True)
         turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
@@ -390,8 +392,8 @@ class GenericFamily:
         return output[:, batch.input_ids.shape[1] :]  # type: ignore[no-any-return]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids without special tokens and surrounding white space."""
-        return str(self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Text of generated ids without special tokens (but those that rows may hold) and surrounding white space."""
+        return decoded(self.processor.tokenizer, ids, self.allowed_ids)
 
     def show(self, ids: Sequence[int]) -> str:
         """Text of ids with every special token in it, for people and for the leak canary."""

@@ -176,6 +176,7 @@ def build(
     ledger = Ledger(ledger_path, data_config.on_bad_row, data_config.bad_row_ceiling)
     source, hf_config = load_source(model_config)
     family = make_family(model_config, source, hf_config)
+    family.allow(dataset.allow_tokens)
     rows_per_step = train.rows_per_step if train is not None else 1
     data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed)
     device = pick_device(trainer)

@@ -3,6 +3,10 @@
 Keys of data_card.json:
 
 * `data`, `model`: their short names. `divided`: splits that the source does not declare, taken from train.
+* `source`: what it was read as. `splits`: where each declared split comes from; `roles`: which column or field is what;
+  `unread`: fields that no one reads, each with an example; `notes`. `warnings`: what is seldom meant.
+* `groups`: of each split, how many `n` groups of rows share an image, a conversation or a group, and the rows of the
+  `largest`.
 * `splits.<split>`: `rows`; `looked_at`, the rows that all else is of; `bad`, `repeated`; how many different `images`,
   `answers`, `classes`.
   - `top_answers`: the most frequent answers, each with its share of the rows.
@@ -20,12 +24,13 @@ Keys of data_card.json:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,12 +38,13 @@ from typing import Any
 import PIL.Image
 
 from vlmft.data.base import VLMDataModule
-from vlmft.data.card import SplitCard, Spread
+from vlmft.data.card import SplitCard, Spread, suspicions
 from vlmft.data.near_duplicates import DISTANCE, NearPair, Shown
 from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
 from vlmft.models.family import Family
 from vlmft.run.folder import write_json
-from vlmft.sample import BadRowError, Sample, Split
+from vlmft.run.usable import ImageTokens, row_tokens
+from vlmft.sample import BadRowError, Split
 
 CARD_FILE = "data_card.json"
 SHEET_FILE = "near_duplicates.html"
@@ -49,8 +55,6 @@ LISTED_PAIRS, SHOWN_PAIRS = 100, 24
 """Near-duplicates of two splits that are named in the card, and that are shown on the sheet."""
 THUMBNAIL_PIXELS = 240
 
-ImageTokens = Callable[[int, int], int]
-
 
 def data_card(
     data: VLMDataModule, family: Family, model: str, poll: Callable[[], None] = lambda: None
@@ -60,7 +64,10 @@ def data_card(
     return {
         "data": data.config.name,
         "model": model,
+        "source": dataclasses.asdict(data.dataset.describe()),
+        "warnings": suspicions(data.cards),
         "divided": list(data.divided),
+        "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in data.groups.items()},
         "splits": {split: _split(card, image_tokens) for split, card in data.cards.items()},
         "answers": _answers(data.cards),
         "rows_that_fit": _fit(data, family, image_tokens, poll),
@@ -159,18 +166,6 @@ def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: C
         "refused": refused,
         "first": first,
     }
-
-
-def row_tokens(family: Family, sample: Sample, sizes: Sequence[tuple[int, int]], image_tokens: ImageTokens) -> int:
-    """Tokens of prompt and answer as `family.encode` makes them; of Idefics2 within one an image.
-
-    Raises:
-        BadRowError: the model does not take such texts, so many images, or images of such a size.
-    """
-    if family.max_images is not None and len(sizes) > family.max_images:
-        raise BadRowError(f"Expected at most {family.max_images} images, got {len(sizes)}; leave some out")
-    images = sum(image_tokens(*size) for size in sizes)
-    return family.text_tokens(sample) - len(sizes) + images
 
 
 def _near_duplicates(data: VLMDataModule) -> dict[str, Any]:

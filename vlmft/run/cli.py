@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import EXIT_FAILURE, run_entry
-from vlmft.config.tool_schema import AnnotateConfig, AskConfig, ExportConfig, GradeConfig, JudgeConfig, TraceConfig
+from vlmft.config.tool_schema import (
+    AnnotateConfig,
+    AskConfig,
+    CheckConfig,
+    ExportConfig,
+    GradeConfig,
+    JudgeConfig,
+    TraceConfig,
+)
 from vlmft.config.tools import compose_tool
 from vlmft.run.compare import run_compare
 from vlmft.run.score import run_score
@@ -17,6 +25,7 @@ from vlmft.run.seeds import run_seeds
 
 USAGE = """usage: vlmft TOOL [arguments]
 
+  check   what your files are read as, before anything is trained: vlmft check data=columns data.path=FOLDER
   trace   one sample's whole way, each stage printed: vlmft trace data=shapes model=tiny index=0
   ask     an answer about an image, or a folder of them: vlmft ask image=cat.jpg question="What is it?" run=RUN_FOLDER
   export  a tuned model to give away: vlmft export run=RUN_FOLDER to=NEW_FOLDER (form=adapter: the adapter alone;
@@ -80,6 +89,13 @@ def run_annotate(arguments: Sequence[str]) -> None:
     annotate(config)
 
 
+def run_check(arguments: Sequence[str]) -> None:
+    config = compose_tool("check", CheckConfig, _settings(arguments))
+    from vlmft.run.check import check
+
+    check(config)
+
+
 def run_trace(arguments: Sequence[str]) -> None:
     config = compose_tool("trace", TraceConfig, _settings(arguments))
     from vlmft.run.trace import trace
@@ -88,6 +104,7 @@ def run_trace(arguments: Sequence[str]) -> None:
 
 
 TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
+    "check": run_check,
     "trace": run_trace,
     "ask": run_ask,
     "export": run_export,

@@ -15,6 +15,7 @@ from vlmft.evaluation.compare import Adjusted, p_words
 from vlmft.evaluation.report.card import findings
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
+from vlmft.run.check import source_lines
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
@@ -37,6 +38,8 @@ def print_inferred(inferred: Sequence[Inferred]) -> None:
 
 def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Path | None) -> None:
     """The dataset in numbers, where its splits come from, and what was looked for in it; `card` is data_card.json."""
+    for line in source_lines(card["source"]):
+        print(line)
     sampled = any(split["looked_at"] < split["rows"] for split in card["splits"].values())
     table = Table(title=f"{data.name}: the rows as used")
     table.add_column("split", no_wrap=True)
@@ -62,6 +65,8 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Pat
         shares = ", ".join(f"data.{split}_rows={getattr(data, f'{split}_rows'):g}" for split in card["divided"])
         missing = " and no ".join(card["divided"])
         print(f"  the source declares no {missing}: taken from train by content ({shares})")
+    for warning in card["warnings"]:
+        print(f"  warning: {warning}")
     for name, told in findings(card).items():
         print(f"  {name.lower()}: {told[:1].lower()}{told[1:]}")
     if sheet is not None:

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from vlmft.run.present import (
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import ADAPTER, SMOKE, Phases, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.run.smoke import make_small
+from vlmft.run.usable import refuse_unusable
 from vlmft.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -289,7 +291,8 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
         built.data.check_splits(stop.check)
         card = data_card(built.data, built.family, config.model.name, stop.check)
         sheet = keep_card(card, built.data, folder)
-    print_card(card, len(built.data.ledger.bad), config.data, sheet)
+        print_card(card, len(built.data.ledger.bad), config.data, sheet)
+        refuse_unusable(built.data, built.family, lru_cache(maxsize=None)(built.family.image_tokens), stop.check)
     if sentence := built.data.epoch_sentence():
         print(f"  {sentence}")
     if not config.trainer.fast_dev_run:  # its test rows are cut

@@ -225,8 +225,9 @@ def _cells(file: Path, encoding: str | None) -> File:
     names = _header(filled[0])
     form = f"{'TSV' if delimiter == chr(9) else 'CSV'} in {text.encoding}"
     left_out = len([row for row in found if row]) - len(filled)
-    notes = (f"{left_out} rows of empty cells are left out",) if left_out else ()
-    return File({"": [_row(names, row) for row in filled[1:]]}, form, notes)
+    notes = [f"{left_out} rows of empty cells are left out"] if left_out else []
+    notes += ["a column without a name is not read"] if "" in names else []
+    return File({"": [_row(names, row) for row in filled[1:]]}, form, tuple(notes))
 
 
 def _delimiter(file: Path, head: str) -> str:
@@ -250,7 +251,7 @@ def _row(names: Sequence[str], cells: Sequence[str]) -> dict[Any, Any]:
     surplus = len(cells) - len(names)
     if surplus > 0 and not any(cell.strip() for cell in cells[len(names) :]):
         surplus = 0  # separators at the line's end, as spreadsheets write them
-    row: dict[Any, Any] = dict(zip(names, cells, strict=False))
+    row: dict[Any, Any] = {name: cell for name, cell in zip(names, cells, strict=False) if name}
     return {**row, None: surplus} if surplus else row
 
 

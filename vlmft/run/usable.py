@@ -1,0 +1,109 @@
+"""Rows that a model will not take, found before the first step: among all rows, without encoding them all.
+
+Most rows cannot fail, and facts of them show it: a text without "<" and "[" holds no special token, one of few bytes
+is not too long, and turns of roles that the template took once it takes again. Only the others are looked at whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vlmft.data.facts import MARKED, Facts
+from vlmft.data.near_duplicates import LOOK
+from vlmft.data.rows import Rows
+from vlmft.models.family import Family
+from vlmft.models.refusals import refuse_length
+from vlmft.sample import BadRow, BadRowError, Sample
+
+SLACK_TOKENS = 64
+"""A tokenizer may add a token at the beginning of each piece of a text."""
+
+ImageTokens = Callable[[int, int], int]
+
+
+def refuse_unusable(data: Rows, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> int:
+    """Sends rows that the model does not take to the ledger, all splits' together; returns how many.
+
+    Raises:
+        BadRowError: as the ledger says, with how many, the first ids and what goes on without them.
+    """
+    found = [bad for split in data.cards for bad in _of_split(data, family, image_tokens, split, poll)]
+    data.ledger.refuse_all(found)
+    return len(found)
+
+
+def _of_split(
+    data: Rows, family: Family, image_tokens: ImageTokens, split: str, poll: Callable[[], None]
+) -> list[BadRow]:
+    ids, facts = data.facts_of(split)  # type: ignore[arg-type]
+    found = []
+    for place in _suspects(facts, family, image_tokens, lambda place: data.sample(ids[place])).tolist():
+        poll()
+        sample = data.sample(ids[place])
+        try:
+            require_fit(family, sample, _sizes(facts, place, sample), image_tokens)
+        except BadRowError as error:
+            found.append(BadRow(sample.id, str(error)))
+    return found
+
+
+def _suspects(
+    facts: Facts, family: Family, image_tokens: ImageTokens, sample_of: Callable[[int], Sample]
+) -> np.ndarray:
+    """Places of rows that have to be looked at whole, ascending."""
+    good = ~np.isin(np.arange(len(facts)), list(facts.bad))
+    if not good.any():
+        return np.zeros(0, np.int64)
+    hidden = not all(map(MARKED.search, family.control_texts))
+    suspect = np.full(len(facts), hidden) | (facts.marked > 0)
+    most = family.max_images
+    suspect |= np.zeros(len(facts), bool) if most is None else facts.images > most
+    overhead = 0
+    for form in np.unique(facts.form[good]):  # one of each is shown to the template; its own text counts as overhead
+        places = np.flatnonzero(good & (facts.form == form))
+        try:
+            overhead = max(overhead, family.text_tokens(sample_of(int(places[0]))))
+        except BadRowError:
+            suspect[places] = True
+    largest = _largest(facts, image_tokens)
+    bound = facts.text_bytes + facts.images * largest + overhead + SLACK_TOKENS
+    return np.flatnonzero(good & (suspect | (bound > family.max_length_tokens)))
+
+
+def _largest(facts: Facts, image_tokens: ImageTokens) -> int:
+    """Tokens of the image that takes most; so many that every row is looked at where one is refused."""
+    looks, _ = facts.pictures()
+    sizes = np.unique(np.column_stack([looks["width"], looks["height"]]), axis=0).tolist()
+    try:
+        return max((image_tokens(int(width), int(height)) for width, height in sizes), default=0)
+    except BadRowError:
+        return 1 << 30
+
+
+def _sizes(facts: Facts, place: int, sample: Sample) -> list[tuple[int, int]]:
+    """(width, height) of each image of the row, decoded again only where it shows one twice."""
+    shown = facts.shows[facts.shows[:, 0] == place, 1] if facts.pictured[place] else np.zeros(0, np.int64)
+    looks = facts.contents[shown].view(LOOK)
+    if len(looks) == len(sample.prompt.images):
+        return [(int(width), int(height)) for width, height in zip(looks["width"], looks["height"], strict=True)]
+    return [image.load().size for image in sample.prompt.images]
+
+
+def row_tokens(family: Family, sample: Sample, sizes: Sequence[tuple[int, int]], image_tokens: ImageTokens) -> int:
+    """Tokens of prompt and answer as `family.encode` makes them; of Idefics2 within one an image.
+
+    Raises:
+        BadRowError: the model does not take such texts, so many images, or images of such a size.
+    """
+    if family.max_images is not None and len(sizes) > family.max_images:
+        raise BadRowError(f"Expected at most {family.max_images} images, got {len(sizes)}; leave some out")
+    images = sum(image_tokens(*size) for size in sizes)
+    return family.text_tokens(sample) - len(sizes) + images
+
+
+def require_fit(family: Family, sample: Sample, sizes: Sequence[tuple[int, int]], image_tokens: ImageTokens) -> None:
+    """Raises BadRowError as `row_tokens`, and for a row that is longer than the model takes."""
+    n_tokens = row_tokens(family, sample, sizes, image_tokens)
+    refuse_length(family.max_length_tokens, n_tokens, "with the answer")
