@@ -209,7 +209,7 @@ def test_other_settings_or_other_code_have_facts_of_their_own(
     counted.update(rows=0)
     config = DataConfig(name="own", dataset="tests:Own", path=str(rows))
     ledger = Ledger(None, OnBadRow["raise"], 1.0)
-    VLMDataModule(Columns(path=str(rows), group="question"), config, lambda s: s, ledger, 4, 0)  # type: ignore[arg-type, return-value]
+    VLMDataModule(Columns(path=str(rows), class_column="question"), config, lambda s: s, ledger, 4, 0)  # type: ignore[arg-type, return-value]
     assert counted["rows"] == 40
     monkeypatch.setattr("vlmft.data.facts.code_of", lambda kind: "a later version")
     start(rows, Columns)

@@ -133,7 +133,7 @@ def test_tokens_are_those_of_the_encoder(name: str, tmp_path: Path, looked_at: A
 
 
 def test_rows_that_do_not_fit_are_counted_and_one_is_named(tmp_path: Path, looked_at: Any, families: Any) -> None:
-    rows = [*ROWS, ("train", 1, "word " * 2000, "long"), ("test", 5, "What is <image>?", "control")]
+    rows = [*ROWS, ("train", 1, "word " * 2000, "long"), ("test", 5, "What is <end_of_utterance>?", "control")]
     data = looked_at(write(tmp_path, rows))
     fit = data_card(data, families["tiny"], "tiny")["rows_that_fit"]
     assert (fit["looked_at"], fit["too_long"], fit["refused"], fit["tokens"]["n"]) == (10, 1, 1, 8)

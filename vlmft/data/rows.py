@@ -87,7 +87,7 @@ class Rows:
             raise ConfigError(f"{keys}: Expected fewer than the {usable} usable rows that there are; lower them")
         self.divided = tuple(dict.fromkeys((*self.divided, *missing)))
         n_groups, largest = _counted(groups)
-        if n_groups <= len(missing):
+        if n_groups <= len(missing) and largest > 1:
             raise ConfigError(
                 f"data: shared images, conversations or groups tie {usable} rows into {n_groups} groups, {largest} in "
                 f"the largest, so that no {' and no '.join(missing)} can be taken from them; declare splits, or train "
