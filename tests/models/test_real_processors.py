@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlmft.config.check import ConfigError
 from vlmft.models.family import GenericFamily
 from vlmft.models.load import Source, load_processor
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample
@@ -109,3 +110,29 @@ def test_control_tokens_of_the_real_vocabulary(family: GenericFamily, real: str)
     plain = family.encode_prompt("row", Prompt((Message("user", ("<tool_call> < image > [row_1]",)),)))
     assert "<tool_call> < image > [row_1]" in family.show(plain.input_ids.tolist())
     assert plain.input_ids.dtype == np.int64
+
+
+BOXES = ("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>")
+
+
+def test_tokens_of_boxes_may_be_text_where_the_data_says_so(folder: Path) -> None:
+    """As Qwen2-VL's own grounding data are written: one id each, taught, and not lost when an answer is decoded."""
+    (found,) = {file.parent for file in folder.rglob("tokenizer.json") if "qwen2vl" in file.parts}
+    processor = load_processor(Source(str(found), None, "unknown"), "qwen2_vl")
+    family = GenericFamily(processor, SimpleNamespace(model_type="qwen2_vl", image_token_id=151655), 8192)
+    answer = "<|object_ref_start|>red box<|object_ref_end|><|box_start|>(0,2),(20,24)<|box_end|>"
+    sample = Sample("row", Prompt((Message("user", ("Find the box.",)),)), answer, (answer,))
+    with pytest.raises(BadRowError, match=r"set data\.options\.allow_tokens"):
+        family.encode(sample)
+    for mark in ("<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|vision_start|>", "<|video_pad|>", "<|endoftext|>"):
+        with pytest.raises(ConfigError, match=r"allow_tokens: .* marks an image, a turn or an end|special token"):
+            family.allow([*BOXES, mark])
+    with pytest.raises(ConfigError, match="Expected a special token of this model, got 'box'"):
+        family.allow(["box"])
+    family.allow(BOXES)
+    row = family.encode(sample)
+    learned = row.input_ids[row.supervised].tolist()
+    assert [learned.count(i) for i in (151646, 151647, 151648, 151649)] == [1, 1, 1, 1]
+    assert family.decode(learned) == answer and family.show(learned) == answer + "<|im_end|>"
+    with pytest.raises(BadRowError, match="own token"):
+        family.encode(Sample("row", sample.prompt, answer + "<|im_end|>", (answer,)))

@@ -8,6 +8,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.sample import BadRowError
 
+MEDIA = ("image", "img", "vision", "video", "audio")
 KEY = "data.options.allow_tokens"
 
 
@@ -39,7 +40,7 @@ def require_allowed(tokens: Sequence[str], controls: Sequence[str], tokenizer: A
     for token in tokens:
         if token not in controls:
             raise ConfigError(f"{KEY}: Expected a special token of this model, got {token!r}; texts may hold it anyway")
-        if token in fixed or token in written or "image" in token or "vision" in token:
+        if token in fixed or token in written or any(medium in token for medium in MEDIA):
             raise ConfigError(f"{KEY}: {token!r} marks an image, a turn or an end of this model; leave it out")
 
 
