@@ -113,6 +113,11 @@ def relaxed_accuracy_units(prediction: str, references: Sequence[str]) -> Score:
     return _relaxed(prediction, references, _read_measure)
 
 
+def is_measure(text: str) -> bool:
+    """Whether `text` is a number, with a unit or without."""
+    return _read_measure(_tidy(text)) is not None
+
+
 def _relaxed(prediction: str, references: Sequence[str], read: _Reader) -> Score:
     expect_references(references)
     slot = answer_slot(prediction)

@@ -55,7 +55,8 @@ def run_compare(arguments: Sequence[str]) -> None:
     notes += unrelated(each)
     if options.json:
         arms = [{"file": str(one.rows.path), "form": one.rows.form, **scored_content(one)} for one in each]
-        content = {"metric": each[0].metric, "arms": arms, "comparisons": [one.to_dict() for one in results]}
+        content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
+        content["comparisons"] = [one.to_dict() for one in results]
         content["read_otherwise"] = [
             {"option": f"--extract {how}", "comparisons": [one.to_dict() for one in found]} for how, found in otherwise
         ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from vlmft.config.check import ConfigError
 from vlmft.metrics.extract import LETTERS, chosen_letter, last_number, only_number, reference_letter, tagged_answer
+from vlmft.metrics.relaxed_accuracy import is_measure
 from vlmft.run.prediction_rows import PredictionRows
 
 EXTRACTS = {
@@ -20,8 +21,6 @@ EXTRACTS = {
 READ_OTHERWISE = ("tag", "letter", "last-number")
 AS_TEXT = ("exact_match", "vqa_match", "vqa_accuracy", "anls", "token_f1")
 """Metrics that take a number for a text."""
-LONGEST_MEASURE = 24
-"""In characters: a longer reference is no number with its unit."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,6 @@ def readings(rows: PredictionRows, metric: str) -> list[Extracted]:
         found.append(extracted(rows, "tag"))
     if all(map(reference_letter, texts)):
         found.append(extracted(rows, "letter"))
-    elif metric in AS_TEXT and all(len(text) <= LONGEST_MEASURE and only_number(text) for text in texts):
+    elif metric in AS_TEXT and all(is_measure(text) and only_number(text) for text in texts):
         found.append(extracted(rows, "last-number"))
     return found

@@ -16,6 +16,8 @@ from vlmft.sample import BadRowError
 
 LINE = "line"
 """The one column of a file that has a text a line."""
+ONE_OBJECT = ("one JSON object", "a JSON object by id", "columns in JSON")
+"""Forms that {id: text} is taken for."""
 SPLIT_COLUMNS = ("split", "part", "list")
 """What the column is called that says which of a file's lists a row was in: the first that the rows do not have."""
 
@@ -56,7 +58,9 @@ def read_records(
         notes.append(f"rows are those of {', '.join(map(repr, chosen))}; not read: {', '.join(_others(parts, chosen))}")
     if len(chosen) > 1:
         return _together(path, chosen, file.form, notes)
-    ((found),) = chosen.values()
+    (found,) = chosen.values()
+    if file.form in ONE_OBJECT:
+        found = _texts_by_id(found, names) or found
     if found and all(isinstance(row, str) for row in found):
         return Records([{LINE: text} for text in found], f"{file.form} of texts", notes, is_lines=True)
     return Records(_named(path, found), file.form, notes)
@@ -114,6 +118,23 @@ def _chosen(
 
 def _is_row(row: Any) -> bool:
     return isinstance(row, dict)
+
+
+def _texts_by_id(found: Sequence[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of {id: text}, as SQuAD's and GQA's scripts take it; empty where the file is something else.
+
+    Such an object was read as one row, or as columns, that have none of `names`.
+    """
+    if not found or not all(isinstance(row, dict) for row in found):
+        return []
+    columns = [column for column in found[0] if not (column == "id" and len(found) == 1)]
+    if len(columns) < 2 or any(plain(column) in names for row in found for column in row if column != "id"):
+        return []
+    cells = {column: [row.get(column) for row in found] for column in columns}
+    is_text = all(isinstance(cell, (str, int, float, list)) for several in cells.values() for cell in several)
+    if (len(found) > 1 and not all(len(row) == len(columns) > len(found) for row in found)) or not is_text:
+        return []
+    return [{"id": column, "text": several[0] if len(several) == 1 else several} for column, several in cells.items()]
 
 
 def _others(parts: Mapping[str, object], chosen: Mapping[str, object]) -> list[str]:

@@ -14,7 +14,7 @@ from vlmft.run.prediction_columns import AGREEING
 from vlmft.run.prediction_rows import PredictionRows
 from vlmft.run.scoring import Scored
 
-FEW_ROWS = 50
+FEW_ROWS = 200
 """Too few to say anything of a correlation."""
 UNRELATED = 0.1
 """Two models' scores of the same questions agree more than this: 0.3 to 0.8 is usual, and 0 is chance."""
@@ -103,7 +103,7 @@ def unrelated(each: Sequence[Scored]) -> list[str]:
                 f"{one.rows.path}: rows are paired {by} and nothing in the files shows that they belong together"
             )
         correlation = _correlation(first, one)
-        if correlation is not None and correlation < UNRELATED and _are_numbers(first.rows.ids):
+        if not shown and correlation is not None and correlation < UNRELATED and _are_numbers(first.rows.ids):
             notes.append(
                 f"{one.rows.path}: its scores and those of {first.rows.path} go together no more than chance "
                 f"(correlation {correlation:.2f}), as if the rows were of other questions; look at some rows of both"
