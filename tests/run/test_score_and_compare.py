@@ -233,7 +233,7 @@ def test_other_nested_answers_are_refused(answers: Any, tmp_path: Path) -> None:
 )
 def test_a_list_written_as_text_is_refused(text: str, told: Json, tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [{"prediction": "yes", "answers": text}])  # what pandas writes
-    with pytest.raises(ConfigError, match="Expected a reference in row 1, got a list written as text.*--alternatives"):
+    with pytest.raises(ConfigError, match=r"got a list written as text, .*--alternatives"):
         run_score([str(path)])
     meant = write(tmp_path / "a.jsonl", [{"prediction": text, "answers": [text]}])
     assert told(run_score, meant, "--metric", "exact_match")["scores"][0]["value"] == 1

@@ -57,10 +57,9 @@ def each_cell(
 def prediction_text(path: Path, row_id: str, value: Any) -> str:
     found = text_of(value)
     if found is None:
-        several = f"{len(value)} of them" if isinstance(value, list) else "an object"
         raise ConfigError(
-            f"{path}: Expected one text as prediction of row {row_id}, got {several}: {str(value)[:60]}; name the "
-            "column that holds it (--columns prediction=...), or --metric json_match where it is the answer"
+            f"{path}: Expected one text as prediction of row {row_id}, got {str(value)[:60]}; name the column that "
+            "holds it (--columns prediction=...), or --metric json_match where this is the answer"
         )
     return found  # no answer is a wrong one, and stays in the denominator
 

@@ -143,9 +143,16 @@ class Columns:
 
 
 def find_columns(
-    path: Path, records: Sequence[Record], named: Mapping[str, str], uses: Mapping[str, Sequence[str]]
+    path: Path,
+    records: Sequence[Record],
+    named: Mapping[str, str],
+    uses: Mapping[str, Sequence[str]],
+    *,
+    objects: bool = False,
 ) -> Columns:
     """The column of each use: as `named`, else by the names in `uses`, the first whose cells can be that.
+
+    A prediction is a text, or with `objects` anything.
 
     Raises ConfigError where a named column is not there, or two columns have one name in other spellings.
     """
@@ -160,6 +167,8 @@ def find_columns(
             continue
         free = [name for name in names if name in spelled and spelled[name][0] not in found.values()]
         fitting = [name for name in free if _fits(use, [cell(record, spelled[name][0]) for record in records])]
+        if use == "prediction" and (objects or not fitting):
+            fitting = free  # what is not a text is told with its row
         if use == "id" and not fitting and free:
             notes.append(_no_id(records, spelled[free[0]][0]))
         if not fitting:

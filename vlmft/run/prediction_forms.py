@@ -60,7 +60,7 @@ def read_records(
         return _together(path, chosen, file.form, notes)
     (found,) = chosen.values()
     if file.form in ONE_OBJECT:
-        found = _texts_by_id(found, names) or found
+        found = _texts_by_id(found, names, "text" if what == "predictions" else "answer") or found
     if found and all(isinstance(row, str) for row in found):
         return Records([{LINE: text} for text in found], f"{file.form} of texts", notes, is_lines=True)
     return Records(_named(path, found), file.form, notes)
@@ -102,25 +102,27 @@ def _chosen(
         return found
     if len(parts) == 1:
         return dict(parts)
-    wanted = set(names)
-    holding = {
-        name: part
-        for name, part in parts.items()
-        if wanted & {spelling for column in names_of(filter(_is_row, part)) for spelling in (column, plain(column))}
-    }
-    if not holding:
+    ranks = {name: _rank(part, names) for name, part in parts.items()}
+    best = min(ranks.values())
+    if best == len(names):
         raise ConfigError(
             f"{path}: Expected a list of rows with a column of {what}, got {len(parts)} lists without one "
             f"({', '.join(parts)}); name a list with --rows, and its columns with --columns"
         )
-    return holding
+    return {name: part for name, part in parts.items() if ranks[name] == best}
+
+
+def _rank(part: Sequence[Any], names: Sequence[str]) -> int:
+    """The place of the first of `names` that the rows have; beyond the last where they have none."""
+    there = {spelling for column in names_of(filter(_is_row, part)) for spelling in (column, plain(column))}
+    return next((place for place, name in enumerate(names) if name in there), len(names))
 
 
 def _is_row(row: Any) -> bool:
     return isinstance(row, dict)
 
 
-def _texts_by_id(found: Sequence[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+def _texts_by_id(found: Sequence[Any], names: Sequence[str], called: str) -> list[dict[str, Any]]:
     """The rows of {id: text}, as SQuAD's and GQA's scripts take it; empty where the file is something else.
 
     Such an object was read as one row, or as columns, that have none of `names`.
@@ -134,7 +136,7 @@ def _texts_by_id(found: Sequence[Any], names: Sequence[str]) -> list[dict[str, A
     is_text = all(isinstance(cell, (str, int, float, list)) for several in cells.values() for cell in several)
     if (len(found) > 1 and not all(len(row) == len(columns) > len(found) for row in found)) or not is_text:
         return []
-    return [{"id": column, "text": several[0] if len(several) == 1 else several} for column, several in cells.items()]
+    return [{"id": column, called: several[0] if len(several) == 1 else several} for column, several in cells.items()]
 
 
 def _others(parts: Mapping[str, object], chosen: Mapping[str, object]) -> list[str]:

@@ -112,7 +112,7 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
     records = read_records(path, wanted, "predictions", rows=reading.rows, encoding=reading.encoding)
     if records.is_lines:
         return _rows(path, records, {"prediction": LINE}, reading)
-    records, columns = _with_columns(path, records, reading.named, names)
+    records, columns = _with_columns(path, records, reading, names)
     if "prediction" not in columns and "score" not in columns:
         there = [name for name in names_of(records.rows) if "." not in name]
         raise ConfigError(
@@ -123,10 +123,11 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
 
 
 def _with_columns(
-    path: Path, records: Records, named: Mapping[str, str], names: Mapping[str, Sequence[str]]
+    path: Path, records: Records, reading: Reading, names: Mapping[str, Sequence[str]]
 ) -> tuple[Records, dict[str, str]]:
     """The columns, and the rows with ids that are each row's own over several lists."""
     there = {plain(name): name for name in reversed(names_of(records.rows))}
+    named = reading.named
     candidates = [named["id"]] if "id" in named else [there[name] for name in COLUMNS["id"] if name in there]
     notes = list(records.notes)
     for column in candidates:
@@ -134,7 +135,7 @@ def _with_columns(
         if note is not None:
             records, notes = replace(records, rows=rows), [*notes, note]
             break
-    found = find_columns(path, records.rows, named, names)
+    found = find_columns(path, records.rows, named, names, objects=reading.as_json)
     return replace(records, notes=[*notes, *found.notes]), found.of_use
 
 
@@ -298,7 +299,7 @@ def read_rows_of_references(source: Path, reading: Reading) -> PredictionRows:
     names["reference"] = (*names["reference"], "captions", "caption")
     there = names_of(records.rows)
     wanted_here = {use: column for use, column in reading.named.items() if use in names and column in there}
-    records, columns = _with_columns(source, records, wanted_here, names)
+    records, columns = _with_columns(source, records, replace(reading, named=wanted_here), names)
     if "reference" not in columns:
         shown = ", ".join(name for name in there if "." not in name)
         raise ConfigError(f"{source}: Expected a column of references, got {shown}; use --columns reference=...")
