@@ -5,6 +5,7 @@ Metrics that look for the answer themselves (`count_accuracy`, `relaxed_accuracy
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -20,14 +21,22 @@ _OTHER_SLOTS = re.compile(
 )
 _THINK_END = re.compile(r"</think(?:ing)?>|◁/think▷", re.IGNORECASE)
 _THINK_START = re.compile(r"<think(?:ing)?>|◁think▷", re.IGNORECASE)
+_SPECIAL = re.compile(
+    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|end|end_of_text|eom_id)\|>|</s>|<eos>|<end_of_utterance>|<end_of_turn>"
+    r"|<pad>|\[/?INST\]))+\s*$"
+)
+"""Tokens that end a turn, as a tool leaves them that decodes with special tokens."""
+_TURN = re.compile(r"(?:<\|im_start\|>|<start_of_turn>|\n|^)\s*(?:assistant|model)\s*(?::|\n)", re.IGNORECASE)
+"""The model's turn, as a tool leaves it that decodes the prompt too."""
+_ANSWER_KEYS = ("answer", "final_answer", "prediction", "response")
 _LATEX_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
 
 LETTERS = "ABCDEFGHIJ"
 """The options that benchmarks have, at most."""
 _ONE_LETTER = re.compile(rf"[\s\"'*`(\[{{]*([{LETTERS}{LETTERS.lower()}])[\s\"'*`)\]}}.:,]*")
 _ANNOUNCED = re.compile(
-    r"\b(?:answer|option|choice|ответ|вариант)\b[\s*]*(?:(?:is|would be|should be)\b|[:=—-])?[\s*:]*(?:(?:the )?"
-    r"(?:option|choice|answer)\b[\s*:]*)?[\"'*`(\[]*([A-J])(?![\w'])",
+    r"(?:\b(?:answer|option|choice|ответ|вариант)\b|答案|选项?|選項?)[\s*]*(?:(?:is|would be|should be)\b"
+    r"|[:=—：是为為-])?[\s*:]*(?:(?:the )?(?:option|choice|answer)\b[\s*:]*)?[\"'*`(\[]*([A-J])(?![\w'])",
     re.IGNORECASE,
 )
 _STANDING = re.compile(r"(?<![\w.])[A-J](?![\w'’]\w)(?!\w)")
@@ -45,13 +54,14 @@ _NUMBER = re.compile(
 def tagged_answer(text: str) -> str | None:
     """What the text itself marks as its answer; None where it marks none.
 
-    By the first that applies: the last `<answer>`, `\\boxed{}` or other slot; what follows "The answer is" after the
-    reasoning; all that follows the reasoning. Reasoning that never ends leaves the empty string: no answer.
+    By the first that applies: the last `<answer>`, `\\boxed{}` or other slot; `answer` in a JSON object; what follows
+    "The answer is" after the reasoning; all that follows the reasoning, a prompt that was decoded too ("Assistant:"),
+    and before the token that ends a turn. Reasoning that never ends leaves the empty string: no answer.
     """
     slot = _slot(text)
     if slot is not None:
         return slot
-    behind = _THINK_END.split(text)[-1]
+    behind = _SPECIAL.sub("", _TURN.split(_THINK_END.split(text)[-1])[-1])
     unended = _THINK_START.split(behind)[0]
     phrases = PHRASE.findall(unended)
     if phrases:
@@ -65,8 +75,23 @@ def _slot(text: str) -> str | None:
         found = answer_slot(text)
         others = _OTHER_SLOTS.findall(text) if found is None else []
         inner = "".join(others[-1]) if others else found
-        return None if inner is None else inner.strip()
+        return _in_json(text) if inner is None else inner.strip()
     return _LATEX_TEXT.sub(r"\1", boxed).strip()
+
+
+def _in_json(text: str) -> str | None:
+    """The answer of `{"reason": ..., "answer": "4"}`; None where the text is something else."""
+    plain = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    if not plain.startswith("{"):
+        return None
+    try:
+        value = json.loads(plain)
+    except (ValueError, RecursionError):
+        return None
+    found = [
+        value[key] for key in _ANSWER_KEYS if isinstance(value, dict) and isinstance(value.get(key), (str, int, float))
+    ]
+    return str(found[0]) if found else None
 
 
 def _boxed(text: str) -> str | None:
@@ -94,7 +119,8 @@ def chosen_letter(text: str, letters: Sequence[str], options: Mapping[str, str])
     "A or B" chooses none, and neither does "not B". An "A" before a small word is an article.
     """
     slot = _slot(text)
-    answer = slot if slot is not None else _THINK_START.split(_THINK_END.split(text)[-1])[0]
+    behind = _TURN.split(_THINK_END.split(text)[-1])[-1]
+    answer = slot if slot is not None else _SPECIAL.sub("", _THINK_START.split(behind)[0])
     whole = _ONE_LETTER.fullmatch(answer)
     if whole:
         return whole[1].upper() if whole[1].upper() in letters else None

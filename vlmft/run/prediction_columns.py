@@ -18,6 +18,7 @@ Record: TypeAlias = Mapping[str, Any]
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prediction": (
         *("prediction", "pred", "predicted", "predicted_answer", "model_prediction", "predict", "model_answer"),
+        *("pred_answer", "answer_pred", "pred_label", "predicted_label", "y_pred"),
         *("filtered_resps", "resps", "completion", "completions", "response", "model_response", "model_output"),
         *("generated_text", "generated_answer", "generation", "hypothesis", "output_text", "text", "output"),
         *("predictions", "preds", "response_body_choices_0_message_content", "choices_0_message_content"),
@@ -27,7 +28,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "reference": (
         *("reference", "references", "gold", "golds", "ground_truth", "ground_truths", "groundtruth", "gt"),
         *("label", "labels", "target", "targets", "correct_answer", "gold_answer", "gt_answer", "reference_answer"),
-        *("expected_answer", "expected", "annotation", "answer", "answers", "solution"),
+        *("expected_answer", "expected", "true_answer", "true_label", "gt_label", "y_true", "actual", "annotation"),
+        *("answer", "answers", "solution"),
         *("doc_answer", "doc_answers", "doc_label", "doc_target"),
     ),
     "id": (

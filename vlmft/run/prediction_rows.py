@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from vlmft.run.prediction_columns import (
 from vlmft.run.prediction_forms import LINE, Records, read_records, unique_over_splits
 from vlmft.sample import BadRowError
 
+WHOLE_AS_FLOAT = re.compile(r"\d+\.0")
+"""What pandas makes of whole numbers beside a missing one."""
 GAVE_UP = "Failed to obtain answer"
 """What VLMEvalKit writes in place of an answer that it did not get."""
 
@@ -115,9 +118,11 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
     records, columns = _with_columns(path, records, reading, names)
     if "prediction" not in columns and "score" not in columns:
         there = [name for name in names_of(records.rows) if "." not in name]
+        known = "answer" in map(plain, there) and plain(columns.get("reference", "answer")) != "answer"
+        hint = ", prediction=answer where that is the model's" if known else ""
         raise ConfigError(
             f"{path}: Expected a column of predictions, got {', '.join(there)}; name it with "
-            "--columns prediction=..., or a column of scores with --columns score=..."
+            f"--columns prediction=...{hint}, or a column of scores with --columns score=..."
         )
     return _rows(path, records, columns, reading)
 
@@ -188,6 +193,8 @@ def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
         if is_missing(value) or not str(value).strip():
             raise ConfigError(f"{path}: row {number} has no {column}; every row needs one, or none (--by-order)")
         ids.append(str(value).strip())
+    if all(WHOLE_AS_FLOAT.fullmatch(name) for name in ids):
+        ids = [name.removesuffix(".0") for name in ids]
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         raise ConfigError(
