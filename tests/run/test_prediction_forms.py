@@ -230,7 +230,7 @@ def test_several_lists_are_all_read_and_told_apart(
 
 def test_a_row_in_two_lists_is_not_counted_twice(tmp_path: Path, told: Json) -> None:
     path = whole(tmp_path / "a.json", {"all": PLAIN, "errors": [PLAIN[2], PLAIN[7]]})
-    with pytest.raises(ConfigError, match="rows that are in 'all' and in 'errors'; choose with --rows all"):
+    with pytest.raises(ConfigError, match="got those of 'errors' in 'all' too; choose with --rows all"):
         run_score([str(path)])
     assert told(run_score, path, "--rows", "all")["scores"][0]["value"] == RIGHT
 

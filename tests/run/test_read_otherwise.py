@@ -171,3 +171,34 @@ def test_figures_by_a_column(told: Json, tmp_path: Path, capsys: pytest.CaptureF
     assert content["by_value"]["chart"][0]["second_value"] == 1
     run_compare([str(path), str(second), "--by", "kind"])
     assert "by kind:\n  chart, 20 rows: 75.00 -> 100.00, +25.00 (" in capsys.readouterr().out
+
+
+def test_references_may_be_the_place_or_the_text_of_an_option(told: Json, tmp_path: Path) -> None:
+    colours = ["red", "green", "blue"]
+    said = ("The answer is A.", "(B)", "blue", "I do not know")
+    for name, golds in (("0", (0, 1, 1, 2)), ("1", (1, 2, 2, 3)), ("text", ("red", "green", "green", "blue"))):
+        rows = [
+            {"id": i, "choices": colours, "answer": gold, "prediction": text}
+            for i, (text, gold) in enumerate(zip(said, golds, strict=True))
+        ]
+        path = write(tmp_path / f"{name}.jsonl", rows)
+        (score, *_) = told(run_score, path)["scores"]
+        assert score["value"] == 0 and offers(score)["--extract letter"] == 0.5
+        (score,) = told(run_score, path, "--extract", "letter")["scores"]
+        assert (score["value"], score["parse_failures"]) == (0.5, 1)
+
+
+def test_yes_and_no(told: Json, tmp_path: Path) -> None:
+    said = ("Yes, there is a dog.", "No.", "There is, yes", "Yes or no? I cannot say", "maybe")
+    rows = [{"pred": text, "label": gold} for text, gold in zip(said, ("yes", "No", "no", "yes", "yes"), strict=True)]
+    path = write(tmp_path / "a.jsonl", rows)
+    (score,) = told(run_score, path)["scores"]
+    assert score["value"] == 0.2 and offers(score)["--extract yes-no"] == 0.4
+    assert told(run_score, path, "--extract", "yes-no")["scores"][0]["parse_failures"] == 2
+
+
+def test_objects_that_python_printed(told: Json, tmp_path: Path) -> None:
+    rows = [{"pred": str({"a": i, "b": None}), "gold": str({"b": None, "a": 1})} for i in range(4)]
+    content = told(run_score, write(tmp_path / "a.jsonl", rows))
+    assert content["scores"][0]["metric"].startswith("json_match/") and content["scores"][0]["value"] == 0.25
+    assert [note.split(" ")[0] for note in content["notes"]] == ["predictions", "references"]

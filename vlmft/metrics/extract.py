@@ -13,6 +13,7 @@ from fractions import Fraction
 from vlmft.metrics.exact_match import normalised
 from vlmft.metrics.final_answer import PHRASE, answer_slot
 from vlmft.metrics.numerals import folded
+from vlmft.metrics.words import words
 
 _OTHER_SLOTS = re.compile(
     r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)|<(?:final_answer|conclusion)>(.*?)(?:</(?:final_answer|conclusion)>"
@@ -31,6 +32,7 @@ _TURN = re.compile(r"(?:<\|im_start\|>|<start_of_turn>|\n|^)\s*(?:assistant|mode
 _ANSWER_KEYS = ("answer", "final_answer", "prediction", "response")
 _LATEX_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
 
+_YES_NO = {"yes": "yes", "no": "no", "да": "yes", "нет": "no"}
 LETTERS = "ABCDEFGHIJ"
 """The options that benchmarks have, at most."""
 _ONE_LETTER = re.compile(rf"[\s\"'*`(\[{{]*([{LETTERS}{LETTERS.lower()}])[\s\"'*`)\]}}.:,]*")
@@ -149,6 +151,28 @@ def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
     inside = [letter for letter, text in texts.items() if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)]
     found = equal or inside
     return found[0] if len(found) == 1 else None
+
+
+def gold_letter(reference: str, options: Mapping[str, str], first_index: int | None = None) -> str | None:
+    """The option that a reference is: a letter, the text of one of `options`, or its number from `first_index` on."""
+    letter = reference_letter(reference)
+    if letter is not None:
+        return letter
+    by_text = [name for name, text in options.items() if normalised(text) == normalised(reference)]
+    if by_text:
+        return by_text[0] if len(by_text) == 1 else None
+    place = int(reference) - first_index if first_index is not None and reference.strip().isdigit() else -1
+    return list(options)[place] if 0 <= place < len(options) else None
+
+
+def yes_or_no(text: str) -> str | None:
+    """ "yes" or "no", where the marked answer begins with it or holds it alone ("Yes, there is a dog."); else None."""
+    tagged = tagged_answer(text)
+    spoken = words(text if tagged is None else tagged)
+    said = [_YES_NO[word] for word in spoken if word in _YES_NO]
+    if spoken and spoken[0] in _YES_NO and not {*spoken[1:2]} & {*_YES_NO, "or", "или"}:
+        return said[0]
+    return said[0] if len(set(said)) == 1 else None
 
 
 def numerals_of(text: str) -> list[str]:

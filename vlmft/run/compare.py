@@ -11,7 +11,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.evaluation.compare import Adjusted, adjusted, compare, expect_same_ids, p_words
 from vlmft.metrics import Labels
-from vlmft.run.extracted import readings
+from vlmft.run.extracted import metric_under, readings
 from vlmft.run.prediction_columns import COLUMNS
 from vlmft.run.prediction_rows import PredictionRows
 from vlmft.run.same_rows import expect_same_questions, unrelated
@@ -44,7 +44,7 @@ def run_compare(arguments: Sequence[str]) -> None:
     files, notes = aligned(files, by_order=options.by_order)
     if options.by is not None and files[0].by is None:
         raise ConfigError(f"--by: Expected a column called {options.by!r} in one of the files, got none; name another")
-    metrics: list[str | None] = [*metrics_of(files[0], options.metric)] or [None]
+    metrics: list[str | None] = [*metrics_of(files[0], options.metric, options.extract)] or [None]
     if len(metrics) != 1 or metrics[0] in OF_A_SET:
         raise ConfigError(
             f"--metric: Expected one metric with a score for each row, got {', '.join(map(str, metrics))}"
@@ -96,7 +96,7 @@ def _read_otherwise(
     hows = dict.fromkeys(one.how for file in each for one in readings(file.rows, metric)) if offers else {}
     found = []
     for how in hows:
-        others = [scored(one.rows, metric, labels, how) for one in each]
+        others = [scored(one.rows, metric_under(how, metric), labels, how) for one in each]
         if [one.value for one in others] != [one.value for one in each]:
             found.append((how, _results(others)))
     return found

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vlmft.config.check import ConfigError
-from vlmft.metrics.extract import LETTERS, chosen_letter, last_number, only_number, reference_letter, tagged_answer
+from vlmft.metrics.exact_match import normalised
+from vlmft.metrics.extract import (
+    LETTERS,
+    chosen_letter,
+    gold_letter,
+    last_number,
+    only_number,
+    tagged_answer,
+    yes_or_no,
+)
 from vlmft.metrics.relaxed_accuracy import is_measure
 from vlmft.run.prediction_rows import PredictionRows
 
@@ -14,11 +23,12 @@ EXTRACTS = {
     "auto": "the answers as they are, and beside them what each of the others would give",
     "none": "the answers as they are",
     "tag": "what stands in <answer> or \\boxed{}, behind </think> or The answer is",
-    "letter": "the option that is chosen, where the references are letters",
+    "letter": "the option that is chosen, where the references are letters or the file has the options",
+    "yes-no": "yes or no, where the references are that",
     "last-number": "the last number, of the references too",
 }
 """What --extract takes -> what is scored then."""
-READ_OTHERWISE = ("tag", "letter", "last-number")
+READ_OTHERWISE = ("tag", "letter", "yes-no", "last-number")
 AS_TEXT = ("exact_match", "vqa_match", "vqa_accuracy", "anls", "token_f1")
 """Metrics that take a number for a text."""
 
@@ -36,8 +46,8 @@ class Extracted:
 
     @property
     def sentence(self) -> str:
-        what = {"tag": "mark their answer", "letter": "choose one option", "last-number": "hold a number"}[self.how]
-        return f"{self.n_found} of {len(self.rows.ids)} predictions {what}"
+        what = {"tag": "mark their answer", "letter": "choose one option", "yes-no": "say yes or no"}
+        return f"{self.n_found} of {len(self.rows.ids)} predictions {what.get(self.how, 'hold a number')}"
 
 
 def extracted(rows: PredictionRows, how: str) -> Extracted:
@@ -46,6 +56,8 @@ def extracted(rows: PredictionRows, how: str) -> Extracted:
         raise ConfigError(f"{rows.path}: Expected predictions and references with --extract {how}, got scores alone")
     if how == "letter":
         return _letters(rows, rows.references)
+    if how == "yes-no":
+        return _yes_no(rows, rows.references)
     if how == "last-number":
         return _numbers(rows, rows.references)
     found = [tagged_answer(text) for text in rows.predictions]
@@ -58,7 +70,7 @@ def _of(rows: PredictionRows, how: str, texts: list[str], references: list[tuple
 
 
 def _letters(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Extracted:
-    golds = [tuple(reference_letter(text) for text in several) for several in references]
+    golds = gold_letters(rows)
     for row_id, several, said in zip(rows.ids, golds, references, strict=True):
         if None in several:
             raise ConfigError(
@@ -75,6 +87,36 @@ def _letters(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Ext
     return _of(rows, "letter", [letter or "" for letter in found], letters, sum(map(bool, found)))
 
 
+def gold_letters(rows: PredictionRows) -> list[tuple[str | None, ...]]:
+    """Each row's references as letters; None where one is no option.
+
+    Numbers count from 0 or 1, whichever the references themselves show: from 0 where one is 0, from 1 where one is the
+    number of options.
+    """
+    references, options = rows.references or [], rows.options or [{} for _ in rows.ids]
+    pairs = [(text.strip(), len(own)) for several, own in zip(references, options, strict=True) for text in several]
+    first = None
+    if all(text.isdigit() for text, _ in pairs):
+        first = 0 if any(text == "0" for text, _ in pairs) else 1 if any(int(t) == n for t, n in pairs) else None
+    return [
+        tuple(gold_letter(text, own, first) for text in several)
+        for several, own in zip(references, options, strict=True)
+    ]
+
+
+def _yes_no(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Extracted:
+    golds = [tuple(yes_or_no(text) for text in several) for several in references]
+    for row_id, several, said in zip(rows.ids, golds, references, strict=True):
+        if None in several:
+            raise ConfigError(
+                f"{rows.path}: Expected yes or no as reference with --extract yes-no, got {said[0]!r} in row {row_id}; "
+                "take --extract tag, or none"
+            )
+    found = [yes_or_no(text) for text in rows.predictions]
+    plain = [tuple(filter(None, several)) for several in golds]
+    return _of(rows, "yes-no", [text or "" for text in found], plain, sum(map(bool, found)))
+
+
 def _numbers(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Extracted:
     found = [last_number(text) for text in rows.predictions]
     golds = [tuple(only_number(text) or text for text in several) for several in references]
@@ -86,6 +128,11 @@ def _numbers(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Ext
     return _of(rows, "last-number", [number or "" for number in found], golds, sum(map(bool, found)))
 
 
+def metric_under(how: str, metric: str) -> str:
+    """The metric of a reading: letters, yes and no are no numbers and no JSON."""
+    return metric if how not in ("letter", "yes-no") or metric in AS_TEXT else "exact_match"
+
+
 def readings(rows: PredictionRows, metric: str) -> list[Extracted]:
     """Each other way to read the answers that the rows give a reason for."""
     if rows.references is None or not rows.predictions:
@@ -94,8 +141,10 @@ def readings(rows: PredictionRows, metric: str) -> list[Extracted]:
     found = []
     if any(tagged_answer(text) is not None for text in rows.predictions):
         found.append(extracted(rows, "tag"))
-    if all(map(reference_letter, texts)):
+    if all(None not in several for several in gold_letters(rows)):
         found.append(extracted(rows, "letter"))
+    elif all(normalised(text) in ("yes", "no", "да", "нет") for text in texts):
+        found.append(extracted(rows, "yes-no"))
     elif metric in AS_TEXT and all(is_measure(text) and only_number(text) for text in texts):
         found.append(extracted(rows, "last-number"))
     return found

@@ -101,6 +101,20 @@ def unwrapped(predictions: list[str]) -> tuple[list[str], list[str]]:
     ]
 
 
+def from_python(texts: list[str]) -> tuple[list[str], bool]:
+    """The texts as JSON where every one is an object as Python prints it, `{'a': None}`, as pandas writes it to CSV."""
+    if not any(text.strip() for text in texts) or not all(text.lstrip()[:1] in ("{", "") for text in texts):
+        return texts, False
+    found = []
+    for text in texts:
+        try:
+            value = ast.literal_eval(text.strip()) if text.strip() else ""
+            found.append(json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, dict) else text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return texts, False
+    return found, found != texts and not all(map(is_json_container, texts))
+
+
 def references_of(
     path: Path,
     ids: Sequence[str],

@@ -15,6 +15,8 @@ from vlmft.config.check import ConfigError
 
 Record: TypeAlias = Mapping[str, Any]
 
+IMAGE_IDS = ("image_id", "image", "file_name", "filename", "image_path")
+"""An id where each image has one question."""
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prediction": (
         *("prediction", "pred", "predicted", "predicted_answer", "model_prediction", "predict", "model_answer"),
@@ -26,7 +28,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("result_message_content", "response_candidates_0_content_parts", "response_body_choices_0_text"),
     ),
     "reference": (
-        *("reference", "references", "gold", "golds", "ground_truth", "ground_truths", "groundtruth", "gt"),
+        *(
+            "reference",
+            "references",
+            "ref",
+            "refs",
+            "gold",
+            "golds",
+            "ground_truth",
+            "ground_truths",
+            "groundtruth",
+            "gt",
+        ),
         *("label", "labels", "target", "targets", "correct_answer", "gold_answer", "gt_answer", "reference_answer"),
         *("expected_answer", "expected", "true_answer", "true_label", "gt_label", "y_true", "actual", "annotation"),
         *("answer", "answers", "solution"),
@@ -34,7 +47,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "id": (
         *("id", "row_id", "sample_id", "question_id", "custom_id", "doc_id", "qid", "uid", "item_id", "example_id"),
-        *("index", "idx", "key"),
+        *("index", "idx", "key", *IMAGE_IDS),
     ),
     "group": ("image_sha256",),
     "score": (),
@@ -124,7 +137,9 @@ def text_of(value: Any) -> str | None:
             value = value[field]
         elif isinstance(value, list):
             if len(value) > 1 and all(isinstance(one, dict) and "role" in one for one in value):
-                value = value[-1] if value[-1]["role"] in ("assistant", "gpt", "model") else None
+                if value[-1]["role"] not in ("assistant", "gpt", "model"):
+                    return None
+                value = value[-1]
             elif value and all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in value):
                 return "".join(one["text"] for one in value)
             elif len(value) > 1:
@@ -169,10 +184,11 @@ def find_columns(
             continue
         free = [name for name in names if name in spelled and spelled[name][0] not in found.values()]
         fitting = [name for name in free if _fits(use, [cell(record, spelled[name][0]) for record in records])]
-        if use == "prediction" and (objects or not fitting):
-            fitting = free  # what is not a text is told with its row
-        if use == "id" and not fitting and free:
-            notes.append(_no_id(records, spelled[free[0]][0]))
+        if (use == "prediction" and objects) or (use in ("prediction", "reference") and not fitting):
+            fitting = free  # what is wrong with it is told with its row
+        own = [name for name in free if name not in IMAGE_IDS]
+        if use == "id" and not fitting and own:
+            notes.append(_no_id(records, spelled[own[0]][0]))
         if not fitting:
             continue
         twice = spelled[fitting[0]]
@@ -205,7 +221,7 @@ def _fits(use: str, values: Sequence[Any]) -> bool:
     if use == "id":
         texts = {str(value).strip() for value in values if not isinstance(value, (dict, list))}
         return len(texts) == len(values) and not any(map(is_missing, values)) and "" not in texts
-    return True
+    return use != "reference" or not all(is_missing(value) or value in ("", []) for value in values)
 
 
 def _no_id(records: Sequence[Record], column: str) -> str:

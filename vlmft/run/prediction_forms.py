@@ -59,8 +59,9 @@ def read_records(
     if len(chosen) > 1:
         return _together(path, chosen, file.form, notes)
     (found,) = chosen.values()
-    if file.form in ONE_OBJECT:
-        found = _texts_by_id(found, names, "text" if what == "predictions" else "answer") or found
+    if file.form in ONE_OBJECT or (len(found) == 1 and path.suffix.lower() == ".json"):
+        called = "text" if what == "predictions" else "answer"
+        found = _columns_beside(found, names) or _texts_by_id(found, names, called) or found
     if found and all(isinstance(row, str) for row in found):
         return Records([{LINE: text} for text in found], f"{file.form} of texts", notes, is_lines=True)
     return Records(_named(path, found), file.form, notes)
@@ -122,6 +123,16 @@ def _is_row(row: Any) -> bool:
     return isinstance(row, dict)
 
 
+def _columns_beside(found: Sequence[Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of {"accuracy": 0.8, "predictions": [...], "references": [...]}; empty where the file is another one."""
+    row = found[0] if len(found) == 1 and isinstance(found[0], dict) else {}
+    lists = {key: cell for key, cell in row.items() if isinstance(cell, list)}
+    lengths = {len(cell) for cell in lists.values()}
+    if len(lists) < 2 or len(lengths) > 1 or not any(plain(key) in names for key in lists):
+        return []
+    return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+
+
 def _texts_by_id(found: Sequence[Any], names: Sequence[str], called: str) -> list[dict[str, Any]]:
     """The rows of {id: text}, as SQuAD's and GQA's scripts take it; empty where the file is something else.
 
@@ -163,23 +174,29 @@ def _named(path: Path, found: Sequence[Any]) -> list[dict[str, Any]]:
 def _together(path: Path, parts: Mapping[str, list[Any]], form: str, notes: list[str]) -> Records:
     """Several lists as one, with a column that says which list a row was in."""
     shown = dict(zip(parts, _short_names(list(parts)), strict=True))
-    seen: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     named = {name: _named(path, part) for name, part in parts.items()}
+    _expect_no_list_in_another(path, named)
     columns = {column for part in named.values() for row in part for column in row}
     split = next(name for name in SPLIT_COLUMNS if name not in columns)
     for name, part in named.items():
         for row in part:
-            content = json.dumps(row, sort_keys=True, default=str)
-            if seen.setdefault(content, name) != name:
-                raise ConfigError(
-                    f"{path}: Expected each row in one list, got rows that are in {seen[content]!r} and in {name!r}; "
-                    f"choose with --rows {seen[content]}"
-                )
             rows.append({**row, split: shown[name]})
     counts = ", ".join(f"{len(part)} of {shown[name]!r}" for name, part in named.items())
     notes.append(f"rows are those of {len(parts)} lists: {counts}; --rows NAME takes one ({', '.join(parts)})")
     return Records(rows, form, notes, split=split)
+
+
+def _expect_no_list_in_another(path: Path, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Such as the list of all rows and that of the wrong ones: read together, rows would count twice."""
+    contents = {name: [json.dumps(row, sort_keys=True, default=str) for row in part] for name, part in parts.items()}
+    for name, rows in contents.items():
+        for other, more in contents.items():
+            if name != other and len(rows) <= len(more) and set(rows) <= set(more):
+                raise ConfigError(
+                    f"{path}: Expected each row in one list, got those of {name!r} in {other!r} too; choose with "
+                    f"--rows {other}"
+                )
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

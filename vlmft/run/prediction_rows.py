@@ -14,6 +14,7 @@ from vlmft.data.make import make_dataset
 from vlmft.run.folder import CONFIG_FILE, read_run
 from vlmft.run.prediction_cells import (
     each_cell,
+    from_python,
     json_text,
     options_of,
     prediction_text,
@@ -162,6 +163,8 @@ def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Rea
         kinds = {"alternatives": reading.alternatives, "as_json": reading.as_json}
         references, said = references_of(path, ids, cells["reference"], predictions, **kinds)
         notes += said
+    predictions, references, said = _from_python(predictions, references)
+    notes += said
     gave_up = sum(text.startswith(GAVE_UP) for text in predictions)
     if gave_up:
         notes.append(f"{gave_up} predictions say {GAVE_UP!r}: no answer was had there, and they count as wrong")
@@ -184,6 +187,23 @@ def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Rea
         options=options_of(rows),
         is_lines=records.is_lines,
     )
+
+
+def _from_python(
+    predictions: list[str], references: list[tuple[str, ...]] | None
+) -> tuple[list[str], list[tuple[str, ...]] | None, list[str]]:
+    """Objects that were printed into a table by Python, as JSON; and notes of it."""
+    notes = []
+    said, is_printed = from_python(predictions)
+    if is_printed:
+        predictions = said
+        notes.append("predictions were objects as Python prints them, and are read as JSON")
+    if references is not None and all(len(several) == 1 for several in references):
+        golds, is_printed = from_python([several[0] for several in references])
+        if is_printed:
+            references = [(text,) for text in golds]
+            notes.append("references were objects as Python prints them, and are read as JSON")
+    return predictions, references, notes
 
 
 def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
@@ -258,9 +278,10 @@ def with_references(rows: PredictionRows, source: Path | None, reading: Reading)
         return rows
     config = rows.path.resolve().parent.parent / CONFIG_FILE
     if rows.path.resolve().parent.name != "predictions" or not config.is_file():
+        also = " (it may be the same one)" if any("not read: " in note for note in rows.notes) else ""
         raise ConfigError(
             f"{rows.path}: Expected a column of references, got {', '.join(rows.columns.values())}; name it with "
-            "--columns reference=..., or give --references FILE"
+            f"--columns reference=..., or give --references FILE{also}"
         )
     ids = read_rows(rows.path, reading.named).ids if reading.by_order else rows.ids
     return _of_the_run(rows, ids, config.parent)

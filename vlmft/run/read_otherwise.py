@@ -9,7 +9,7 @@ from vlmft.config.check import ConfigError
 from vlmft.metrics import Labels
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.relaxed_accuracy import YEAR
-from vlmft.run.extracted import readings
+from vlmft.run.extracted import metric_under, readings
 from vlmft.run.scoring import Scored, scored, shown
 
 
@@ -47,7 +47,7 @@ def _as_they_are(one: Scored, metric: str, labels: Labels | None) -> Beside:
 
 
 def _under(one: Scored, metric: str, labels: Labels | None, how: str) -> list[Beside]:
-    other = scored(one.rows, metric, labels, how)
+    other = scored(one.rows, metric_under(how, metric), labels, how)
     assert other.extracted is not None
     if other.value == one.value:
         return []

@@ -40,7 +40,7 @@ def run_score(arguments: Sequence[str]) -> None:
     rows, labels = read_file(options.file, columns, options), read_labels(options.classes)
     if options.by is not None and rows.by is None:
         raise ConfigError(f"{rows.path}: --by: Expected a column called {options.by!r}, got none; name one of the file")
-    names = metrics_of(rows, options.metric)
+    names = metrics_of(rows, options.metric, options.extract)
     if names == ["count_accuracy"]:
         names.append("counting")
     of_rows: list[str | None] = [name for name in names if name not in OF_A_SET] if names else [None]

@@ -155,7 +155,7 @@ def read_file(path: Path, columns: str, options: argparse.Namespace) -> Predicti
     return with_references(rows, options.references, reading)
 
 
-def metrics_of(rows: PredictionRows, said: str | None) -> list[str]:
+def metrics_of(rows: PredictionRows, said: str | None, extract: str = "none") -> list[str]:
     """What to score by: what was said, a suite spelled out; else the run's metric, else what the references allow."""
     if said is not None:
         return [one for name in said.split(",") for one in SUITES.get(name, (name,))]
@@ -163,6 +163,8 @@ def metrics_of(rows: PredictionRows, said: str | None) -> list[str]:
         return []
     if rows.metric is not None:
         return [rows.metric]
+    if extract in ("letter", "yes-no"):
+        return ["exact_match"]
     assert rows.references is not None
     if all(is_json_container(text) for references in rows.references for text in references):
         return ["json_match"]
