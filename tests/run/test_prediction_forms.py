@@ -299,6 +299,9 @@ def test_lists_of_one_text_written_as_text(told: Json, tmp_path: Path) -> None:
     content = told(run_score, table(tmp_path / "a.tsv", rows, "\t"))
     assert content["scores"][0]["value"] == 0.1
     assert len(content["notes"]) == 1
+    content = told(run_score, lines(tmp_path / "a.jsonl", rows[1:]))  # where a list can be one, so is a text
+    (score,) = content["scores"]
+    assert score["value"] == 0 and score["read_otherwise"][0]["value"] == pytest.approx(7 / 9)
 
 
 def test_lists_of_right_answers_written_as_text(told: Json, tmp_path: Path) -> None:

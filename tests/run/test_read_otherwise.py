@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -199,6 +200,11 @@ def test_yes_and_no(told: Json, tmp_path: Path) -> None:
 
 def test_objects_that_python_printed(told: Json, tmp_path: Path) -> None:
     rows = [{"pred": str({"a": i, "b": None}), "gold": str({"b": None, "a": 1})} for i in range(4)]
-    content = told(run_score, write(tmp_path / "a.jsonl", rows))
+    path = tmp_path / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["pred", "gold"])
+        writer.writeheader()
+        writer.writerows(rows)
+    content = told(run_score, path)
     assert content["scores"][0]["metric"].startswith("json_match/") and content["scores"][0]["value"] == 0.25
     assert [note.split(" ")[0] for note in content["notes"]] == ["predictions", "references"]

@@ -29,6 +29,8 @@ _SPECIAL = re.compile(
 """Tokens that end a turn, as a tool leaves them that decodes with special tokens."""
 _TURN = re.compile(r"(?:<\|im_start\|>|<start_of_turn>|\n|^)\s*(?:assistant|model)\s*(?::|\n)", re.IGNORECASE)
 """The model's turn, as a tool leaves it that decodes the prompt too."""
+_LIST_OF_ONE = re.compile(r"""\s*\[\s*(['"])([^'"]*)\1\s*\]\s*""")
+"""What a model says that was trained on lists of one answer."""
 _ANSWER_KEYS = ("answer", "final_answer", "prediction", "response")
 _LATEX_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
 
@@ -82,7 +84,10 @@ def _slot(text: str) -> str | None:
 
 
 def _in_json(text: str) -> str | None:
-    """The answer of `{"reason": ..., "answer": "4"}`; None where the text is something else."""
+    """The answer of `{"reason": ..., "answer": "4"}` or `['4']`; None where the text is something else."""
+    alone = _LIST_OF_ONE.fullmatch(text)
+    if alone:
+        return alone[2]
     plain = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     if not plain.startswith("{"):
         return None

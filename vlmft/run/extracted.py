@@ -138,13 +138,13 @@ def readings(rows: PredictionRows, metric: str) -> list[Extracted]:
     if rows.references is None or not rows.predictions:
         return []
     texts = [text for several in rows.references for text in several]
+    if all(None not in several for several in gold_letters(rows)):
+        return [extracted(rows, "letter")]  # looks into slots as well
+    if all(normalised(text) in ("yes", "no", "да", "нет") for text in texts):
+        return [extracted(rows, "yes-no")]
     found = []
     if any(tagged_answer(text) is not None for text in rows.predictions):
         found.append(extracted(rows, "tag"))
-    if all(None not in several for several in gold_letters(rows)):
-        found.append(extracted(rows, "letter"))
-    elif all(normalised(text) in ("yes", "no", "да", "нет") for text in texts):
-        found.append(extracted(rows, "yes-no"))
-    elif metric in AS_TEXT and all(is_measure(text) and only_number(text) for text in texts):
+    if metric in AS_TEXT and all(is_measure(text) and only_number(text) for text in texts):
         found.append(extracted(rows, "last-number"))
     return found

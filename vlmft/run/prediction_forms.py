@@ -36,6 +36,11 @@ class Records:
     split: str | None = None
     """The column of the list that each row was in, where the file has several."""
 
+    @property
+    def is_table(self) -> bool:
+        """Whether every cell had to be written as text, lists and objects too."""
+        return self.form.startswith(("CSV", "TSV", "an Excel"))
+
 
 def read_records(
     path: Path, names: Sequence[str], what: str, *, rows: str | None = None, encoding: str | None = None

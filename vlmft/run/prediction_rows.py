@@ -132,8 +132,8 @@ def _with_columns(
     path: Path, records: Records, reading: Reading, names: Mapping[str, Sequence[str]]
 ) -> tuple[Records, dict[str, str]]:
     """The columns, and the rows with ids that are each row's own over several lists."""
-    there = {plain(name): name for name in reversed(names_of(records.rows))}
     named = reading.named
+    there = {plain(name): name for name in reversed(names_of(records.rows))} if records.split is not None else {}
     candidates = [named["id"]] if "id" in named else [there[name] for name in COLUMNS["id"] if name in there]
     notes = list(records.notes)
     for column in candidates:
@@ -155,7 +155,7 @@ def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Rea
         _expect_no_row_twice(path, rows)
     cells = {use: [cell(record, column) for record in rows] for use, column in columns.items()}
     predictions = each_cell(json_text if reading.as_json else prediction_text, path, ids, cells.get("prediction", ()))
-    if not reading.as_json:
+    if records.is_table and not reading.as_json:
         predictions, said = unwrapped(predictions)
         notes += said
     references = None
@@ -163,8 +163,9 @@ def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Rea
         kinds = {"alternatives": reading.alternatives, "as_json": reading.as_json}
         references, said = references_of(path, ids, cells["reference"], predictions, **kinds)
         notes += said
-    predictions, references, said = _from_python(predictions, references)
-    notes += said
+    if records.is_table:
+        predictions, references, said = _from_python(predictions, references)
+        notes += said
     gave_up = sum(text.startswith(GAVE_UP) for text in predictions)
     if gave_up:
         notes.append(f"{gave_up} predictions say {GAVE_UP!r}: no answer was had there, and they count as wrong")

@@ -25,8 +25,6 @@ def expect_same_questions(first: PredictionRows, rows: PredictionRows) -> list[s
 
     Raises ConfigError where references differ, or most questions do.
     """
-    if first.references is not None and rows.references is not None:
-        _expect_same_references(first, rows, first.references, rows.references)
     notes = []
     for name in [name for name in first.asked if name in rows.asked]:
         expected = dict(zip(first.ids, first.asked[name], strict=True))
@@ -45,6 +43,8 @@ def expect_same_questions(first: PredictionRows, rows: PredictionRows) -> list[s
                 f"same rows{_mend(name, expected, got)}"
             )
         notes.append(f"{rows.path}: {name} is not as in {first.path} in {told}")
+    if first.references is not None and rows.references is not None:
+        _expect_same_references(first, rows, first.references, rows.references)
     return notes
 
 
