@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmft.metrics.relaxed_accuracy import relaxed_accuracy, relaxed_accuracy_strict
+from vlmft.metrics.relaxed_accuracy import relaxed_accuracy, relaxed_accuracy_strict, relaxed_accuracy_units
 from vlmft.metrics.score import Metric
 
 VARIANTS = (
@@ -108,7 +108,49 @@ def test_normalised_cases(gold: str, prediction: str, right: bool) -> None:
     assert relaxed_accuracy(prediction, [gold]).value == right
 
 
-@pytest.mark.parametrize("metric", [relaxed_accuracy, relaxed_accuracy_strict])
+@pytest.mark.parametrize(
+    ("gold", "prediction", "right"),
+    [
+        ("140°", "140", True),
+        ("140", "140°", True),
+        ("140°", "<think>x</think><answer>141</answer>", True),
+        ("140°", "40", False),
+        ("140°", "140 degrees", True),
+        ("140°", "140^\\circ", True),
+        ("140", "$140^{\\circ}$", True),
+        ("12", "12 cm", True),
+        ("12 cm", "12 centimeters", True),
+        ("12 cm", "12 mm", False),  # two units
+        ("25", "25 m²", True),
+        ("60 km/h", "60", True),
+        ("5", "$5", True),
+        ("5", "USD 5", True),
+        ("500", "Rs. 500", True),
+        ("5", "5 %", True),
+        ("12", "12 people", True),
+        ("12 people", "12 cats", False),
+        ("12", "12 million", False),  # no unit
+        ("12", "12k", False),
+        ("12", "12 тысяч", False),
+        ("12", "12 or more", False),
+        ("3", "3rd", False),
+        ("2010", "2011 AD", False),  # a year, with something behind it
+        ("[12 cm, 5 cm]", "12, 5", True),
+        ("3", "B3", False),
+    ],
+)
+def test_units(gold: str, prediction: str, right: bool) -> None:
+    assert relaxed_accuracy_units(prediction, [gold]).value == right
+
+
+@needs_variants
+def test_units_move_nothing_that_is_recorded() -> None:
+    rows = read_variants()
+    for row in rows:
+        assert relaxed_accuracy_units(row["pred"], [row["gold"]]) == relaxed_accuracy(row["pred"], [row["gold"]])
+
+
+@pytest.mark.parametrize("metric", [relaxed_accuracy, relaxed_accuracy_strict, relaxed_accuracy_units])
 def test_best_of_the_references_and_parse_failures(metric: Metric) -> None:
     assert metric("7", ["3", "7"]).value == 1
     assert metric(" \n", [" "]).value == 0

@@ -14,10 +14,12 @@ from vlmft.metrics.cider import cider_d
 from vlmft.metrics.count_accuracy import count_accuracy
 from vlmft.metrics.counting import counting
 from vlmft.metrics.exact_match import exact_match
+from vlmft.metrics.json_match import json_match
 from vlmft.metrics.labels import Labels, alias_accuracy, macro_f1
-from vlmft.metrics.relaxed_accuracy import relaxed_accuracy, relaxed_accuracy_strict
+from vlmft.metrics.relaxed_accuracy import relaxed_accuracy, relaxed_accuracy_strict, relaxed_accuracy_units
 from vlmft.metrics.rouge import rouge, rouge1, rouge_l
 from vlmft.metrics.rouge_package import rouge_package
+from vlmft.metrics.rouge_stemmed import rouge1_stemmed, rouge_l_stemmed, rouge_stemmed, stems
 from vlmft.metrics.score import Metric, Score
 from vlmft.metrics.table import CorpusMetric, Row, Table
 from vlmft.metrics.token_f1 import token_f1
@@ -44,12 +46,16 @@ METRICS: dict[str, Metric] = {
     "count_accuracy": count_accuracy,
     "relaxed_accuracy": relaxed_accuracy,
     "relaxed_accuracy_strict": relaxed_accuracy_strict,
+    "relaxed_accuracy_units": relaxed_accuracy_units,
+    "json_match": json_match,
     "vqa_match": vqa_match,
     "vqa_accuracy": vqa_accuracy,
     "anls": anls,
     "token_f1": token_f1,
     "rouge1": rouge1,
     "rouge_l": rouge_l,
+    "rouge1_stemmed": rouge1_stemmed,
+    "rouge_l_stemmed": rouge_l_stemmed,
     "sentence_chrf": sentence_chrf,
 }
 """Every metric that a config can name."""
@@ -57,6 +63,7 @@ METRICS: dict[str, Metric] = {
 CORPUS_METRICS: dict[str, CorpusMetric] = {
     "counting": counting,
     "rouge": rouge,
+    "rouge_stemmed": rouge_stemmed,
     "rouge_package": rouge_package,
     "bleu": bleu,
     "chrf": chrf,
@@ -80,12 +87,15 @@ SUITES: dict[str, tuple[str, ...]] = {
 _BESIDE: dict[str, tuple[str, ...]] = {
     "relaxed_accuracy": ("exact_match", "relaxed_accuracy_strict"),
     "relaxed_accuracy_strict": ("exact_match", "relaxed_accuracy"),
+    "relaxed_accuracy_units": ("exact_match", "relaxed_accuracy"),
     "count_accuracy": ("exact_match", "counting"),
     "exact_match": ("token_f1",),
     "token_f1": ("exact_match", "chrf"),
     "sentence_chrf": ("exact_match", *SUITES["captions"]),
     "rouge1": ("exact_match", *SUITES["captions"]),
     "rouge_l": ("exact_match", *SUITES["captions"]),
+    "rouge1_stemmed": ("exact_match", *SUITES["captions"]),
+    "rouge_l_stemmed": ("exact_match", *SUITES["captions"]),
 }
 
 _VARIANTS: dict[str, str] = {
@@ -93,15 +103,20 @@ _VARIANTS: dict[str, str] = {
     "count_accuracy": "last-number-en-ru@1",
     "relaxed_accuracy": "normalised@1",
     "relaxed_accuracy_strict": "pix2struct-stripped@1",
+    "relaxed_accuracy_units": "normalised-units@1",
+    "json_match": "exact-values@1",
     "vqa_match": "always-normalised@1",
     "vqa_accuracy": "always-normalised@1",
     "anls": "cleaned-lengths@1",
     "token_f1": "squad-unicode@1",
     "rouge1": "unicode-words-f@1",
     "rouge_l": "unicode-words-f@1",
+    "rouge1_stemmed": "porter-words-f@1",
+    "rouge_l_stemmed": "porter-words-f@1",
     "sentence_chrf": "sacrebleu-nfc@1",
     "counting": "last-number-en-ru@1",
     "rouge": "unicode-words@1",
+    "rouge_stemmed": "porter-words@1",
     "rouge_package": "pltrdy-1.0.1@1",
     "bleu": "sacrebleu-nfc@1",
     "chrf": "sacrebleu-nfc@1",
@@ -139,11 +154,12 @@ def beside(name: str, rows: Sequence[Row], labels: Labels | None = None) -> dict
 def metric_named(name: str, labels: Labels | None = None) -> Metric:
     """The row metric called `name`, made from `labels` where it needs them.
 
-    Raises ValueError with the nearest name, for a metric of a whole set, or where the labels are missing.
+    Raises ValueError with the nearest name, for a metric of a whole set, or where the labels or a library are missing.
     """
     if name == "alias_accuracy" and labels is not None:
         return alias_accuracy(labels)
     if name in METRICS:
+        _expect_stemmer(name)
         return METRICS[name]
     raise ValueError(_advice(name, METRICS))
 
@@ -153,8 +169,15 @@ def corpus_metric_named(name: str, labels: Labels | None = None) -> CorpusMetric
     if name == "macro_f1" and labels is not None:
         return macro_f1(labels)
     if name in CORPUS_METRICS:
+        _expect_stemmer(name)
         return CORPUS_METRICS[name]
     raise ValueError(_advice(name, CORPUS_METRICS))
+
+
+def _expect_stemmer(name: str) -> None:
+    """Told before a run is trained, not when its answers are scored."""
+    if name.endswith("_stemmed"):
+        stems("stemmed")
 
 
 def _advice(name: str, table: Mapping[str, object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlmft.metrics.score import Score, expect_references
@@ -48,7 +48,11 @@ def rouge_of(prediction: str, references: Sequence[str]) -> dict[str, Overlap]:
     drops every letter beyond a-z, so that a Russian sentence scores 0 against itself.
     """
     expect_references(references)
-    answer, golds = words(prediction), [words(reference) for reference in references]
+    return rouge_of_words(words(prediction), [words(reference) for reference in references])
+
+
+def rouge_of_words(answer: Sequence[str], golds: Sequence[Sequence[str]]) -> dict[str, Overlap]:
+    """The same of texts that are cut into words already."""
     found = {f"rouge{n}": [rouge_n(answer, gold, n) for gold in golds] for n in (1, 2)}
     found["rougeL"] = [rouge_lcs(answer, gold) for gold in golds]
     return {name: max(overlaps, key=lambda one: one.f) for name, overlaps in found.items()}
@@ -66,8 +70,13 @@ def rouge_l(prediction: str, references: Sequence[str]) -> Score:
 
 def rouge(rows: Sequence[Row]) -> Table:
     """Means over the rows of r, p and f, as `rouge1_r` ...; ROUGE-2 is withheld where the answers are short."""
+    return rouge_table(rows, rouge_of)
+
+
+def rouge_table(rows: Sequence[Row], overlaps_of: Callable[[str, Sequence[str]], dict[str, Overlap]]) -> Table:
+    """The table of one way to count the overlaps of a row."""
     expect_rows(rows)
-    table = mean_overlaps([rouge_of(prediction, references) for prediction, references in rows])
+    table = mean_overlaps([overlaps_of(prediction, references) for prediction, references in rows])
     reason = short_answers(rows, words)
     if reason is not None:
         table.values.update({name: None for name in table.values if name.startswith("rouge2")})

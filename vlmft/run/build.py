@@ -32,7 +32,7 @@ from vlmft.data.base import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
-from vlmft.metrics import METRICS, metric_named
+from vlmft.metrics import metric_named
 from vlmft.models import lora
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import Source, computes_in_bf16, load_model, load_source, storage_dtype
@@ -168,7 +168,7 @@ def build(
             run that `resumes` is warned alone, for its settings cannot be changed any more.
     """
     dataset = make_dataset(data_config)  # first: a wrong path is told before a model is loaded
-    if data_config.metric is not None and data_config.metric not in METRICS:
+    if data_config.metric is not None:
         try:
             metric_named(data_config.metric)
         except ValueError as error:

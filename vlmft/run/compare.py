@@ -6,14 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.evaluation.compare import Adjusted, adjusted, compare, expect_same_ids, p_words
-from vlmft.run.prediction_rows import COLUMNS, PredictionRows
-from vlmft.run.score import (
+from vlmft.metrics import Labels
+from vlmft.run.extracted import metric_under, readings
+from vlmft.run.prediction_columns import COLUMNS
+from vlmft.run.prediction_rows import PredictionRows
+from vlmft.run.same_rows import expect_same_questions, unrelated
+from vlmft.run.scoring import (
     OF_A_SET,
     Scored,
+    add_views,
     columns_of_each,
+    ids_by_value,
     metrics_of,
     parser,
     read_file,
@@ -27,6 +34,7 @@ from vlmft.run.score import (
 def run_compare(arguments: Sequence[str]) -> None:
     """The tool: every file against the first, under one metric."""
     found = parser("compare", "Are the other files of predictions better than the first, on the same rows?")
+    add_views(found)
     found.add_argument("files", type=Path, nargs="+")
     options = found.parse_intermixed_args(arguments)  # each file may have its --columns beside it
     if len(options.files) < 2 or len(set(options.files)) < len(options.files):
@@ -34,47 +42,132 @@ def run_compare(arguments: Sequence[str]) -> None:
     columns = columns_of_each(options, len(options.files))
     files = [read_file(path, own, options) for path, own in zip(options.files, columns, strict=True)]
     files, notes = aligned(files, by_order=options.by_order)
-    metrics: list[str | None] = [*metrics_of(files[0], options.metric)] or [None]
+    if options.by is not None and files[0].by is None:
+        raise ConfigError(f"--by: Expected a column called {options.by!r} in one of the files, got none; name another")
+    metrics: list[str | None] = [*metrics_of(files[0], options.metric, options.extract)] or [None]
     if len(metrics) != 1 or metrics[0] in OF_A_SET:
         raise ConfigError(
             f"--metric: Expected one metric with a score for each row, got {', '.join(map(str, metrics))}"
         )
     labels = read_labels(options.classes)
-    each = [scored(rows, metrics[0], labels) for rows in files]
-    groups = files[0].row_groups
-    first, *others = each
-    results = adjusted(
-        [compare(str(first.rows.path), first.values, str(one.rows.path), one.values, groups) for one in others]
-    )
+    each = [scored(rows, metrics[0], labels, options.extract) for rows in files]
+    results, otherwise = _results(each), _read_otherwise(each, metrics[0], labels, offers=options.extract == "auto")
+    notes += unrelated(each)
     if options.json:
-        arms = [{"file": str(one.rows.path), **scored_content(one)} for one in each]
-        content = {"metric": first.metric, "arms": arms, "comparisons": [one.to_dict() for one in results]}
+        arms = [{"file": str(one.rows.path), "form": one.rows.form, **scored_content(one)} for one in each]
+        content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
+        content["comparisons"] = [one.to_dict() for one in results]
+        content["read_otherwise"] = [
+            {"option": f"--extract {how}", "comparisons": [one.to_dict() for one in found]} for how, found in otherwise
+        ]
+        content["by_value"] = by_value_of(each)
         content["notes"] = notes
         print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
         return
     _print(each, results)
+    for how, others in otherwise:
+        print(f"with --extract {how} (above, answers are {'taken out' if how == 'none' else 'as they are'}):")
+        for result in others:
+            is_share = all(one.is_share for one in each)
+            print(f"  {_values_of(result, is_share)}")
+            print(f"  {sentence(result, is_share=is_share, several=len(others) > 1)}")
+    _print_by(each)
     for note in notes:
         print(f"note: {note}")
 
 
-def aligned(files: Sequence[PredictionRows], *, by_order: bool) -> tuple[list[PredictionRows], list[str]]:
-    """The files with rows of the same ids and groups, and notes; under `by_order` row n of each is the same row.
+def _results(each: Sequence[Scored]) -> list[Adjusted]:
+    first, *others = each
+    groups = first.rows.row_groups
+    return adjusted(
+        [compare(str(first.rows.path), first.values, str(one.rows.path), one.values, groups) for one in others]
+    )
 
-    Raises ConfigError where a file has no ids, ids or numbers of rows differ, or one row has two references or groups.
+
+def _read_otherwise(
+    each: Sequence[Scored], metric: str | None, labels: Labels | None, *, offers: bool
+) -> list[tuple[str, list[Adjusted]]]:
+    """Other readings of the answers under which a figure changes, with what comes out."""
+    if metric is None:
+        return []
+    if each[0].extracted is not None:
+        whole = [scored(one.extracted.whole, metric, labels) for one in each if one.extracted is not None]
+        return [("none", _results(whole))] if [one.values for one in whole] != [one.values for one in each] else []
+    hows = dict.fromkeys(one.how for file in each for one in readings(file.rows, metric)) if offers else {}
+    found = []
+    for how in hows:
+        others = [scored(one.rows, metric_under(how, metric), labels, how) for one in each]
+        if [one.value for one in others] != [one.value for one in each]:
+            found.append((how, _results(others)))
+    return found
+
+
+def _values_of(result: Adjusted, is_share: bool) -> str:
+    found, unit = result.comparison, " %" if is_share else ""
+    return f"{shown(found.first_value, is_share)}{unit} -> {shown(found.second_value, is_share)}{unit}"
+
+
+def by_value_of(each: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
+    """Value of the column of --by -> each other file against the first on its rows; a look, and no test for each."""
+    first, *others = each
+    if first.rows.by is None:
+        return {}
+    groups = first.rows.row_groups
+    content: dict[str, list[dict[str, Any]]] = {}
+    for name, ids in ids_by_value(first.rows).items():
+        mine = {row_id: first.values[row_id] for row_id in ids}
+        for one in others:
+            theirs = {row_id: one.values[row_id] for row_id in ids}
+            found = compare(str(first.rows.path), mine, str(one.rows.path), theirs, groups).to_dict()
+            kept = ("first", "second", "n", "first_value", "second_value", "difference", "interval")
+            content.setdefault(name, []).append({key: found[key] for key in kept})
+    return content
+
+
+def _print_by(each: Sequence[Scored]) -> None:
+    content, is_share = by_value_of(each), all(one.is_share for one in each)
+    if content:
+        print(f"by {each[0].rows.by_name}:")
+    for name, comparisons in content.items():
+        for found in comparisons:
+            numbers = (found["difference"], *found["interval"])
+            difference, low, high = (shown(number, is_share, "+") for number in numbers)
+            before, after = (shown(found[key], is_share) for key in ("first_value", "second_value"))
+            which = f" ({found['second']})" if len(comparisons) > 1 else ""
+            print(f"  {name}, {found['n']} rows: {before} -> {after}, {difference} ({low} to {high}){which}")
+
+
+def aligned(files: Sequence[PredictionRows], *, by_order: bool) -> tuple[list[PredictionRows], list[str]]:
+    """The files with rows of the same ids, groups and values of --by, and notes; under `by_order` row n is row n.
+
+    Raises ConfigError where a file has no ids, ids or numbers of rows differ, or one row has two references, questions
+    or groups.
     """
     first = files[0]
     for rows in files:
-        if not by_order and "id" not in rows.columns:
-            raise ConfigError(f"{rows.path}: Expected an id column, got none; use --columns id=... or --by-order")
-        if by_order and len(rows.ids) != len(first.ids):
+        if not by_order and "id" not in rows.columns and not rows.is_lines:
+            why = next((f" ({note})" for note in rows.notes if "not taken as id" in note), "")
+            raise ConfigError(f"{rows.path}: Expected an id column, got none{why}; use --columns id=... or --by-order")
+        if (by_order or rows.is_lines) and len(rows.ids) != len(first.ids):
             raise ConfigError(f"{rows.path}: Expected {len(first.ids)} rows as in {first.path}, got {len(rows.ids)}")
+    notes = [f"{rows.path}: {note}" for rows in files for note in rows.notes]
     for rows in files[1:]:
         try:
             expect_same_ids(str(first.path), dict.fromkeys(first.ids), str(rows.path), dict.fromkeys(rows.ids))
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _expect_equal("reference", first, first.references, rows, rows.references)
-    return _grouped_alike(files)
+        notes += expect_same_questions(first, rows)
+    grouped, more = _grouped_alike(files)
+    return _broken_down_alike(grouped), notes + more
+
+
+def _broken_down_alike(files: Sequence[PredictionRows]) -> list[PredictionRows]:
+    """The files under the values of --by of the first that has any."""
+    first = next((rows for rows in files if rows.by is not None), None)
+    if first is None or first.by is None:
+        return list(files)
+    values = dict(zip(first.ids, first.by, strict=True))
+    return [replace(rows, by=[values[row_id] for row_id in rows.ids], by_name=first.by_name) for rows in files]
 
 
 def _grouped_alike(files: Sequence[PredictionRows]) -> tuple[list[PredictionRows], list[str]]:
@@ -98,15 +191,9 @@ def _grouped_alike(files: Sequence[PredictionRows]) -> tuple[list[PredictionRows
 
 
 def _expect_equal(
-    what: str,
-    first: PredictionRows,
-    expected: Sequence[object] | None,
-    rows: PredictionRows,
-    got: Sequence[object] | None,
+    what: str, first: PredictionRows, expected: Sequence[object], rows: PredictionRows, got: Sequence[object]
 ) -> None:
-    """One row has one reference and one group: where two files disagree, the rows are not the same ones."""
-    if expected is None or got is None:
-        return
+    """One row has one group: where two files disagree, the rows are not the same ones."""
     known = dict(zip(first.ids, expected, strict=True))
     odd = [row_id for row_id, value in zip(rows.ids, got, strict=True) if known[row_id] != value]
     if odd:
@@ -131,8 +218,6 @@ def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
             print(remark)
     if len(results) > 1:
         print(f"p is Holm's for {len(results)} comparisons; the intervals are each its own")
-    if "id" not in each[0].rows.columns and each[0].rows.references is None:
-        print("note: rows are paired by order alone, and nothing in the files shows that they belong together")
 
 
 def sentence(result: Adjusted, *, is_share: bool = True, several: bool = False) -> str:

@@ -1,40 +1,65 @@
-"""Rows of predictions from a file of any tool: CSV, TSV, JSON or JSONL. Nothing here imports torch."""
+"""Rows of predictions from a file of any tool: texts, references, ids. Nothing here imports torch."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.data.make import make_dataset
 from vlmft.run.folder import CONFIG_FILE, read_run
+from vlmft.run.prediction_cells import (
+    each_cell,
+    from_python,
+    json_text,
+    options_of,
+    prediction_text,
+    references_of,
+    score_of,
+    shown_cell,
+    unwrapped,
+)
+from vlmft.run.prediction_columns import (
+    AGREEING,
+    COLUMNS,
+    PROMPTS,
+    Record,
+    cell,
+    find_columns,
+    is_missing,
+    names_of,
+    plain,
+)
+from vlmft.run.prediction_forms import LINE, Records, read_records, unique_over_splits
 from vlmft.sample import BadRowError
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "prediction": (
-        *("prediction", "pred", "predicted", "predicted_answer", "model_prediction", "text", "output"),
-        *("model_output", "response", "generated_text"),
-    ),
-    "reference": (
-        *("reference", "references", "gold", "ground_truth", "label", "target", "correct_answer"),
-        *("answer", "answers"),
-    ),
-    "id": ("id", "row_id", "sample_id", "question_id", "doc_id"),
-    "group": ("image_sha256",),
-    "score": (),
-}
-"""What a column may be for -> the names by which it is found, the first that is there; a score must be named."""
-LONGEST_CELL = 1 << 24
-LIST_AS_TEXT = re.compile(r"""\[\s*(?:['"].*['"]|\{\s*['"]answer['"].*\})\s*\]""", re.DOTALL)
-"""What str() and pandas make of a list of texts, or of VQAv2's list of answers."""
+WHOLE_AS_FLOAT = re.compile(r"\d+\.0")
+"""What pandas makes of whole numbers beside a missing one."""
+GAVE_UP = "Failed to obtain answer"
+"""What VLMEvalKit writes in place of an answer that it did not get."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read."""
+
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Use -> column; the rest is found by name (`COLUMNS`)."""
+    by_order: bool = False
+    """A column of ids has no say."""
+    rows: str | None = None
+    """The list to read, of a file that has several."""
+    encoding: str | None = None
+    by: str | None = None
+    """A column to break figures down by."""
+    alternatives: bool = False
+    """A list written as text is a list of right answers."""
+    as_json: bool = False
+    """Objects and lists are answers themselves, kept as JSON text."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,18 @@ class PredictionRows:
     """Rows whose `finish` says that the answer reached its length limit."""
     metric: str | None = None
     """The metric of the run that made the file, where that is known."""
+    form: str = ""
+    """What kind of file it is, in words."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know of how it was read."""
+    by: list[str] | None = None
+    """Each row's value in the column of --by, or the list of the file that it was in."""
+    by_name: str | None = None
+    asked: dict[str, list[str]] = field(default_factory=dict)
+    """Columns that tell what a row asks (`AGREEING`, `PROMPTS`) -> each row's cell."""
+    options: list[dict[str, str]] = field(default_factory=list)
+    """Each row's options by letter; empty where the file has none."""
+    is_lines: bool = False
 
     @property
     def row_groups(self) -> dict[str, str]:
@@ -62,223 +99,240 @@ class PredictionRows:
 
 
 def read_rows(path: Path, named: Mapping[str, str], *, by_order: bool = False) -> PredictionRows:
-    """The rows of `path`; `named` says which column is what, the rest is found by name (`COLUMNS`).
+    """`read_predictions` where the columns are known."""
+    return read_predictions(path, Reading(named, by_order=by_order))
 
-    Under `by_order` a column of ids has no say. Raises ConfigError for a file that is not there or damaged, a column
-    that is missing, an id that comes twice.
+
+def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool = False) -> PredictionRows:
+    """The rows of `path`.
+
+    With `references_elsewhere` a column `answer` may be the prediction, as in VQA's own results. Raises ConfigError for
+    a file that is not there or damaged, or a column that is missing.
     """
-    records = _records(path)
-    there = _names(records)
-    columns = _columns(path, there, named)
+    names = {**COLUMNS, "reference": () if references_elsewhere else COLUMNS["reference"]}
+    if references_elsewhere:
+        names["prediction"] = (*COLUMNS["prediction"], "answer", "caption")
+    wanted = [*names["prediction"], *(reading.named[use] for use in ("prediction", "score") if use in reading.named)]
+    records = read_records(path, wanted, "predictions", rows=reading.rows, encoding=reading.encoding)
+    if records.is_lines:
+        return _rows(path, records, {"prediction": LINE}, reading)
+    records, columns = _with_columns(path, records, reading, names)
     if "prediction" not in columns and "score" not in columns:
+        there = [name for name in names_of(records.rows) if "." not in name]
+        known = "answer" in map(plain, there) and plain(columns.get("reference", "answer")) != "answer"
+        hint = ", prediction=answer where that is the model's" if known else ""
         raise ConfigError(
             f"{path}: Expected a column of predictions, got {', '.join(there)}; name it with "
-            "--columns prediction=..., or a column of scores with --columns score=..."
+            f"--columns prediction=...{hint}, or a column of scores with --columns score=..."
         )
-    return _rows(path, records, columns, by_order=by_order)
+    return _rows(path, records, columns, reading)
 
 
-def _rows(
-    path: Path, records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, by_order: bool
-) -> PredictionRows:
-    columns = {use: column for use, column in columns.items() if use != "id" or not by_order}
-    ids = [str(number) for number in range(1, len(records) + 1)]
+def _with_columns(
+    path: Path, records: Records, reading: Reading, names: Mapping[str, Sequence[str]]
+) -> tuple[Records, dict[str, str]]:
+    """The columns, and the rows with ids that are each row's own over several lists."""
+    named = reading.named
+    there = {plain(name): name for name in reversed(names_of(records.rows))} if records.split is not None else {}
+    candidates = [named["id"]] if "id" in named else [there[name] for name in COLUMNS["id"] if name in there]
+    notes = list(records.notes)
+    for column in candidates:
+        rows, note = unique_over_splits(records, column)
+        if note is not None:
+            records, notes = replace(records, rows=rows), [*notes, note]
+            break
+    found = find_columns(path, records.rows, named, names, objects=reading.as_json)
+    return replace(records, notes=[*notes, *found.notes]), found.of_use
+
+
+def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Reading) -> PredictionRows:
+    rows, notes = records.rows, list(records.notes)
+    columns = {use: column for use, column in columns.items() if use != "id" or not reading.by_order}
+    ids = [str(number) for number in range(1, len(rows) + 1)]
     if "id" in columns:
-        ids = [_named(path, ids[i], record, columns["id"]) for i, record in enumerate(records)]
-        twice = [name for name, count in Counter(ids).items() if count > 1]
-        if twice:
-            raise ConfigError(
-                f"{path}: Expected every id once, got {len(twice)} several times ({', '.join(twice[:5])})"
-            )
-    cells = {use: [record.get(column) for record in records] for use, column in columns.items()}
+        ids = _ids(path, rows, columns["id"])
+    elif not reading.by_order:
+        _expect_no_row_twice(path, rows)
+    cells = {use: [cell(record, column) for record in rows] for use, column in columns.items()}
+    predictions = each_cell(json_text if reading.as_json else prediction_text, path, ids, cells.get("prediction", ()))
+    if records.is_table and not reading.as_json:
+        predictions, said = unwrapped(predictions)
+        notes += said
+    references = None
+    if "reference" in cells:
+        kinds = {"alternatives": reading.alternatives, "as_json": reading.as_json}
+        references, said = references_of(path, ids, cells["reference"], predictions, **kinds)
+        notes += said
+    if records.is_table:
+        predictions, references, said = _from_python(predictions, references)
+        notes += said
+    gave_up = sum(text.startswith(GAVE_UP) for text in predictions)
+    if gave_up:
+        notes.append(f"{gave_up} predictions say {GAVE_UP!r}: no answer was had there, and they count as wrong")
+    by_name = reading.by or records.split
     return PredictionRows(
         path=path,
-        columns=columns,
+        columns=dict(columns),
         ids=ids,
-        predictions=[_text(path, i, value) for i, value in zip(ids, cells.get("prediction", ()), strict=False)],
-        references=_each(_references, path, ids, cells["reference"]) if "reference" in cells else None,
-        scores=_each(_score, path, ids, cells["score"]) if "score" in cells else None,
+        predictions=predictions,
+        references=references,
+        scores=each_cell(score_of, path, ids, cells["score"]) if "score" in cells else None,
         # a row without an image is a group of its own
         groups=[json.dumps(value) if value else i for i, value in zip(ids, cells.get("group", ids), strict=True)],
-        cut=[record.get("finish") == "length" for record in records],
+        cut=[_is_cut(record) for record in rows],
+        form=records.form,
+        notes=notes,
+        by=_values(rows, by_name) if by_name is not None else None,
+        by_name=by_name,
+        asked=_asked(rows, columns),
+        options=options_of(rows),
+        is_lines=records.is_lines,
     )
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            records: list[dict[str, Any]] = _parsed(path, file)
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise ConfigError(f"{path}: Expected a CSV, TSV, JSON or JSONL file in UTF-8, got: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: Expected rows with named columns, got lists in lists too deep to read") from error
-    if not records or not all(isinstance(record, dict) and record for record in records):
-        raise ConfigError(
-            f"{path}: Expected rows with named columns, got {str(records)[:40]}; give a header or objects"
-        )
-    return records
+def _from_python(
+    predictions: list[str], references: list[tuple[str, ...]] | None
+) -> tuple[list[str], list[tuple[str, ...]] | None, list[str]]:
+    """Objects that were printed into a table by Python, as JSON; and notes of it."""
+    notes = []
+    said, is_printed = from_python(predictions)
+    if is_printed:
+        predictions = said
+        notes.append("predictions were objects as Python prints them, and are read as JSON")
+    if references is not None and all(len(several) == 1 for several in references):
+        golds, is_printed = from_python([several[0] for several in references])
+        if is_printed:
+            references = [(text,) for text in golds]
+            notes.append("references were objects as Python prints them, and are read as JSON")
+    return predictions, references, notes
 
 
-def _parsed(path: Path, file: Iterable[str]) -> Any:
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        return [_line(number, line) for number, line in enumerate(file, start=1) if line.strip()]
-    if kind == ".json":
-        found = json.loads("".join(file))
-        lists = [value for value in found.values() if isinstance(value, list)] if isinstance(found, dict) else [found]
-        if len(lists) != 1:
-            raise ValueError(f"an object with {len(lists)} lists where one list of rows is needed")
-        return lists[0]
-    if kind not in (".csv", ".tsv"):
-        raise ValueError(f"a file name that ends in {kind!r}")
-    csv.field_size_limit(LONGEST_CELL)
-    lines = iter(file)
-    header = next(lines, "")
-    separator = "\t" if kind == ".tsv" else max(",;\t", key=header.count)
-    rows = csv.DictReader(_chain(header, lines), delimiter=separator)
-    twice = [name for name, count in Counter(rows.fieldnames or ()).items() if name.strip() and count > 1]
+def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
+    ids = []
+    for number, record in enumerate(rows, start=1):
+        value = cell(record, column)
+        if is_missing(value) or not str(value).strip():
+            raise ConfigError(f"{path}: row {number} has no {column}; every row needs one, or none (--by-order)")
+        ids.append(str(value).strip())
+    if all(WHOLE_AS_FLOAT.fullmatch(name) for name in ids):
+        ids = [name.removesuffix(".0") for name in ids]
+    twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
-        raise ValueError(f"several columns of one name ({', '.join(twice)}), of which only one can be meant")
-    return [_whole(rows.line_num, row) for row in rows]
+        raise ConfigError(
+            f"{path}: Expected every {column} once, got {len(twice)} several times ({', '.join(twice[:5])}); drop rows "
+            "that are there twice, name another column, or use --by-order"
+        )
+    return ids
 
 
-def _chain(first: str, rest: Iterable[str]) -> Iterable[str]:
-    yield first
-    yield from rest
+def _expect_no_row_twice(path: Path, rows: Sequence[Record]) -> None:
+    """Rows with ids of their own that are there twice: what a distributed run writes to fill its last batch."""
+    there = {plain(name): name for name in reversed(names_of(rows[:1]))}
+    columns = [there[name] for name in COLUMNS["id"] if name in there]
+    if not columns:
+        return
+    seen: dict[str, int] = {}
+    for number, record in enumerate(rows, start=1):
+        if is_missing(cell(record, columns[0])):
+            continue
+        first = seen.setdefault(json.dumps(record, sort_keys=True, default=str), number)
+        if first != number:
+            raise ConfigError(
+                f"{path}: Expected each row once, got row {number} as row {first} in every cell ({columns[0]} "
+                f"{cell(record, columns[0])!r}); drop what is there twice, or count it with --by-order"
+            )
 
 
-def _line(number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
+def _is_cut(record: Record) -> bool:
+    places = ("finish", "finish_reason", "response.body.choices.0.finish_reason", "choices.0.finish_reason")
+    return any(cell(record, place) == "length" for place in places)
 
 
-def _whole(line: int, row: dict[Any, Any]) -> dict[str, Any]:
-    if None in row or None in row.values():
-        raise ValueError(f"line {line}: another number of cells than the header has")
-    return row
+def _values(rows: Sequence[Record], column: str) -> list[str] | None:
+    """The cells of a column, its name in any spelling; None where the file does not have it."""
+    there = names_of(rows)
+    alike = [name for name in there if name == column] or [name for name in there if plain(name) == plain(column)]
+    if not alike:
+        return None
+    values = [cell(record, alike[0]) for record in rows]
+    return [str(value).strip() if not is_missing(value) and str(value).strip() else "(none)" for value in values]
 
 
-def _names(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns of all records: many tools leave out what one row does not have."""
-    return list(dict.fromkeys(name for record in records for name in record))
-
-
-def _columns(path: Path, there: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
-    for use, column in named.items():
-        if column not in there:
-            nearest = difflib.get_close_matches(column, there, n=1) or there
-            raise ConfigError(f"{path}: there is no column {column!r} for {use}; did you mean {', '.join(nearest)}?")
-    plain = {re.sub(r"\W+", "_", column.strip().casefold()): column for column in reversed(there)}
-    found = dict(named)
-    for use, names in COLUMNS.items():
-        free = [plain[name] for name in names if name in plain and plain[name] not in found.values()]
-        if use not in found and free:
-            found[use] = free[0]
+def _asked(rows: Sequence[Record], columns: Mapping[str, str]) -> dict[str, list[str]]:
+    found = {}
+    for column in names_of(rows):
+        if plain(column) in (*AGREEING, *PROMPTS) and column not in columns.values():
+            texts = [shown_cell(cell(record, column)) for record in rows]
+            if any(texts):
+                found[plain(column)] = texts
     return found
 
 
-def _each(read: Any, path: Path, ids: Sequence[str], values: Sequence[Any]) -> list[Any]:
-    return [read(path, row_id, value) for row_id, value in zip(ids, values, strict=True)]
-
-
-def _named(path: Path, number: str, record: Mapping[str, Any], column: str) -> str:
-    value = record.get(column)
-    if value is None or not str(value).strip():
-        raise ConfigError(f"{path}: row {number} has no {column}; every row needs one, or none (--by-order)")
-    return str(value).strip()
-
-
-def _text(path: Path, row_id: str, value: Any) -> str:
-    if isinstance(value, (list, dict)):
-        raise ConfigError(f"{path}: Expected text as prediction of row {row_id}, got {value!r}")
-    return "" if _is_missing(value) else str(value)  # no answer is a wrong one, and stays in the denominator
-
-
-def _is_missing(value: Any) -> bool:
-    """None, and the NaN that pandas writes for it into JSON."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _references(path: Path, row_id: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) and LIST_AS_TEXT.fullmatch(value.strip()):
-        raise ConfigError(
-            f"{path}: Expected a reference in row {row_id}, got a list written as text, {value[:60]!r}; write lists as "
-            "such, in JSON or JSONL, also where such a text is meant: a list with that one text"
-        )
-    several = value if isinstance(value, list) else [value]
-    several = [one["answer"] if isinstance(one, dict) and "answer" in one else one for one in several]
-    if isinstance(value, dict) or any(isinstance(one, (list, dict)) for one in several):
-        raise ConfigError(
-            f"{path}: Expected a text or a list of texts as reference of row {row_id} (or VQAv2's "
-            f'[{{"answer": ...}}, ...]), got {str(value)[:60]}; name another column with --columns reference=...'
-        )
-    found = tuple(str(one) for one in several if not _is_missing(one))
-    if not any(text.strip() for text in found):
-        raise ConfigError(
-            f"{path}: Expected a reference in row {row_id}, got {value!r}; a row without one has no score"
-        )
-    return found
-
-
-def _score(path: Path, row_id: str, value: Any) -> float:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise ConfigError(f"{path}: Expected a number as score of row {row_id}, got {value!r}; score it 0")
-    return score
-
-
-def with_references(
-    rows: PredictionRows, source: Path | None, named: Mapping[str, str], *, by_order: bool
-) -> PredictionRows:
+def with_references(rows: PredictionRows, source: Path | None, reading: Reading) -> PredictionRows:
     """`rows` with references: from `source`, the file itself, or the dataset of the run folder that it stands in.
 
     Raises ConfigError where there are none, or where ids differ.
     """
     if source is not None:
-        other = read_rows_of_references(source, named, by_order=by_order)
-        if by_order or "id" not in rows.columns or "id" not in other.columns:
-            if not by_order or len(rows.ids) != len(other.ids):
-                raise ConfigError(
-                    f"{source}: Expected ids in both files, or --by-order and equal lengths, got {len(rows.ids)} and "
-                    f"{len(other.ids)} rows; name the columns with --columns id=..."
-                )
-            return replace(rows, references=other.references)
-        assert other.references is not None
-        found = dict(zip(other.ids, other.references, strict=True))
-        lost = [row_id for row_id in rows.ids if row_id not in found]
-        if lost or len(found) != len(rows.ids):
-            extra = sorted(found.keys() - set(rows.ids))
-            raise ConfigError(
-                f"{source}: Expected the ids of {rows.path}, got none for {len(lost)} of them ({', '.join(lost[:5])}) "
-                f"and {len(extra)} others ({', '.join(extra[:5])})"
-            )
-        return replace(rows, references=[found[row_id] for row_id in rows.ids])
+        return _joined(rows, source, reading)
     if rows.references is not None or rows.scores is not None:
         return rows
     config = rows.path.resolve().parent.parent / CONFIG_FILE
     if rows.path.resolve().parent.name != "predictions" or not config.is_file():
+        also = " (it may be the same one)" if any("not read: " in note for note in rows.notes) else ""
         raise ConfigError(
             f"{rows.path}: Expected a column of references, got {', '.join(rows.columns.values())}; name it with "
-            "--columns reference=..., or give --references FILE"
+            f"--columns reference=..., or give --references FILE{also}"
         )
-    ids = read_rows(rows.path, named).ids if by_order else rows.ids
+    ids = read_rows(rows.path, reading.named).ids if reading.by_order else rows.ids
     return _of_the_run(rows, ids, config.parent)
 
 
-def read_rows_of_references(source: Path, named: Mapping[str, str], *, by_order: bool) -> PredictionRows:
-    """A file of ids and references; it needs no predictions."""
-    records = _records(source)
-    there = _names(records)
-    wanted = {use: column for use, column in named.items() if use in ("id", "reference") and column in there}
-    columns = {use: column for use, column in _columns(source, there, wanted).items() if use in ("id", "reference")}
+def _joined(rows: PredictionRows, source: Path, reading: Reading) -> PredictionRows:
+    other = read_rows_of_references(source, reading)
+    assert other.references is not None
+    by_order = reading.by_order or (rows.is_lines and other.is_lines)
+    if by_order or "id" not in rows.columns or "id" not in other.columns:
+        if not by_order or len(rows.ids) != len(other.ids):
+            raise ConfigError(
+                f"{source}: Expected ids in both files, or --by-order and equal lengths, got {len(rows.ids)} and "
+                f"{len(other.ids)} rows; name the columns with --columns id=..."
+            )
+        notes = [*rows.notes, *other.notes]
+        notes += ["predictions and references are paired line by line"] if not reading.by_order else []
+        options, by = rows.options or other.options, rows.by or other.by
+        return replace(rows, references=other.references, notes=notes, options=options, by=by)
+    place = {row_id: i for i, row_id in enumerate(other.ids)}
+    lost = [row_id for row_id in rows.ids if row_id not in place]
+    if lost or len(place) != len(rows.ids):
+        extra = sorted(place.keys() - set(rows.ids))
+        raise ConfigError(
+            f"{source}: Expected the ids of {rows.path}, got none for {len(lost)} of them ({', '.join(lost[:5])}) "
+            f"and {len(extra)} others ({', '.join(extra[:5])})"
+        )
+    order = [place[row_id] for row_id in rows.ids]
+    references = [other.references[i] for i in order]
+    options = rows.options or ([other.options[i] for i in order] if other.options else [])
+    by = rows.by or ([other.by[i] for i in order] if other.by else None)
+    return replace(rows, references=references, notes=[*rows.notes, *other.notes], options=options, by=by)
+
+
+def read_rows_of_references(source: Path, reading: Reading) -> PredictionRows:
+    """A file of ids and references; it needs no predictions of its own."""
+    names = {use: COLUMNS[use] for use in ("id", "reference")}
+    named = [reading.named["reference"]] if "reference" in reading.named else []
+    wanted = [*names["reference"], *named, "captions", "caption"]
+    records = read_records(source, wanted, "references", encoding=reading.encoding)
+    if records.is_lines:
+        return _rows(source, records, {"reference": LINE}, reading)
+    names["reference"] = (*names["reference"], "captions", "caption")
+    there = names_of(records.rows)
+    wanted_here = {use: column for use, column in reading.named.items() if use in names and column in there}
+    records, columns = _with_columns(source, records, replace(reading, named=wanted_here), names)
     if "reference" not in columns:
-        raise ConfigError(f"{source}: Expected a column of references, got {', '.join(there)}; use --columns")
-    return _rows(source, records, columns, by_order=by_order)
+        shown = ", ".join(name for name in there if "." not in name)
+        raise ConfigError(f"{source}: Expected a column of references, got {shown}; use --columns reference=...")
+    return _rows(source, records, columns, reading)
 
 
 def _of_the_run(rows: PredictionRows, ids: Sequence[str], folder: Path) -> PredictionRows:

@@ -14,7 +14,7 @@ from vlmft.evaluation.compare import Comparison, compare, p_words
 from vlmft.evaluation.gains import seeds_apart
 from vlmft.run.compare import aligned
 from vlmft.run.folder import read_run, settings_of_results
-from vlmft.run.score import metrics_of, parser, read_file, read_labels, scored
+from vlmft.run.scoring import metrics_of, parser, read_file, read_labels, scored
 
 ARM_PAIR = ("untuned", "tuned")
 

@@ -145,10 +145,13 @@ def _lines(file: Path, named_lines: bool) -> File | None:
     begins = text.lstrip()[:1]
     try:
         whole = isinstance(json.loads(text), (dict, list))
+    except RecursionError:
+        return None
     except ValueError:
         # a torn first line among others that are whole is one bad row
         whole = named_lines and begins not in ("[", "") and _parses(second)
-    if not whole or (not second and (begins == "[" or not _is_row(text))):
+    # a .json of one line may be a container; in .jsonl a line is a row, also where it holds lists
+    if not whole or (not second and (begins == "[" or not (named_lines or _is_row(text)))):
         return None
     return File({"": JsonLines(file)}, "JSON Lines")
 
@@ -156,7 +159,7 @@ def _lines(file: Path, named_lines: bool) -> File | None:
 def _parses(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -274,7 +277,7 @@ def _workbook(file: Path) -> File:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
     except (OSError, ValueError, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
-        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it anew") from error
+        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it anew, or as CSV") from error
     parts = {name: list(_sheet_rows(rows)) for name, rows in sheets.items()}
     filled = {name: rows for name, rows in parts.items() if rows}
     if not filled:

@@ -12,6 +12,9 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .jfi
 LABEL_STUDIO_VALUES = ("choices", "text", "taxonomy", "rating", "number")
 """Keys of a Label Studio result's value that are an answer in words; boxes and polygons are none."""
 
+ASKED = ("question", "query", "prompt", "caption", "text", "instruction")
+"""Texts of a row: an object that has one is a row, whatever lists it holds."""
+
 Parts = Mapping[str, Sequence[Any]]
 """Name of a list of rows, "" for the only one -> the rows."""
 
@@ -120,13 +123,34 @@ def _by_column(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 def _by_key(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
     """{key: row}, as GQA and ScienceQA write it: the key is the row's id, or its image where it is a file's name."""
-    if all(isinstance(row, dict) and row for row in value.values()):
-        kind = "image" if all(map(is_image_name, value)) else "id"
-        return {"": [{kind: key, **row} for key, row in value.items()]}, f"a JSON object by {kind}"
+    if rows := _keyed(value):
+        kind = "image" if all(map(is_image_name, rows)) else "id"
+        return {"": [{kind: key, **row} for key, row in rows.items()]}, f"a JSON object by {kind}"
     plain = all(isinstance(row, (str, list)) and row for row in value.values())
     if plain and all(map(is_image_name, value)):
         return {"": [{"image": key, "caption": row} for key, row in value.items()]}, "a JSON object by image"
     return None
+
+
+def _keyed(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of {key: row}; empty where the objects are no rows. Beside numbered ones a word may stand: OpenCompass'
+    {"type": "GEN", "0": {...}}."""
+    rows = {key: row for key, row in value.items() if isinstance(row, dict) and row}
+    beside = [cell for key, cell in value.items() if key not in rows]
+    if beside and not (all(key.isdigit() for key in rows) and not any(isinstance(c, (dict, list)) for c in beside)):
+        return {}
+    return rows if all(map(_is_one_row, rows.values())) else {}
+
+
+def _is_one_row(row: Mapping[str, Any]) -> bool:
+    """Whether an object has cells of its own, and is no container of rows."""
+    if not any(not isinstance(cell, dict) and not _lists_rows(cell) for cell in row.values()):
+        return False
+    return not any(map(_lists_rows, row.values())) or any(isinstance(row.get(name), str) for name in ASKED)
+
+
+def _lists_rows(cell: Any) -> bool:
+    return bool(_rows(cell)) and not all("role" in one or "from" in one for one in cell)
 
 
 def _by_name(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
@@ -144,6 +168,8 @@ def _nested(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[s
     for key, inner in value.items():
         if rows := _rows(inner):
             yield ".".join((*path, key)), rows
+        elif isinstance(inner, dict) and (keyed := _keyed(inner)) and all(key.isdigit() for key in keyed):
+            yield ".".join((*path, key)), [{"id": number, **row} for number, row in keyed.items()]
         elif isinstance(inner, dict) and len(path) < 3:
             yield from _nested(inner, (*path, key))
 
