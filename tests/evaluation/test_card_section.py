@@ -29,6 +29,12 @@ CARD: dict[str, Any] = {
     "data": HOSTILE,
     "model": "tiny",
     "divided": [],
+    "source": {
+        "splits": {"train": "pets_train.csv (CSV in UTF-8), by name"},
+        "roles": {"answer": "'pet': the text as it stands"},
+        "unread": {"photographer": "'<Anna>'"},
+        "notes": [],
+    },
     "splits": {"train": split(1200, 1200), "test": split(300, 200)},
     "answers": {HOSTILE: {"train": 0.5, "test": 0.25}},
     "rows_that_fit": {
@@ -113,3 +119,11 @@ def test_columns(counts: dict[str, int], names: list[str] | None, shares: list[f
         assert parts["test"] == [1.0] + [0.0] * (len(names) - 1)
     else:
         assert found[:2] == ["0\u201399", "100\u2013199"] and parts["train"][:2] == pytest.approx([1 / 20, 2 / 20])
+
+
+def test_what_the_source_was_read_as_is_told_and_escaped() -> None:
+    words = card_words(CARD)
+    assert list(words)[:3] == ["Read from", "Read as", "Not read"] and "Noted" not in words
+    page = Read(str(card_section(CARD)))
+    assert "train: pets_train.csv (CSV in UTF-8), by name." in page.text and "photographer, such as '<Anna>'." in page.text
+    assert "anna" not in page.names

@@ -134,6 +134,7 @@ def data_card(split: str) -> dict[str, Any]:
     fit = {"limit_tokens": 9, "looked_at": 2, "tokens": spread, "too_long": 1, "refused": 0}
     first = {"row": split, "reason": split}
     return {
+        "source": {"splits": {}, "roles": {}, "unread": {}, "notes": []},
         "splits": {split: values},
         "answers": {split: {split: 0.5}},
         "rows_that_fit": {**fit, "first": first},

@@ -6,6 +6,7 @@ found beside the annotations.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,16 +135,19 @@ def settled(folders: ImageFolders, values: Sequence[str | int], beside: bool) ->
     names = [name for name in names if not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).drive]
     if not names or any(_exists(folders.root, name) for name in names):
         return folders, ""
-    fits: dict[tuple[str, ...], ImageFolders] = {}
-    for least in (len(names), 1):  # all of them, else as many as there are
-        for folder in _folders(folders, beside):
-            for strip in _strips(names):
+    for least, near in ((len(names), True), (len(names), False), (1, True)):
+        # all names in the data folder; all of them beside it, where a single file was named; else some in the former
+        if near or beside:
+            fits: dict[tuple[str, ...], ImageFolders] = {}
+            for folder, strip in itertools.product(
+                _folders(folders.top if near else folders.top.parent), _strips(names)
+            ):
                 here = [os.path.realpath(folder / n.removeprefix(strip)) for n in names if _exists(folder, n, strip)]
                 if len(here) >= least:
                     fits.setdefault(tuple(here), replace(folders, found=folder, strip=strip))
-        if fits:
-            break
-    return _only_fit(folders, list(fits.values()))
+            if fits:
+                return _only_fit(folders, list(fits.values()))
+    return folders, ""
 
 
 def _exists(folder: Path, name: str, strip: str = "") -> bool:
@@ -175,20 +179,18 @@ def _strips(names: Sequence[str]) -> list[str]:
     return ["", *("/".join(parts[:n]) + "/" for n in range(1, len(parts) + 1))]
 
 
-def _folders(folders: ImageFolders, beside: bool) -> Iterator[Path]:
-    """Every folder in which images may lie, those nearest to the table first."""
-    seen = 0
-    for top, depth in ((folders.top, MOST_DEPTH), (folders.top.parent, MOST_DEPTH - 1))[: 1 + beside]:
-        level = [top]
-        for _ in range(depth + 1):
-            below: list[Path] = []
-            for folder in level:
-                if seen >= MOST_FOLDERS:
-                    return
-                seen += 1
-                yield folder
-                below += _subfolders(folder)
-            level = below
+def _folders(top: Path) -> Iterator[Path]:
+    """`top` and every folder in which images may lie below it, the nearest first."""
+    seen, level = 0, [top]
+    for _ in range(MOST_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            if seen >= MOST_FOLDERS:
+                return
+            seen += 1
+            yield folder
+            below += _subfolders(folder)
+        level = below
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -202,8 +204,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _by_number(folders: ImageFolders, numbers: Sequence[int], beside: bool) -> tuple[ImageFolders, str]:
     """Images by the number at the end of their names, as COCO's: 9 is COCO_train2014_000000000009.jpg."""
-    fits = []
-    for folder in _folders(folders, beside):
+    fits: list[ImageFolders] = []
+    for folder in itertools.chain(_folders(folders.top), _folders(folders.top.parent) if beside else ()):
+        if fits and not folder.is_relative_to(folders.top):
+            break
         index: dict[int, str] = {}
         twice = set()
         for file in sorted(folder.iterdir()):

@@ -39,8 +39,19 @@ def card_section(card: Mapping[str, Any]) -> Markup:
 
 
 def card_words(card: Mapping[str, Any]) -> dict[str, str]:
-    """Each split, and what was looked for -> what came out, in words."""
-    return {**{split: _split(values) for split, values in card["splits"].items()}, **findings(card)}
+    """What the source was read as, each split, and what was looked for -> what came out, in words."""
+    splits = {split: _split(values) for split, values in card["splits"].items()}
+    return {**_source(card["source"]), **splits, **findings(card)}
+
+
+def _source(source: Mapping[str, Any]) -> dict[str, str]:
+    listed = {
+        "Read from": [f"{split}: {origin}" for split, origin in source["splits"].items()],
+        "Read as": [f"{role}: {column}" for role, column in source["roles"].items()],
+        "Not read": [f"{name}, such as {value}" for name, value in source["unread"].items()],
+        "Noted": source["notes"],
+    }
+    return {heading: "; ".join(told) + "." for heading, told in listed.items() if told}
 
 
 def findings(card: Mapping[str, Any]) -> dict[str, str]:
