@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vlmft.evaluation.report.card import binned, card_section
+from vlmft.evaluation.report.card import binned, card_section, card_words
 
 HOSTILE = "<script>alert(1)</script>"
 
