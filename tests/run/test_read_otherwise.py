@@ -208,3 +208,12 @@ def test_objects_that_python_printed(told: Json, tmp_path: Path) -> None:
     content = told(run_score, path)
     assert content["scores"][0]["metric"].startswith("json_match/") and content["scores"][0]["value"] == 0.25
     assert [note.split(" ")[0] for note in content["notes"]] == ["predictions", "references"]
+
+
+def test_a_table_says_that_answers_stand_in_slots(told: Json, tmp_path: Path) -> None:
+    rows = [{"pred": "<think>long</think>a red cube on a table", "gold": "a red cube on a table"}] * 3
+    path = write(tmp_path / "a.jsonl", rows)
+    content = told(run_score, path, "--metric", "rouge")
+    assert content["notes"] == ["3 of 3 predictions mark their answer; --extract tag scores that alone"]
+    content = told(run_score, path, "--metric", "rouge", "--extract", "tag")
+    assert content["tables"]["rouge/unicode-words@1"]["values"]["rouge1_f"] == 1 and content["notes"] == []
