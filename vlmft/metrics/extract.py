@@ -40,7 +40,8 @@ LETTERS = "ABCDEFGHIJ"
 _ONE_LETTER = re.compile(rf"[\s\"'*`(\[{{]*([{LETTERS}{LETTERS.lower()}])[\s\"'*`)\]}}.:,]*")
 _ANNOUNCED = re.compile(
     r"(?:(?:\b(?:answer|ответ)\b|\bcorrect (?:option|choice|letter)\b|答案)[\s*]*(?:(?:is|would be|should be|must be)\b"
-    r"|[:=—：是为為-]|(?=\())[\s*:]*(?:(?:the )?(?:correct )?(?:option|choice|answer|letter)\b[\s*:]*)?|[选選][择擇项項]?\s*)"
+    r"|[:=—：是为為-]|(?=\())[\s*:]*(?:(?:the )?(?:correct )?(?:option|choice|answer|letter)\b[\s*:]*)?"
+    r"|[选選][择擇项項]?\s*)"
     r"[\"'*`(\[]*([A-J])(?![\w'])",
     re.IGNORECASE,
 )

@@ -46,7 +46,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("doc_answer", "doc_answers", "doc_label", "doc_target"),
     ),
     "id": (
-        *("id", "row_id", "sample_id", "question_id", "custom_id", "doc_id", "qid", "uid", "item_id", "example_id"),
+        *("custom_id", "id", "row_id", "sample_id", "question_id", "doc_id", "qid", "uid", "item_id", "example_id"),
         *("index", "idx", "key", *IMAGE_IDS),
     ),
     "group": ("image_sha256",),
