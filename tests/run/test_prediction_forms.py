@@ -138,8 +138,6 @@ def test_a_batch_of_openai(told: Json, tmp_path: Path) -> None:
         return {"id": f"batch_{i}", "custom_id": f"q{i}", "response": {"status_code": 200, "body": body}, "error": None}
 
     rows = made(row)[::-1]  # in whatever order they were done
-    for one in rows:
-        one["id"] = "batch"  # no id of a row's own
     predictions = lines(tmp_path / "batch.jsonl", rows)
     gold = lines(
         tmp_path / "gold.jsonl", [{"custom_id": f"q{i}", "answer": colour} for i, colour in enumerate(COLOURS)]
@@ -172,11 +170,13 @@ DETAILS = {str(i): {"pred": said, "answer": gold} for i, (said, gold) in enumera
         {"model": "m", "config": {"seed": 1}, "results": PLAIN},
         {"model": "m", "prompts": [{"role": "user", "text": "?"}], "results": PLAIN},
         {"splits": {"human": {"accuracy": 0.8, "items": PLAIN}}},
+        [{"split": "human", "items": PLAIN}],
+        {"accuracy": 80.0, "predictions": list(SAID), "references": list(COLOURS)},
         {"pred": list(SAID), "gold": list(COLOURS)},
         {"pred": dict(enumerate(SAID)), "gold": dict(enumerate(COLOURS))},
         {"columns": ["pred", "gold"], "index": list(range(10)), "data": [*map(list, zip(SAID, COLOURS, strict=True))]},
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_containers(value: Any, told: Json, tmp_path: Path) -> None:
     content = told(run_score, whole(tmp_path / "a.json", value))
@@ -431,3 +431,16 @@ def test_files_of_json_answers(told: Json) -> None:
     for name, metric, value in (("p", "json_match", 1.0), ("l", "json_match", 1.0), ("utf16", "exact_match", 0.0)):
         (score,) = told(run_score, FIELD / "pred_json_answers" / f"{name}.csv")["scores"]
         assert (score["metric"].split("/")[0], score["value"]) == (metric, value)
+
+
+def test_lists_of_one_number(told: Json, tmp_path: Path) -> None:
+    rows = [{"id": i, "prediction": said, "answer": "[14]"} for i, said in enumerate(("14", "15"))]
+    content = told(run_score, table(tmp_path / "a.tsv", rows, "\t"))
+    assert content["scores"][0]["value"] == 0.5
+    assert content["notes"] == ["2 references were a list of one number, written as text, and are that number"]
+
+
+def test_lists_in_rows(told: Json, tmp_path: Path) -> None:
+    value = [{"split": "human", "items": PLAIN}, {"split": "augmented", "items": [{**PLAIN[2], "prediction": "none"}]}]
+    (score,) = told(run_score, whole(tmp_path / "a.json", value))["scores"]
+    assert {name: one["n"] for name, one in score["values"].items()} == {"human": 10, "augmented": 1}

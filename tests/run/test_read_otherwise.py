@@ -63,7 +63,10 @@ def test_answers_in_slots_are_told_and_not_silently_wrong(
     (score,) = told(run_score, path, "--extract", "none")["scores"]
     assert (score["value"], offers(score)) == (0, {})
     (score,) = told(run_score, path, "--metric", "relaxed_accuracy")["scores"]
-    assert score["value"] == 0.1
+    assert (score["value"], offers(score)) == (0.1, {"--metric relaxed_accuracy_units": 0.6})
+    content = told(run_compare, path, write(tmp_path / "b.jsonl", GEOMETRY), "--metric", "relaxed_accuracy")
+    (other,) = content["read_otherwise"]
+    assert (other["option"], other["comparisons"][0]["second_value"]) == ("--metric relaxed_accuracy_units", 0.6)
     # within 5 %: 44 for 45 and 31 for 30 as well
     assert told(run_score, path, "--metric", "relaxed_accuracy_units")["scores"][0]["value"] == pytest.approx(0.6)
 
@@ -110,7 +113,7 @@ def test_both_readings_are_compared(told: Json, tmp_path: Path, capsys: pytest.C
     assert (found["only_first"], found["only_second"], found["second_value"]) == (0, 4, 0.4)
     run_compare([str(before), str(after)])
     shown = capsys.readouterr().out
-    assert "with --extract last-number (above, answers are as they are):\n  0.00 % -> 40.00 %\n" in shown
+    assert "with --extract last-number:\n  0.00 % -> 40.00 %\n" in shown
     content = told(run_compare, before, after, "--extract", "last-number")
     assert content["comparisons"][0]["second_value"] == 0.4
     assert [one["option"] for one in content["read_otherwise"]] == ["--extract none"]
@@ -208,3 +211,12 @@ def test_objects_that_python_printed(told: Json, tmp_path: Path) -> None:
     content = told(run_score, path)
     assert content["scores"][0]["metric"].startswith("json_match/") and content["scores"][0]["value"] == 0.25
     assert [note.split(" ")[0] for note in content["notes"]] == ["predictions", "references"]
+
+
+def test_a_table_says_that_answers_stand_in_slots(told: Json, tmp_path: Path) -> None:
+    rows = [{"pred": "<think>long</think>a red cube on a table", "gold": "a red cube on a table"}] * 3
+    path = write(tmp_path / "a.jsonl", rows)
+    content = told(run_score, path, "--metric", "rouge")
+    assert content["notes"] == ["3 of 3 predictions mark their answer; --extract tag scores that alone"]
+    content = told(run_score, path, "--metric", "rouge", "--extract", "tag")
+    assert content["tables"]["rouge/unicode-words@1"]["values"]["rouge1_f"] == 1 and content["notes"] == []

@@ -39,10 +39,13 @@ LETTERS = "ABCDEFGHIJ"
 """The options that benchmarks have, at most."""
 _ONE_LETTER = re.compile(rf"[\s\"'*`(\[{{]*([{LETTERS}{LETTERS.lower()}])[\s\"'*`)\]}}.:,]*")
 _ANNOUNCED = re.compile(
-    r"(?:\b(?:answer|option|choice|ответ|вариант)\b|答案|选项?|選項?)[\s*]*(?:(?:is|would be|should be)\b"
-    r"|[:=—：是为為-])?[\s*:]*(?:(?:the )?(?:option|choice|answer)\b[\s*:]*)?[\"'*`(\[]*([A-J])(?![\w'])",
+    r"(?:(?:\b(?:answer|ответ)\b|\bcorrect (?:option|choice|letter)\b|答案)[\s*]*(?:(?:is|would be|should be|must be)\b"
+    r"|[:=—：是为為-]|(?=\())[\s*:]*(?:(?:the )?(?:correct )?(?:option|choice|answer|letter)\b[\s*:]*)?"
+    r"|[选選][择擇项項]?\s*)"
+    r"[\"'*`(\[]*([A-J])(?![\w'])",
     re.IGNORECASE,
 )
+"""An option that is only spoken of ("Option A is red") is not announced."""
 _STANDING = re.compile(r"(?<![\w.])[A-J](?![\w'’]\w)(?!\w)")
 _SEVERAL = re.compile(r"[\s\"'*`)\].]*(?:or|and|,|/|&|и|или)[\s\"'*`(\[]*(?:option\s+)?[A-J](?![\w'])")
 _SMALL_WORD = re.compile(r" (?!(?:or|and|is|или|и)\b)[a-zà-ÿ]")
@@ -121,9 +124,10 @@ def reference_letter(reference: str) -> str | None:
 def chosen_letter(text: str, letters: Sequence[str], options: Mapping[str, str]) -> str | None:
     """The one option of `letters` that the text chooses; None where it chooses none or several.
 
-    By the first that applies: the text, or its slot, is a letter; "The answer is B", the last of them; one of the
-    letters alone stands in it, and nothing is denied; it names the text of one of `options` alone (letter -> text).
-    "A or B" chooses none, and neither does "not B". An "A" before a small word is an article.
+    By the first that applies: the text, or its slot, is a letter; "The answer is B", the last of them; its first or
+    last line is a letter; one of the letters alone stands in it, and nothing is denied; it names the text of one of
+    `options` alone (letter -> text). "A or B" chooses none, and neither does "not B". An "A" before a small word is an
+    article.
     """
     slot = _slot(text)
     behind = _TURN.split(_THINK_END.split(text)[-1])[-1]
@@ -131,16 +135,27 @@ def chosen_letter(text: str, letters: Sequence[str], options: Mapping[str, str])
     whole = _ONE_LETTER.fullmatch(answer)
     if whole:
         return whole[1].upper() if whole[1].upper() in letters else None
-    announced = [found for found in _ANNOUNCED.finditer(answer) if found[1] in letters and not _is_article(found, 1)]
+    announced = [found for found in _ANNOUNCED.finditer(answer) if _is_choice(found, letters)]
     if announced:
         several = _SEVERAL.match(answer, announced[-1].end())
-        return None if several else announced[-1][1]
+        return None if several else announced[-1][1].upper()
+    lines = [line for line in answer.splitlines() if line.strip()]
+    ends = {found[1].upper() for line in (lines[:1] + lines[-1:]) if (found := _ONE_LETTER.fullmatch(line))}
+    if len(ends & {*letters}) == 1:  # a letter, and then why; or the other way round
+        return ends.pop() if len(ends) == 1 else None
     if _NOT.search(answer):
         return None
     standing = {found[0] for found in _STANDING.finditer(answer) if found[0] in letters and not _is_article(found, 0)}
     if standing:
         return standing.pop() if len(standing) == 1 else None
     return _by_text(answer, options)
+
+
+def _is_choice(found: re.Match[str], letters: Sequence[str]) -> bool:
+    """Whether the letter that was announced is an option: a small one ("answer: b") before a mark or the end alone."""
+    if found[1].islower() and re.match(r"[\"'*`]*(?:[).:,]|\s*$)", found.string[found.end(1) :]) is None:
+        return False
+    return found[1].upper() in letters and not _is_article(found, 1)
 
 
 def _is_article(found: re.Match[str], group: int) -> bool:

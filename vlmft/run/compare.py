@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from vlmft.metrics import Labels
 from vlmft.run.extracted import metric_under, readings
 from vlmft.run.prediction_columns import COLUMNS
 from vlmft.run.prediction_rows import PredictionRows
+from vlmft.run.read_otherwise import other_metrics
 from vlmft.run.same_rows import expect_same_questions, unrelated
 from vlmft.run.scoring import (
     OF_A_SET,
@@ -58,15 +60,15 @@ def run_compare(arguments: Sequence[str]) -> None:
         content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
         content["comparisons"] = [one.to_dict() for one in results]
         content["read_otherwise"] = [
-            {"option": f"--extract {how}", "comparisons": [one.to_dict() for one in found]} for how, found in otherwise
+            {"option": option, "comparisons": [one.to_dict() for one in found]} for option, found in otherwise
         ]
         content["by_value"] = by_value_of(each)
         content["notes"] = notes
         print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
         return
     _print(each, results)
-    for how, others in otherwise:
-        print(f"with --extract {how} (above, answers are {'taken out' if how == 'none' else 'as they are'}):")
+    for option, others in otherwise:
+        print(f"with {option}:")
         for result in others:
             is_share = all(one.is_share for one in each)
             print(f"  {_values_of(result, is_share)}")
@@ -87,19 +89,21 @@ def _results(each: Sequence[Scored]) -> list[Adjusted]:
 def _read_otherwise(
     each: Sequence[Scored], metric: str | None, labels: Labels | None, *, offers: bool
 ) -> list[tuple[str, list[Adjusted]]]:
-    """Other readings of the answers under which a figure changes, with what comes out."""
+    """Options under which a figure changes, with what comes out."""
     if metric is None:
         return []
+    tried: dict[str, list[Scored]] = {}
     if each[0].extracted is not None:
-        whole = [scored(one.extracted.whole, metric, labels) for one in each if one.extracted is not None]
-        return [("none", _results(whole))] if [one.values for one in whole] != [one.values for one in each] else []
+        whole = [one.extracted.whole for one in each if one.extracted is not None]
+        tried["--extract none"] = [scored(rows, metric, labels) for rows in whole]
     hows = dict.fromkeys(one.how for file in each for one in readings(file.rows, metric)) if offers else {}
-    found = []
     for how in hows:
-        others = [scored(one.rows, metric_under(how, metric), labels, how) for one in each]
-        if [one.value for one in others] != [one.value for one in each]:
-            found.append((how, _results(others)))
-    return found
+        tried[f"--extract {how}"] = [scored(one.rows, metric_under(how, metric), labels, how) for one in each]
+    for name in other_metrics(each[0].rows, metric):
+        with contextlib.suppress(ConfigError):  # not all references are JSON
+            tried[f"--metric {name}"] = [scored(one.rows, name, labels) for one in each]
+    values = [one.value for one in each]
+    return [(option, _results(found)) for option, found in tried.items() if [one.value for one in found] != values]
 
 
 def _values_of(result: Adjusted, is_share: bool) -> str:

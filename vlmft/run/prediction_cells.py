@@ -17,6 +17,7 @@ from vlmft.run.prediction_columns import Record, is_missing, text_of
 
 LIST_AS_TEXT = re.compile(r"""\[\s*(?:['"].*['"]|\{\s*['"]answer['"].*\})\s*\]""", re.DOTALL)
 """What str() and pandas make of a list of texts, or of VQAv2's list of answers."""
+ONE_NUMBER = re.compile(r"\[\s*(-?\d[\d.]*)\s*\]")
 ANSWERS_OF_VQA = 10
 """A list of so many texts in every row is the answers of ten people."""
 _SPACE = re.compile(r"\s")
@@ -127,6 +128,12 @@ def references_of(
     """Each row's right answers, and notes of lists that were written as text."""
     if as_json:
         return each_cell(_json_references, path, ids, values), []
+    notes = []
+    if not any(text.lstrip().startswith("[") for text in predictions) and values:
+        bare = [ONE_NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None for value in values]
+        if all(bare):
+            values = [found[1] for found in bare if found is not None]
+            notes.append(f"{len(values)} references were a list of one number, written as text, and are that number")
     printed = [_printed_list(value) for value in values]
     lists = [one for one in printed if one is not None]
     answered = sum(is_json_container(text) for text in predictions)
@@ -144,7 +151,8 @@ def references_of(
             "--alternatives where each of its texts is a right answer, or --metric json_match where it is one answer "
             "and JSON, else write the answer without brackets"
         )
-    notes = [f"{ones} references were a list of one text, written as text, and are that text"] if ones else []
+    if ones:
+        notes.append(f"{ones} references were a list of one text, written as text, and are that text")
     if of_ten or (len(lists) > ones and alternatives):
         notes.append(f"{len(lists) - ones} references were lists written as text: each text in them is a right answer")
     return found, notes

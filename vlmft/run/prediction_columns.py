@@ -46,7 +46,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("doc_answer", "doc_answers", "doc_label", "doc_target"),
     ),
     "id": (
-        *("id", "row_id", "sample_id", "question_id", "custom_id", "doc_id", "qid", "uid", "item_id", "example_id"),
+        *("custom_id", "id", "row_id", "sample_id", "question_id", "doc_id", "qid", "uid", "item_id", "example_id"),
         *("index", "idx", "key", *IMAGE_IDS),
     ),
     "group": ("image_sha256",),
@@ -182,25 +182,15 @@ def find_columns(
     for use, names in uses.items():
         if use in found:
             continue
-        free = [name for name in names if name in spelled and spelled[name][0] not in found.values()]
-        fitting = [name for name in free if _fits(use, [cell(record, spelled[name][0]) for record in records])]
-        if (use == "prediction" and objects) or (use in ("prediction", "reference") and not fitting):
-            fitting = free  # what is wrong with it is told with its row
-        own = [name for name in free if name not in IMAGE_IDS]
-        if use == "id" and not fitting and own:
-            notes.append(_no_id(records, spelled[own[0]][0]))
-        if not fitting:
-            continue
-        twice = spelled[fitting[0]]
-        if len(twice) > 1 and "." not in twice[1]:
-            raise ConfigError(
-                f"{path}: Expected one column for {use}, got {' and '.join(map(repr, twice))}; name the one that is "
-                f"meant with --columns {use}=..."
-            )
-        found[use] = twice[0]
+        free = [spelled[name][0] for name in names if name in spelled and spelled[name][0] not in found.values()]
+        fitting = [column for column in free if _fits(use, [cell(record, column) for record in records], objects)]
         if use in ("prediction", "reference"):
-            others = [spelled[name][0] for name in fitting[1:]]
-            notes += _other_candidates(use, found[use], others, records)
+            fitting = fitting or free  # what is wrong with its cells is told with their row
+        if fitting:
+            found[use] = _one_spelling(path, use, spelled[plain(fitting[0])])
+            notes += _other_candidates(use, fitting, records)
+        elif use == "id":
+            notes += _no_id(records, [column for column in free if plain(column) not in IMAGE_IDS])
     return Columns(found, notes)
 
 
@@ -214,34 +204,49 @@ def _named_column(path: Path, use: str, column: str, there: Sequence[str], spell
     raise ConfigError(f"{path}: there is no column {column!r} for {use}; did you mean {', '.join(nearest)}?")
 
 
-def _fits(use: str, values: Sequence[Any]) -> bool:
+def _one_spelling(path: Path, use: str, columns: Sequence[str]) -> str:
+    outer = [column for column in columns if "." not in column]
+    if len(outer) > 1:
+        raise ConfigError(
+            f"{path}: Expected one column for {use}, got {' and '.join(map(repr, outer))}; name the one that is meant "
+            f"with --columns {use}=..."
+        )
+    return columns[0]
+
+
+def _fits(use: str, values: Sequence[Any], objects: bool) -> bool:
     """Whether a column found by its name can be what it is called."""
     if use == "prediction":
-        return any(text_of(value) is not None for value in values)
+        return objects or any(text_of(value) is not None for value in values)
     if use == "id":
-        texts = {str(value).strip() for value in values if not isinstance(value, (dict, list))}
-        return len(texts) == len(values) and not any(map(is_missing, values)) and "" not in texts
+        texts = {_id_text(value) for value in values}
+        return len(texts) == len(values) and "" not in texts
     return use != "reference" or not all(is_missing(value) or value in ("", []) for value in values)
 
 
-def _no_id(records: Sequence[Record], column: str) -> str:
-    """Why a column of that name is not taken. Raises nothing: rows without ids can be scored."""
-    counts = Counter(str(cell(record, column)).strip() for record in records)
-    twice = [name for name, count in counts.items() if count > 1]
-    empty = sum(is_missing(cell(record, column)) or not str(cell(record, column)).strip() for record in records)
-    if empty:
-        return f"{column} is not taken as id: {empty} rows have none; rows go by their number"
-    return (
-        f"{column} is not taken as id: {len(twice)} values come several times ({', '.join(twice[:3])}); rows go by "
-        "their number"
-    )
+def _id_text(value: Any) -> str:
+    return "" if is_missing(value) or isinstance(value, (dict, list)) else str(value).strip()
 
 
-def _other_candidates(use: str, taken: str, others: Sequence[str], records: Sequence[Record]) -> list[str]:
-    """A note where another column of that kind says something else."""
-    mine = [text_of(cell(record, taken)) for record in records]
-    different = [name for name in others if [text_of(cell(record, name)) for record in records] != mine]
-    top = [name for name in different if "." not in name]
-    if not top:
+def _no_id(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
+    """Why no column is taken for ids: rows without them can be scored, and are not to be paired by them."""
+    if not columns:
         return []
-    return [f"{use} is {taken!r}, and not {' or '.join(map(repr, top))}; --columns {use}=... takes another"]
+    counts = Counter(_id_text(cell(record, columns[0])) for record in records)
+    twice = [name for name, count in counts.items() if count > 1]
+    why = f"{len(twice)} values come several times ({', '.join(twice[:3])})"
+    why = f"{counts['']} rows have none" if counts[""] else why
+    return [f"{columns[0]} is not taken as id: {why}; rows go by their number"]
+
+
+def _other_candidates(use: str, fitting: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """A note where another column of that kind says something else."""
+    outer = [column for column in fitting[1:] if "." not in column]
+    if use not in ("prediction", "reference") or not outer:
+        return []
+    mine = [text_of(cell(record, fitting[0])) for record in records]
+    others = [column for column in outer if [text_of(cell(record, column)) for record in records] != mine]
+    if not others:
+        return []
+    shown = " or ".join(map(repr, others))
+    return [f"{use} is {fitting[0]!r}, and not {shown}; --columns {use}=... takes another"]

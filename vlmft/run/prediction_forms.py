@@ -58,6 +58,8 @@ def read_records(
     file = read_file(path, encoding)
     parts = {name: _whole(path, name, found) for name, found in file.parts.items()}
     notes = list(file.notes)
+    if len(parts) == 1:
+        parts = _lists_in_rows(next(iter(parts.values())), names) or parts
     chosen = _chosen(path, parts, names, what, rows)
     if len(chosen) < len(parts):
         notes.append(f"rows are those of {', '.join(map(repr, chosen))}; not read: {', '.join(_others(parts, chosen))}")
@@ -153,6 +155,18 @@ def _texts_by_id(found: Sequence[Any], names: Sequence[str], called: str) -> lis
     if (len(found) > 1 and not all(len(row) == len(columns) > len(found) for row in found)) or not is_text:
         return []
     return [{"id": column, called: several[0] if len(several) == 1 else several} for column, several in cells.items()]
+
+
+def _lists_in_rows(found: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The lists of [{"split": "human", "items": [...]}, ...] by the first text beside each; empty for other rows."""
+    parts: dict[str, list[Any]] = {}
+    for number, row in enumerate(found, start=1):
+        lists = [cell for cell in row.values() if cell and isinstance(cell, list)] if _is_row(row) else []
+        if len(lists) != 1 or _rank([row], names) < len(names) or _rank(lists[0], names) == len(names):
+            return {}
+        name = next((cell for cell in row.values() if isinstance(cell, str)), str(number))
+        parts[name if name not in parts else f"{name} {number}"] = lists[0]
+    return parts
 
 
 def _others(parts: Mapping[str, object], chosen: Mapping[str, object]) -> list[str]:

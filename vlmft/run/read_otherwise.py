@@ -10,6 +10,7 @@ from vlmft.metrics import Labels
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.relaxed_accuracy import YEAR
 from vlmft.run.extracted import metric_under, readings
+from vlmft.run.prediction_rows import PredictionRows
 from vlmft.run.scoring import Scored, scored, shown
 
 
@@ -34,7 +35,9 @@ def beside_it(one: Scored, metric: str | None, labels: Labels | None, *, offers:
     found = [_as_they_are(one, metric, labels)] if one.extracted is not None else []
     if offers:
         found += [other for reading in readings(one.rows, metric) for other in _under(one, metric, labels, reading.how)]
-    return [*found, *_as_json_or_text(one, metric, labels), *_years(one, metric, labels)]
+    for name in other_metrics(one.rows, metric):
+        found += _by_another(one, labels, name)
+    return [*found, *_years(one, metric, labels)]
 
 
 def _as_they_are(one: Scored, metric: str, labels: Labels | None) -> Beside:
@@ -55,21 +58,31 @@ def _under(one: Scored, metric: str, labels: Labels | None, how: str) -> list[Be
     return [Beside(f"--extract {how}", other.value, sentence)]
 
 
-def _as_json_or_text(one: Scored, metric: str, labels: Labels | None) -> list[Beside]:
-    """JSON that is equal and differs in its spelling."""
-    if metric not in ("exact_match", "json_match"):
+def other_metrics(rows: PredictionRows, metric: str) -> list[str]:
+    """Metrics that may take what `metric` refuses for its spelling, where the references are of their kind."""
+    if metric == "relaxed_accuracy":
+        return ["relaxed_accuracy_units"]
+    texts = [text for several in rows.references or () for text in several]
+    if metric not in ("exact_match", "json_match") or 2 * sum(map(is_json_container, texts)) <= len(texts):
         return []
-    assert one.rows.references is not None
-    texts = [text for several in one.rows.references for text in several]
-    if 2 * sum(map(is_json_container, texts)) <= len(texts):
-        return []
-    name, what = ("exact_match", "texts") if metric == "json_match" else ("json_match", "JSON values")
+    return ["exact_match" if metric == "json_match" else "json_match"]
+
+
+_WHAT = {
+    "relaxed_accuracy_units": "numbers with units, which are dropped",
+    "exact_match": "references are JSON, compared as JSON values; as texts",
+    "json_match": "references are JSON, compared as texts; as JSON values",
+}
+
+
+def _by_another(one: Scored, labels: Labels | None, name: str) -> list[Beside]:
     try:
         other = scored(one.rows, name, labels)
     except ConfigError as error:
         return [Beside(f"--metric {name}", 0.0, f"most references are JSON, but not all: {error}")]
-    sentence = f"references are JSON, compared as {'JSON values' if name == 'exact_match' else 'texts'}; "
-    return [Beside(f"--metric {name}", other.value, sentence + f"as {what} (--metric {name}): {_figure(other)}")]
+    if other.value == one.value and name == "relaxed_accuracy_units":
+        return []
+    return [Beside(f"--metric {name}", other.value, f"{_WHAT[name]} (--metric {name}): {_figure(other)}")]
 
 
 def _years(one: Scored, metric: str, labels: Labels | None) -> list[Beside]:

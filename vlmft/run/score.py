@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.metrics import Table, variant
-from vlmft.run.extracted import READ_OTHERWISE, extracted
+from vlmft.run.extracted import READ_OTHERWISE, extracted, readings
 from vlmft.run.prediction_rows import PredictionRows
 from vlmft.run.read_otherwise import Beside, beside_it
 from vlmft.run.scoring import (
@@ -47,6 +48,9 @@ def run_score(arguments: Sequence[str]) -> None:
     each = [scored(rows, name, labels, options.extract) for name in of_rows]
     of_tables = extracted(rows, options.extract).rows if options.extract in READ_OTHERWISE else rows
     tables = {name: table_of(of_tables, name, labels) for name in names if name in OF_A_SET}
+    if not each and options.extract == "auto":  # a row metric says what comes out
+        told = [f"{one.sentence}; --extract {one.how} scores that alone" for one in readings(rows, names[0])]
+        rows = replace(rows, notes=[*rows.notes, *told])
     more = [
         beside_it(one, name, labels, offers=options.extract == "auto") for one, name in zip(each, of_rows, strict=True)
     ]
