@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vlmft.config.tool_schema import TraceConfig
+from vlmft.config.tool_schema import CheckConfig, TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.run.cli import TOOLS
 
@@ -82,3 +82,24 @@ def test_setup_lists_every_package() -> None:
     listed = set(re.findall(r"^    (vlmft[\w.]*)$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), flags=re.M))
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "vlmft").rglob("__init__.py")}
     assert listed == found | {"vlmft.conf"}
+
+
+DATA_PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+def test_every_form_of_the_data_page_names_a_command_and_a_test() -> None:
+    table = DATA_PAGE.partition("<!-- forms:begin -->")[2].partition("<!-- forms:end -->")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ") and "tried by" not in line]
+    rows = [row for row in rows if not row[0].startswith("|---")]
+    assert len(rows) >= 13
+    for form, command, tests in rows:
+        (test,) = re.findall(r"`(tests/[\w/]+\.py)`", tests)
+        source = (ROOT / test).read_text(encoding="utf-8")
+        assert "def test_" in source, f"{form}: {test}"
+        assert "all" in command or set(re.findall(r"data=(\w+)", command)) <= {"columns", "messages", "imagefolder"}
+
+
+@pytest.mark.parametrize("command", re.findall(r"^(vlmft check [^#\n]*)", DATA_PAGE, flags=re.M))
+def test_commands_of_the_data_page_compose(command: str, tmp_path: Path) -> None:
+    overrides = [re.sub(r"=FOLDER$", f"={tmp_path}", word) for word in shlex.split(command)[2:]]
+    assert compose_tool("check", CheckConfig, overrides).data.name == "columns"
