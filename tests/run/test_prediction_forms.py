@@ -444,3 +444,12 @@ def test_lists_in_rows(told: Json, tmp_path: Path) -> None:
     value = [{"split": "human", "items": PLAIN}, {"split": "augmented", "items": [{**PLAIN[2], "prediction": "none"}]}]
     (score,) = told(run_score, whole(tmp_path / "a.json", value))["scores"]
     assert {name: one["n"] for name, one in score["values"].items()} == {"human": 10, "augmented": 1}
+
+
+def test_the_list_with_the_named_column_is_read(told: Json, tmp_path: Path) -> None:
+    shown = [{"text": "Which?", "n": 1}, {"text": "What?", "n": 2}]
+    rows = made(lambda i, said, gold: {"n": i, "said": said, "gold": gold})
+    path = whole(tmp_path / "a.json", {"prompts": shown, "rows": rows})
+    content = told(run_score, path, "--columns", "prediction=said")
+    assert (content["n"], content["scores"][0]["value"]) == (10, RIGHT)
+    assert content["notes"] == ["rows are those of 'rows'; not read: 'prompts'"]

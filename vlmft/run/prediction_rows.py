@@ -112,7 +112,7 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
     names = {**COLUMNS, "reference": () if references_elsewhere else COLUMNS["reference"]}
     if references_elsewhere:
         names["prediction"] = (*COLUMNS["prediction"], "answer", "caption")
-    wanted = [*names["prediction"], *(reading.named[use] for use in ("prediction", "score") if use in reading.named)]
+    wanted = [*(reading.named[use] for use in ("prediction", "score") if use in reading.named), *names["prediction"]]
     records = read_records(path, wanted, "predictions", rows=reading.rows, encoding=reading.encoding)
     if records.is_lines:
         return _rows(path, records, {"prediction": LINE}, reading)
@@ -321,7 +321,7 @@ def read_rows_of_references(source: Path, reading: Reading) -> PredictionRows:
     """A file of ids and references; it needs no predictions of its own."""
     names = {use: COLUMNS[use] for use in ("id", "reference")}
     named = [reading.named["reference"]] if "reference" in reading.named else []
-    wanted = [*names["reference"], *named, "captions", "caption"]
+    wanted = [*named, *names["reference"], "captions", "caption"]
     records = read_records(source, wanted, "references", encoding=reading.encoding)
     if records.is_lines:
         return _rows(source, records, {"reference": LINE}, reading)
