@@ -26,6 +26,7 @@ from vlmft.run.prediction_cells import (
 from vlmft.run.prediction_columns import (
     AGREEING,
     COLUMNS,
+    IMAGE_IDS,
     PROMPTS,
     Record,
     cell,
@@ -228,7 +229,7 @@ def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
 def _expect_no_row_twice(path: Path, rows: Sequence[Record]) -> None:
     """Rows with ids of their own that are there twice: what a distributed run writes to fill its last batch."""
     there = {plain(name): name for name in reversed(names_of(rows[:1]))}
-    columns = [there[name] for name in COLUMNS["id"] if name in there]
+    columns = [there[name] for name in COLUMNS["id"] if name in there and name not in IMAGE_IDS]
     if not columns:
         return
     seen: dict[str, int] = {}
