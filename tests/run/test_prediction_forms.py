@@ -433,6 +433,12 @@ def test_files_of_json_answers(told: Json) -> None:
         assert (score["metric"].split("/")[0], score["value"]) == (metric, value)
 
 
+def test_scores_that_are_true_or_false(told: Json, tmp_path: Path) -> None:
+    rows = made(lambda i, said, gold: {"index": i, "hit": said == gold})
+    for path in (table(tmp_path / "a.csv", rows), lines(tmp_path / "a.jsonl", rows)):
+        assert told(run_score, path, "--columns", "score=hit")["scores"][0]["value"] == RIGHT
+
+
 def test_lists_of_one_number(told: Json, tmp_path: Path) -> None:
     rows = [{"id": i, "prediction": said, "answer": "[14]"} for i, said in enumerate(("14", "15"))]
     content = told(run_score, table(tmp_path / "a.tsv", rows, "\t"))
@@ -444,3 +450,18 @@ def test_lists_in_rows(told: Json, tmp_path: Path) -> None:
     value = [{"split": "human", "items": PLAIN}, {"split": "augmented", "items": [{**PLAIN[2], "prediction": "none"}]}]
     (score,) = told(run_score, whole(tmp_path / "a.json", value))["scores"]
     assert {name: one["n"] for name, one in score["values"].items()} == {"human": 10, "augmented": 1}
+
+
+def test_the_list_with_the_named_column_is_read(told: Json, tmp_path: Path) -> None:
+    shown = [{"text": "Which?", "n": 1}, {"text": "What?", "n": 2}]
+    rows = made(lambda i, said, gold: {"n": i, "said": said, "gold": gold})
+    path = whole(tmp_path / "a.json", {"prompts": shown, "rows": rows})
+    content = told(run_score, path, "--columns", "prediction=said")
+    assert (content["n"], content["scores"][0]["value"]) == (10, RIGHT)
+    assert content["notes"] == ["rows are those of 'rows'; not read: 'prompts'"]
+
+
+def test_an_image_may_be_asked_about_twice(told: Json, tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "prediction": "yes", "label": "yes"}] * 2
+    content = told(run_score, lines(tmp_path / "a.jsonl", rows))
+    assert (content["n"], content["notes"]) == (2, []) and "id" not in content["columns"]

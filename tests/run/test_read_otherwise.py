@@ -220,3 +220,31 @@ def test_a_table_says_that_answers_stand_in_slots(told: Json, tmp_path: Path) ->
     assert content["notes"] == ["3 of 3 predictions mark their answer; --extract tag scores that alone"]
     content = told(run_score, path, "--metric", "rouge", "--extract", "tag")
     assert content["tables"]["rouge/unicode-words@1"]["values"]["rouge1_f"] == 1 and content["notes"] == []
+
+
+OPTIONS = {"A": "a red cube", "B": "a blue ball", "C": "two cones", "D": "nothing"}
+WAYS: tuple[Callable[[str], str], ...] = (
+    lambda one: one,
+    lambda one: f"({one})",
+    lambda one: f"{one}. {OPTIONS[one]}",
+    lambda one: f"The answer is {one}.",
+    lambda one: f"Answer: {one.lower()}",
+    lambda one: f"{OPTIONS[one].capitalize()}.",
+    lambda one: f"<think>It may be A or B.</think>\n<answer>{one}</answer>",
+    lambda one: f"The correct answer is option {one}: {OPTIONS[one]}.",
+    lambda one: f"{one}\nBecause the picture shows {OPTIONS[one]}.",
+    lambda one: f"Looking at it, I see {OPTIONS[one]}. So the answer is ({one}).",
+    lambda one: f"The correct option is:\n\n**{one}. {OPTIONS[one]}**",
+    lambda one: f"I would choose {one}.",
+)
+"""How models say an option."""
+
+
+def test_every_way_to_say_a_letter_counts_alike(told: Json, tmp_path: Path) -> None:
+    rows = []
+    for i in range(len(WAYS) * 16):
+        gold, said = "ABCD"[i % 4], "ABCD"[i // 4 % 4]  # each pair of letters in each way
+        rows.append({"index": i, **OPTIONS, "answer": gold, "prediction": WAYS[i // 16](said), "way": i // 16})
+    (score,) = told(run_score, write(tmp_path / "a.jsonl", rows), "--extract", "letter", "--by", "way")["scores"]
+    assert (score["value"], score["n_extracted"]) == (0.25, len(rows))
+    assert [one["value"] for one in score["values"].values()] == [0.25] * len(WAYS)

@@ -18,6 +18,8 @@ from vlmft.run.prediction_columns import Record, is_missing, text_of
 LIST_AS_TEXT = re.compile(r"""\[\s*(?:['"].*['"]|\{\s*['"]answer['"].*\})\s*\]""", re.DOTALL)
 """What str() and pandas make of a list of texts, or of VQAv2's list of answers."""
 ONE_NUMBER = re.compile(r"\[\s*(-?\d[\d.]*)\s*\]")
+TRUTH = {"true": 1.0, "false": 0.0}
+"""How a table writes whether an answer was right."""
 ANSWERS_OF_VQA = 10
 """A list of so many texts in every row is the answers of ten people."""
 _SPACE = re.compile(r"\s")
@@ -192,7 +194,7 @@ def _json_references(path: Path, row_id: str, value: Any) -> tuple[str, ...]:
 
 def score_of(path: Path, row_id: str, value: Any) -> float:
     try:
-        score = float(value)
+        score = TRUTH[str(value).strip().casefold()] if str(value).strip().casefold() in TRUTH else float(value)
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):

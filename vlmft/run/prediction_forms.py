@@ -75,10 +75,7 @@ def read_records(
 
 
 def _lines_of(path: Path, encoding: str | None) -> Records:
-    try:
-        text = read_text(path, encoding)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: Expected a file, got none there; check the path") from error
+    text = read_text(path, encoding)
     lines = [line.removesuffix("\r") for line in text.text.removesuffix("\n").split("\n")]
     if lines[0].lstrip().startswith("{") and lines[0].rstrip().endswith("}"):
         raise ConfigError(f"{path}: Expected a text a line, got JSON ({lines[0][:40]!r}); call the file .jsonl")

@@ -26,6 +26,7 @@ from vlmft.run.prediction_cells import (
 from vlmft.run.prediction_columns import (
     AGREEING,
     COLUMNS,
+    IMAGE_IDS,
     PROMPTS,
     Record,
     cell,
@@ -112,7 +113,7 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
     names = {**COLUMNS, "reference": () if references_elsewhere else COLUMNS["reference"]}
     if references_elsewhere:
         names["prediction"] = (*COLUMNS["prediction"], "answer", "caption")
-    wanted = [*names["prediction"], *(reading.named[use] for use in ("prediction", "score") if use in reading.named)]
+    wanted = [*(reading.named[use] for use in ("prediction", "score") if use in reading.named), *names["prediction"]]
     records = read_records(path, wanted, "predictions", rows=reading.rows, encoding=reading.encoding)
     if records.is_lines:
         return _rows(path, records, {"prediction": LINE}, reading)
@@ -228,7 +229,7 @@ def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
 def _expect_no_row_twice(path: Path, rows: Sequence[Record]) -> None:
     """Rows with ids of their own that are there twice: what a distributed run writes to fill its last batch."""
     there = {plain(name): name for name in reversed(names_of(rows[:1]))}
-    columns = [there[name] for name in COLUMNS["id"] if name in there]
+    columns = [there[name] for name in COLUMNS["id"] if name in there and name not in IMAGE_IDS]
     if not columns:
         return
     seen: dict[str, int] = {}
@@ -321,7 +322,7 @@ def read_rows_of_references(source: Path, reading: Reading) -> PredictionRows:
     """A file of ids and references; it needs no predictions of its own."""
     names = {use: COLUMNS[use] for use in ("id", "reference")}
     named = [reading.named["reference"]] if "reference" in reading.named else []
-    wanted = [*names["reference"], *named, "captions", "caption"]
+    wanted = [*named, *names["reference"], "captions", "caption"]
     records = read_records(source, wanted, "references", encoding=reading.encoding)
     if records.is_lines:
         return _rows(source, records, {"reference": LINE}, reading)
