@@ -1,4 +1,4 @@
-"""Other users of a shared folder can read what the umask lets them read: every file of a run, wherever it comes from."""
+"""Other users of a shared folder can read every file of a run that the umask lets them read, whatever wrote it."""
 
 from __future__ import annotations
 

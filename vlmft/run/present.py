@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -36,7 +35,7 @@ def print_inferred(inferred: Sequence[Inferred]) -> None:
         print(f"  {item.key} = {value}  (from {item.origin})")
 
 
-def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Path | None) -> None:
+def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig) -> None:
     """The dataset in numbers, where its splits come from, and what was looked for in it; `card` is data_card.json."""
     for line in source_lines(card["source"]):
         print(line)
@@ -69,8 +68,6 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Pat
         print(f"  warning: {warning}")
     for name, told in findings(card).items():
         print(f"  {name.lower()}: {told[:1].lower()}{told[1:]}")
-    if sheet is not None:
-        print(f"  look at them: {sheet}")
 
 
 def _range(spread: Mapping[str, Any]) -> str:

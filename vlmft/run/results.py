@@ -46,7 +46,6 @@ from vlmft.training.checkpoint import whole_folder
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
 
-ADAPTER = "adapter"
 FINGERPRINT_FILE = "fingerprint.json"
 FULL_PARTS_FILE = "full_parts.safetensors"
 """Beside an adapter: the parts that were trained in full."""

@@ -102,7 +102,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, such as on a full disk; what was written of it is gone.
     """
-    beside = folder.with_name(f".{folder.name}.partial")
+    beside, whole = folder.with_name(f".{folder.name}.partial"), False
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
@@ -110,9 +110,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _open_to_others(beside)
         for file in (*beside.rglob("*"), beside):
             _sync(file)
+        whole = True
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
         raise _as_os_error(error) from error
+    finally:
+        if not whole:
+            shutil.rmtree(beside, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(_replaced(folder), ignore_errors=True)
         folder.rename(_replaced(folder))
