@@ -16,6 +16,9 @@ Keys of data_card.json:
 * `answers`: the most frequent over all splits, each with its share of each split's rows (0 behind its thousandth).
 * `rows_that_fit`: of a seeded sample of `looked_at` rows the `tokens` of those that fit into `limit_tokens` (a spread),
   how many are `too_long` or `refused`, and the `first` of these with the reason.
+* `readable_answers.<split>`: of the `n` rows looked at, how many `rows` have their gold answer in their own prompt, the
+  share's `interval`; `chance` and its `chance_interval`, what shuffled answers give; `places`, `first`, and whether it
+  is `flagged` (evaluation/readable_answers.py).
 * `near_duplicates`: `distance`, the bits that differ at most; `largest_group` of them in images, null where they are
   not grouped; `between`: for each pair of `splits` how many `images` of the second look like one of the first, and the
   nearest `pairs`.
@@ -40,6 +43,7 @@ import PIL.Image
 from vlmft.data.base import VLMDataModule
 from vlmft.data.card import SplitCard, Spread, suspicions
 from vlmft.data.near_duplicates import DISTANCE, NearPair, Shown
+from vlmft.evaluation.readable_answers import MOST_ROWS, readable
 from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
 from vlmft.models.family import Family
 from vlmft.run.folder import write_json
@@ -71,6 +75,10 @@ def data_card(
         "splits": {split: _split(card, image_tokens) for split, card in data.cards.items()},
         "answers": _answers(data.cards),
         "rows_that_fit": _fit(data, family, image_tokens, poll),
+        "readable_answers": {
+            split: readable([sample for sample, _ in data.some_rows(split, MOST_ROWS)]).to_dict()
+            for split in data.cards
+        },
         "near_duplicates": _near_duplicates(data),
     }
 

@@ -18,6 +18,7 @@ from vlmft.run.check import source_lines
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
+from vlmft.run.without_looking import alarm
 
 MARKS = {True: "ok  ", False: "FAIL"}
 SHOWN_ANSWERS = 3
@@ -51,6 +52,8 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig) -> None:
         per_image = [f"{asked['mean']:.1f}", _range(tokens)] if asked["n"] else ["-", "-"]
         rest = [split["classes"] or "-", split["answers"], words["median"], words["max"]]
         table.add_row(name, *map(str, (*counts, *per_image, *rest)))
+    alarms = [alarm(split, found) for split, found in card["readable_answers"].items()]
+    print_alarms([sentence for sentence in alarms if sentence is not None])
     console().print(table)
     if sampled:
         print("  no image can stand in two splits here: all but the rows is counted from a seeded sample of each split")
@@ -88,6 +91,11 @@ def print_checks(checks: Sequence[Check]) -> None:
         print(f"  {MARKS[check.ok]} {check.name}: {check.sentence}")
 
 
+def print_alarms(alarms: Sequence[str]) -> None:
+    for sentence in alarms:
+        print(f"WARNING: {sentence}")
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -98,7 +106,10 @@ def interval(bounds: tuple[float, float]) -> str:
 
 def print_evaluation(found: Evaluation) -> None:
     """The table of arms, the paired differences, and what to know beside them."""
+    print_alarms(found.alarms)
     _print_table(found.arms)
+    for line in found.blind.lines if found.blind is not None else ():
+        print(line)
     for judged in found.comparisons:
         print(comparison_sentence(judged, len(found.comparisons)))
     if found.matrix:

@@ -50,6 +50,9 @@ def findings(card: Mapping[str, Any]) -> dict[str, str]:
     if between:
         found["Overlap"] = "None, no image and no row stands in two splits."
         found["Near-duplicates"] = _near_duplicates(card["near_duplicates"])
+    told = [f"{split} {shown['sentence']}" for split, shown in card.get("readable_answers", {}).items()]
+    if told:
+        found["Answers in their own prompt"] = "; ".join(told) + "."
     found["Rows that fit"] = _fit(card["rows_that_fit"])
     return found
 
