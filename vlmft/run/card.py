@@ -21,7 +21,7 @@ Keys of data_card.json:
   is `flagged` (evaluation/readable_answers.py).
 * `near_duplicates`: `distance`, the bits that differ at most; `largest_group` of them in images, null where they are
   not grouped; `between`: for each pair of `splits` how many `images` of the second look like one of the first, and the
-  nearest `pairs`.
+  nearest `pairs`; how many more are `mirrored`, left for right, and their `mirrored_pairs`.
 """
 
 from __future__ import annotations
@@ -178,7 +178,13 @@ def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: C
 
 def _near_duplicates(data: VLMDataModule) -> dict[str, Any]:
     between = [
-        {"splits": list(splits), "images": len(pairs), "pairs": [_named(pair) for pair in pairs[:LISTED_PAIRS]]}
+        {
+            "splits": list(splits),
+            "images": len(pairs),
+            "pairs": [_named(pair) for pair in pairs[:LISTED_PAIRS]],
+            "mirrored": len(data.mirrored[splits]),
+            "mirrored_pairs": [_named(pair) for pair in data.mirrored[splits][:LISTED_PAIRS]],
+        }
         for splits, pairs in data.near_duplicates.items()
         if all(split in data.cards for split in splits)
     ]
