@@ -212,7 +212,7 @@ class Rows:
         if self.dataset.disjoint_by_construction or split not in self._shown:
             return None
         _, facts = self._shown[split]
-        return [facts.contents[place].ljust(32, b"\0")[:8].hex() for place in np.unique(facts.shows[:, 1])]
+        return [facts.contents[place].ljust(32, b"\0").hex()[:16] for place in np.unique(facts.shows[:, 1])]
 
     def _near_duplicates(self, *, mirrored: bool = False) -> dict[tuple[Split, Split], list[NearPair]]:
         pictures = {split: facts.pictures() for split, (_, facts) in self._shown.items()}

@@ -236,6 +236,7 @@ def report(
         arms=tuple(summary.arms),
         comparisons=tuple(summary.comparisons),
         warnings=(*evaluation.alarms, *evaluation.notes),
+        alarms=tuple(evaluation.alarms),
         curves=curves(read_metrics(metrics)),
         split_sizes=summary.rows,
         rows=tuple(rows),
