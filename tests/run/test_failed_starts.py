@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,11 @@ import pytest
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import mistakes_in_one_line
 from vlmft.config.schema import EvaluateConfig, TrainConfig
+from vlmft.config.tool_schema import ExportConfig
+from vlmft.config.tools import compose_tool
 from vlmft.data.ledger import LEDGER_FILE
+from vlmft.run.export import export
+from vlmft.run.folder import make_folder
 from vlmft.run.reevaluate import reevaluate
 from vlmft.run.train import train
 from vlmft.sample import BadRowError
@@ -89,6 +94,17 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def everything(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_an_export_that_fails_leaves_nothing(compose: Callable[..., TrainConfig], in_an_empty_folder: Path) -> None:
+    """A run whose training has not ended; the folder that is written beside goes, too."""
+    run = make_folder(compose(*SMALL))
+    shutil.move(run, "run")
+    shutil.rmtree("outputs")
+    for form in ("adapter", "merged"):
+        with pytest.raises(ConfigError, match=r"run: there is no (adapter|folder)"):
+            export(compose_tool("export", ExportConfig, ("run=run", "to=given", f"form={form}", "check_rows=0")))
+    assert [name for name in everything(in_an_empty_folder) if not name.startswith("run")] == []
 
 
 @pytest.mark.parametrize(

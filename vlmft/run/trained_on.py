@@ -59,8 +59,8 @@ def told(arm: str, trained: int | None, chosen: int | None, n_rows: int, split: 
     if trained is None:
         return [], [f"{arm}: nothing shows which rows it was trained on, so they may be among these"]
     alarms = [
-        f"{arm} was trained on {trained:,} of these {n_rows:,} {split} rows, or on what they show; that it does well on "
-        "them says nothing of rows that it has not seen"
+        f"{arm} was trained on {trained:,} of these {n_rows:,} {split} rows, or on what they show; that it does well "
+        "on them says nothing of rows that it has not seen"
     ]
     notes = [f"{arm}: its checkpoint was chosen by {chosen:,} of these {n_rows:,} rows, which flatters it"]
     return alarms if trained else [], notes if chosen else []
