@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vlmft.evaluation.report.card import _near_duplicates
 
 Picture = PIL.Image.Image
 N_SCENES = 12
+CHARTS = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data/chartqa/train/png"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def scenes() -> list[Picture]:
 @pytest.fixture
 def rows_of(compose: Callable[..., TrainConfig]) -> Callable[..., Rows]:
     def made(folder: Path, *overrides: str) -> Rows:
-        config = compose("model=tiny", f"data.path={folder}", *overrides).data
+        config = compose("model=tiny", f"data.path={folder}", "data.val_rows=0", *overrides).data
         rows = Rows(make_dataset(config), config, Ledger(None, config.on_bad_row, 1.0), seed=0)
         rows.check_splits()
         return rows
@@ -164,7 +166,7 @@ def test_mirrored_copies_stay_together_where_near_duplicates_do(
     scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path
 ) -> None:
     saved = {**plain(scenes), **{f"m{i}.png": (mirrored(scene), "How many?") for i, scene in enumerate(scenes)}}
-    shares = ("data.val_rows=0", "data.test_rows=0.5")
+    shares = ("data.test_rows=0.5",)
     folder = write(tmp_path, {"train": saved})
     apart = rows_of(folder, *COLUMNS, *shares)
     assert len(apart.mirrored["train", "test"]) > 0
@@ -184,3 +186,18 @@ def test_what_is_missed_is_named(
     between: list[Any] = [{"splits": ["train", "test"], "images": 0, "mirrored": 0}]
     said = _near_duplicates({"between": between, "largest_group": None})
     assert "Not looked for: pictures cropped by more than 1\u00a0% a side, turned" in said
+
+
+@pytest.mark.skipif(not CHARTS.is_dir(), reason=f"no {CHARTS}; set VLMFT_REFERENCE_DATA")
+@pytest.mark.parametrize(("change", "found"), [("as a JPEG", 20), ("mirrored, as a JPEG", 20), ("turned", 0)])
+def test_real_charts(change: str, found: int, rows_of: Callable[..., Rows], tmp_path: Path) -> None:
+    """Twenty of sixty charts stand in test in another guise; no chart is taken for another one."""
+    opened = [PIL.Image.open(file).convert("RGB") for file in sorted(CHARTS.glob("*.png"))]
+    pictures = list({picture.tobytes(): picture for picture in opened}.values())[:60]
+    assert len(pictures) == 60
+    changed = {**CHANGES, **MIRRORED, **MISSED}[change]
+    test = {f"{number}.png": (changed(picture), "Which?") for number, picture in enumerate(pictures[:20])}
+    rows = rows_of(write(tmp_path, {"train": plain(pictures), "test": test}), *COLUMNS)
+    pairs = rows.near_duplicates["train", "test"] + rows.mirrored["train", "test"]
+    assert len(pairs) == found and len(rows.near_duplicates["train", "test"]) == (found if change in CHANGES else 0)
+    assert all(Path(pair.held_out.name).name == Path(pair.other.name).name for pair in pairs)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from vlmft.evaluation.readable_answers import SHUFFLES, Text, readable, words_of
 from vlmft.sample import Message, Prompt, Sample
 
+CHARTS = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data/chartqa"
 ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl", "pig", "bee", "ant", "elk")
 
 
@@ -144,3 +148,15 @@ def test_another_reference_counts() -> None:
 def test_few_rows(rows: Sequence[Sample]) -> None:
     found = readable(rows)
     assert found.rows == 0 and not found.flagged and found.to_dict()["sentence"]
+
+
+@pytest.mark.skipif(not CHARTS.is_dir(), reason=f"no {CHARTS}; set VLMFT_REFERENCE_DATA")
+def test_questions_that_people_ask_of_charts() -> None:
+    """They are not flagged; the same with each answer told are."""
+    found = [row for file in sorted(CHARTS.glob("*/*_*.json")) for row in json.loads(file.read_text(encoding="utf-8"))]
+    asked = [row(number, one["query"], str(one["label"])) for number, one in enumerate(found)]
+    assert len(asked) == 450
+    honest = readable(asked)
+    assert not honest.flagged and honest.share < 0.01
+    told = readable([row(number, f"{one['query']} ({one['label']})", one["label"]) for number, one in enumerate(found)])
+    assert told.flagged and told.share > 0.97
