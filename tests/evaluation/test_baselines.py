@@ -69,6 +69,16 @@ def test_texts_are_copied_as_metrics_read_them() -> None:
     assert copied.value == 1.0
 
 
+def test_an_answer_that_is_always_the_first_option() -> None:
+    words = ["cat", "dog", "cow", "hen", "fox", "owl"]
+    rows = []
+    for i in range(40):
+        first, second, third = words[i % 6], words[(i + 1) % 6], words[(i + 3) % 6]
+        rows.append(row(i, f"What is it? A. {first} B. {second} C. {third}", first))
+    found = values(rows[:20], rows[20:])
+    assert found["copy"] == 1.0 and found["majority"] < 0.3
+
+
 def test_honest_questions_lead_to_nothing() -> None:
     train = [row(i, "How many of the 13 cubes are red?", str(i % 4)) for i in range(40)]
     assert values(train, train[:8])["copy"] == 0.0

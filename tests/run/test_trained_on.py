@@ -89,6 +89,27 @@ def test_one_that_saw_none_of_them(
     assert not [note for note in summary["notes"] if "trained on" in note]
 
 
+def test_a_whole_model_that_saw_them(
+    compose: Callable[..., TrainConfig], tested: Callable[..., Any], tmp_path: Path, capsys: Any
+) -> None:
+    """What one run trained in full is the untuned model of another: evaluated alone, or trained further."""
+    full = ("model.train.language=full", "model.train.connector=frozen", "trainer.max_steps=1", "preflight=false")
+    alone = ("test=false", "data.val_rows=0", "data.test_rows=0", "logger=none", "train.rows_per_step=4")
+    theirs = write(tmp_path / "theirs", {"train": range(20)})
+    settings = (*MODEL, *DATA, *full, *alone, f"data.path={theirs}", "name=run", f"output_root={tmp_path / 'outputs'}")
+    whole = train(compose(*settings)) / "adapter"
+    mine = write(tmp_path / "mine", {"train": range(30, 40), "test": range(15, 25)})
+    base = (f"model.path={whole}", "model.init=pretrained")
+    said = "untuned was trained on 5 of these 10 test rows"
+    summary, *_ = tested(mine, *base, "evaluation.arms=[untuned]")
+    assert summary["alarms"][0].startswith(said)
+    capsys.readouterr()
+    settings = (*MODEL, *DATA, *base, "trainer.max_steps=1", "train.rows_per_step=4", "preflight=false")
+    settings += ("evaluation.arms=[untuned,tuned]", "evaluation.canary_rows=0", "data.val_rows=0", "logger=none")
+    train(compose(*settings, f"data.path={mine}", "name=further", f"output_root={tmp_path / 'outputs'}"))
+    assert f"WARNING: {said}" in capsys.readouterr().out
+
+
 def test_one_of_which_nothing_is_known(
     trained_run: Callable[[Path], Path], tested: Callable[..., Any], tmp_path: Path
 ) -> None:

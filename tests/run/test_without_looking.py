@@ -100,9 +100,9 @@ def judged(first: str, second: str, right: tuple[int, int], n: int = 200) -> Any
 @pytest.mark.parametrize(
     ("control", "right", "words"),
     [
-        ("blank", (150, 149), "these 200 rows do not show that it needs the images"),
-        ("textonly", (150, 20), "it uses the images"),
-        ("textonly", (100, 150), "it answers better without the images"),
+        ("blank", (150, 149), "these 200 rows do not show that it needs its images"),
+        ("textonly", (150, 20), "it uses its images"),
+        ("textonly", (100, 150), "it answers better without its images"),
     ],
 )
 def test_controls_in_words(control: str, right: tuple[int, int], words: str) -> None:
@@ -112,6 +112,6 @@ def test_controls_in_words(control: str, right: tuple[int, int], words: str) -> 
     assert f"scores {second}, with its images {first}" in told
 
 
-@pytest.mark.parametrize("pair", [("untuned", "tuned"), ("tuned", "shuffled"), ("tuned", "fewshot")])
+@pytest.mark.parametrize("pair", [("untuned", "tuned"), ("tuned", "fewshot")])
 def test_other_comparisons_say_nothing_of_images(pair: tuple[str, str]) -> None:
     assert control_sentence(judged(*pair, right=(100, 150))) is None

@@ -13,7 +13,7 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import tuned_parts
-from vlmft.run.build import Built, build
+from vlmft.run.build import build
 from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.grade import grading_into_report
@@ -24,8 +24,8 @@ from vlmft.run.present import print_evaluation, print_phases, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import Phases, Summary, log_predictions, report, write_results
 from vlmft.run.start import settled
-from vlmft.run.trained_on import rows_in, run_of, told
-from vlmft.sample import SPLITS, Split
+from vlmft.run.trained_on import tell_trained_rows
+from vlmft.sample import Split
 from vlmft.training.interruption import stop_request
 from vlmft.training.metrics_file import METRICS_FILE
 from vlmft.training.tracking import Wandb, stored_run
@@ -75,7 +75,7 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
         )
     ledger.keep(kept, anew=True)
     found.notes = others.notes + found.notes
-    _tell_trained_rows(config, built, found, data)
+    tell_trained_rows(found, built.data, data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)
     summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
     summary.bad_rows = len(built.data.ledger.bad)
     summary.adapter_sha256 = adapter_sha256(built) if others.adapters else NO_ADAPTER
@@ -96,20 +96,6 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     places = {"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE}
     where({**places, "wandb": tracked} if tracked is not None else places)
     return folder
-
-
-def _tell_trained_rows(config: EvaluateConfig, built: Built, found: Evaluation, data: DataConfig) -> None:
-    """What the arms' adapters were trained on, where these very rows were among it."""
-    places = {"tuned": config.run or config.adapter, **config.adapters}
-    for arm, place in places.items():
-        if place is None or arm not in found.arms:
-            continue
-        run = run_of(place)
-        trained, chosen = (
-            rows_in(split, built.data, found.samples, data, run) if run is not None else None for split in SPLITS[:2]
-        )
-        alarms, notes = told(arm, trained, chosen, len(found.samples), found.split)
-        found.alarms, found.notes = found.alarms + alarms, found.notes + notes
 
 
 def _tracked(config: EvaluateConfig, run: TrainConfig | None, folder: Path, found: Evaluation, summary: Summary) -> str:

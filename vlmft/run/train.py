@@ -48,6 +48,7 @@ from vlmft.run.quiet import quiet_libraries
 from vlmft.run.ready import Ready, built_for, made_ready
 from vlmft.run.results import SMOKE, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.run.smoke import make_small
+from vlmft.run.trained_on import tell_trained_rows
 from vlmft.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -323,6 +324,7 @@ def _test(
     """Evaluates the arms on the test split, prints the table, writes the report; returns also where things lie."""
     arms = config.evaluation.arms
     found = evaluate_arms(built, config.evaluation, arms, "test", folder, before=before, poll=stop.check)
+    tell_trained_rows(found, built.data, config.data, {}, config.model.path)
     summary.add(found)
     print_evaluation(found)
     content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)

@@ -19,9 +19,10 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
 from vlmft.data.rows import Rows
+from vlmft.run.evaluate import Evaluation
 from vlmft.run.folder import read_run
 from vlmft.run.manifest import CONTENT_DIGITS, MANIFEST_FILE
-from vlmft.sample import Sample, Split
+from vlmft.sample import SPLITS, Sample, Split
 
 
 def run_of(place: str) -> Path | None:
@@ -52,6 +53,25 @@ def contents_of(sample: Sample) -> set[str]:
     """What a row shows, or asks, as the manifest names it."""
     hashes = [image.sha256 for image in sample.prompt.images] or [sample.prompt.sha256]
     return {digest[:CONTENT_DIGITS] for digest in hashes}
+
+
+def tell_trained_rows(
+    found: Evaluation, rows: Rows, data: DataConfig, places: Mapping[str, str | None], base: str
+) -> None:
+    """Puts into the evaluation which of its rows the arms' adapters were trained on; `places`: arm -> where it is from.
+
+    `base` is where the untuned model comes from: it, too, may be what a run has trained.
+    """
+    given = {arm: place for arm, place in places.items() if place is not None and arm in found.arms}
+    if run_of(base) is not None:
+        given = {next(iter(found.arms)): base, **given} if "untuned" not in found.arms else {"untuned": base, **given}
+    for arm, place in given.items():
+        run = run_of(place)
+        trained, chosen = (
+            rows_in(split, rows, found.samples, data, run) if run is not None else None for split in SPLITS[:2]
+        )
+        alarms, notes = told(arm, trained, chosen, len(found.samples), found.split)
+        found.alarms, found.notes = found.alarms + alarms, found.notes + notes
 
 
 def told(arm: str, trained: int | None, chosen: int | None, n_rows: int, split: str) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
 """What could explain a score without anybody having looked at a picture: see evaluation/readable_answers and baselines.
 
-Nothing here asks a model. `blank` and `textonly` arms, where they were run, are put into words.
+Nothing here asks a model. `blank`, `shuffled` and `textonly` arms, where they were run, are put into words.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from vlmft.sample import BadRowError, Sample, Split
 
 TRAIN_ROWS = 2_000
 """At most so many training rows are read for the baselines."""
-CONTROLS = {"blank": "black images in place of its own", "textonly": "no image at all"}
+CONTROLS = {
+    "blank": "black images in place of its own",
+    "shuffled": "another row's images in place of its own",
+    "textonly": "no image at all",
+}
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,9 @@ def control_sentence(judged: Adjusted) -> str | None:
         f"{low:+.1f} to {high:+.1f}): "
     )
     means = {
-        "worse": "it uses the images",
-        "better": "it answers better without the images, so they do not tell it the answer",
-        "not distinguishable": f"these {found.n} rows do not show that it needs the images",
+        "worse": "it uses its images",
+        "better": "it answers better without its images, so they do not tell it the answer",
+        "not distinguishable": f"these {found.n} rows do not show that it needs its images",
     }
     return told + means[judged.verdict]
 
