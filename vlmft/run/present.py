@@ -18,7 +18,7 @@ from vlmft.run.check import source_lines
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
-from vlmft.run.without_looking import alarm
+from vlmft.run.without_looking import alarms_of
 
 MARKS = {True: "ok  ", False: "FAIL"}
 SHOWN_ANSWERS = 3
@@ -52,8 +52,7 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig) -> None:
         per_image = [f"{asked['mean']:.1f}", _range(tokens)] if asked["n"] else ["-", "-"]
         rest = [split["classes"] or "-", split["answers"], words["median"], words["max"]]
         table.add_row(name, *map(str, (*counts, *per_image, *rest)))
-    alarms = [alarm(split, found) for split, found in card["readable_answers"].items()]
-    print_alarms([sentence for sentence in alarms if sentence is not None])
+    print_alarms(alarms_of(card["readable_answers"]))
     console().print(table)
     if sampled:
         print("  no image can stand in two splits here: all but the rows is counted from a seeded sample of each split")

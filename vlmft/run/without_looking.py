@@ -16,7 +16,7 @@ from vlmft.data.order import epoch_order
 from vlmft.data.rows import Rows
 from vlmft.evaluation.baselines import Baseline, baselines
 from vlmft.evaluation.compare import Adjusted
-from vlmft.evaluation.readable_answers import Readable, readable
+from vlmft.evaluation.readable_answers import MOST_ROWS, Readable, readable
 from vlmft.evaluation.report import Grid, Section
 from vlmft.metrics import metric_named
 from vlmft.sample import BadRowError, Sample, Split
@@ -67,6 +67,18 @@ def training_rows(rows: Rows) -> list[Sample]:
         with contextlib.suppress(BadRowError):
             found.append(rows.sample(ids[place]))
     return found
+
+
+def readable_of_splits(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Split -> `Readable.to_dict()`; after `check_splits`."""
+    return {
+        split: readable([sample for sample, _ in rows.some_rows(split, MOST_ROWS)]).to_dict() for split in rows.cards
+    }
+
+
+def alarms_of(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of the splits that tell their answers."""
+    return [said for split, one in found.items() if (said := alarm(split, one)) is not None]
 
 
 def alarm(split: str, found: Mapping[str, Any]) -> str | None:
