@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import EvaluateConfig
+from vlmft.run.start import require_evaluation
 
 
 @entry("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
-    from vlmft.run.reevaluate import reevaluate  # after the check: torch and transformers take seconds to import
+    dataset = require_evaluation(config)
+    from vlmft.run.reevaluate import reevaluate  # after the checks: torch and transformers take seconds to import
 
-    reevaluate(config)
+    reevaluate(config, dataset)
 
 
 if __name__ == "__main__":

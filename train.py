@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import TrainConfig
+from vlmft.run.start import require_training
 
 
 @entry("train", TrainConfig)
 def main(config: TrainConfig) -> None:
-    from vlmft.run.train import train  # after the check: torch and transformers take seconds to import
+    dataset = require_training(config)
+    from vlmft.run.train import train  # after the checks: torch and transformers take seconds to import
 
-    train(config)
+    train(config, dataset)
 
 
 if __name__ == "__main__":

@@ -192,13 +192,13 @@ def test_settings_are_told_apart_whatever_they_are_called(key: str, compose: Cal
 
 
 def test_a_run_without_one_of_its_settings_is_not_read(tmp_path: Path, compose: Callable[..., TrainConfig]) -> None:
-    from vlmft.run.folder import read_run, run_folder
+    from vlmft.run.folder import make_folder, read_run
 
     config = compose(f"output_root={tmp_path}", "name=run")
     config.logger.tags = [HUB]  # changes no result
-    assert read_run(str(run_folder(config)[0])).logger.tags == [REDACTED]
+    assert read_run(str(make_folder(config))).logger.tags == [REDACTED]
     config.name, config.model.lora.target_modules = "other", [HUB]
-    folder, _ = run_folder(config)
+    folder = make_folder(config)
     lost = r"got <redacted> for model\.lora\.target_modules, .*; write its value there by hand"
     with pytest.raises(ConfigError, match=lost):
         read_run(str(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 import torch
 
 from vlmft.config.schema import DataConfig, OnBadRow
-from vlmft.data.base import NUMBER, VLMDataModule
+from vlmft.data.base import VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
 from vlmft.data.order import epoch_order
+from vlmft.data.other_answers import NUMBER
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Image, Message, Prompt, Question, Sample, Split
 
 BROKEN = (2, 5)
@@ -197,6 +199,7 @@ RECORDS: dict[str, tuple[Mapping[str, Any], Any]] = {
     "nested id": ({"id": "r", "answer": {"id": "seven"}}, lambda r: r["answer"]["id"]),
     "whole number": ({"id": "r", "count": 7}, lambda r: str(r["count"])),
     "number in a list": ({"id": "r", "counts": [7]}, lambda r: str(r["counts"][0])),
+    "inside a text": ({"id": "r", "said": "I count. <answer>seven</answer>"}, lambda r: r["said"][17:].split("<")[0]),
     "fraction": ({"id": "r", "value": 1.5}, lambda r: str(r["value"])),
 }
 
@@ -218,6 +221,14 @@ def test_with_answer_leaves_an_honest_prompt_as_it_is() -> None:
         honest = Source(record, answer, plain_question)
         censored, _ = module(dataset=honest).with_answer("r", "quetzalcoatl")
         assert censored.prompt == honest.to_sample(record).prompt
+
+
+def test_with_answer_does_not_touch_words_that_are_equal_by_chance() -> None:
+    """The answer is read out of a text; the question holds the same word, which this program did not put there."""
+    record = {"id": "r", "asked": "Are there 4 cubes or 5?", "said": "There are 4 (4)"}
+    chance = Source(record, lambda r: re.findall(r"\w+", r["said"])[-1], lambda r: r["asked"])
+    censored, in_source = module(dataset=chance).with_answer("r", "quetzalcoatl")
+    assert in_source and censored.prompt.messages[0].text == record["asked"]
 
 
 def test_with_answer_says_when_the_source_holds_no_answer() -> None:

@@ -93,7 +93,7 @@ def test_an_honest_evaluation_passes(labels: Sequence[Any]) -> None:
     found = canary(labels=labels)
     assert found == CanaryResult(n=3, in_source=3, moved=(), exposed=()) and found.ok
     assert found.sentence == (
-        "passed: on 3 rows the gold answer was replaced (3 of them in the source record); "
+        "passed for our code: on 3 rows the gold answer was replaced (3 of them in the source record); "
         "no prediction and no prompt changed"
     )
     assert found.to_dict() == {"n": 3, "in_source": 3, "moved": (), "exposed": (), "ok": True}

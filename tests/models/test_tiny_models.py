@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from vlmft.config.schema import ModelConfig
 from vlmft.data.shapes_pretrain import tokenizer_texts
 from vlmft.models.family import GenericFamily
-from vlmft.models.load import locate
+from vlmft.models.locate import locate
 from vlmft.models.tiny import VOCABULARY, build_tiny, build_tiny_qwen2vl
 
 FILES = {

@@ -8,7 +8,7 @@ import time
 
 from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import TrainConfig
-from vlmft.run.folder import SUMMARY_FILE, run_folder, tell_folder, write_json
+from vlmft.run.folder import SUMMARY_FILE, find_folder, make_folder, tell_folder, write_json
 from vlmft.training.interruption import Interrupted, stop_request
 
 N = 100
@@ -23,7 +23,8 @@ def accuracy(config: TrainConfig, step: int) -> float:
 @entry("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     assert not config.test and config.name is None
-    folder, finished = run_folder(config)
+    folder, finished = find_folder(config)
+    make_folder(config)
     tell_folder(folder)
     with (folder / "calls").open("a") as calls:
         calls.write("finished already\n" if finished else "ran\n")

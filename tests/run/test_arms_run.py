@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vlmft.config.check import ConfigError
+from vlmft.data.shapes import Shapes
 from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
 from vlmft.run import few_shot as few_shot_file
@@ -142,6 +143,20 @@ def test_nearest_examples_are_each_questions_own(run: Path, evaluate_small: Any)
     assert 1 < len(shown) <= 8
     (arm,) = found.summary["arms"]
     assert len(arm["draws"]) == 1
+
+
+def test_an_example_by_hand_that_is_asked_about_is_refused(
+    trained: Any, run: Path, evaluate_small: Any, tmp_path: Path
+) -> None:
+    """Under another file name and asked something else: its answer would stand before the question."""
+    data = Shapes(train_rows=2000)
+    image = data.to_sample(data.read(lines(trained, "untuned")[3]["id"])).prompt.images[0]
+    image.load().save(tmp_path / "mine.png")
+    file = tmp_path / "shots.jsonl"
+    file.write_text(json.dumps({"image": "mine.png", "question": "Which?", "answer": "3"}) + "\n")
+    given = ("evaluation.few_shot.choose=file", f"evaluation.few_shot.file={file}", "evaluation.few_shot.k=1")
+    with pytest.raises(ConfigError, match=r"few_shot\.file: Expected examples of other images .* got shots\.jsonl:1"):
+        evaluate_small(f"run={run}", "evaluation.arms=[fewshot]", *given)
 
 
 def test_examples_by_hand(run: Path, evaluate_small: Any, tmp_path: Path) -> None:

@@ -127,3 +127,15 @@ def test_train_prints_the_short_form_and_stops_before_the_first_step(pets: Path,
     assert "  test: test.jsonl (JSON Lines), by name" in done.stdout
     assert "  not read: source (such as 'me')" in done.stdout
     assert "preflight" not in done.stdout
+
+
+def test_answers_that_stand_in_the_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["image,question,answer"]
+    for number in range(60):
+        PIL.Image.new("RGB", (8, 8), (number * 4, 80, 160)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,How many? Answer is {number % 9}.,{number % 9}")
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    assert checked("data=columns", f"data.path={tmp_path}", "json=true") == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    told = "the data tell their answers: in train the gold answer stands in its own prompt in "
+    assert [warning for warning in warnings if warning.startswith(told)]

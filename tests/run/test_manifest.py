@@ -19,6 +19,9 @@ class Rows:
         self.ids = {"train": list(train), "val": [], "test": ["c"]}
         self.divided = divided
 
+    def contents(self, split: str) -> list[str] | None:
+        return [f"{split:>016}"] if split == "train" else None
+
 
 def test_ids_are_stored_where_the_splits_were_made_here() -> None:
     made: Any = Rows()
@@ -40,3 +43,6 @@ def test_other_rows_are_an_error(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="Expected the 2 train rows that"):
             check(path, other)
     assert path.read_bytes() == before and json.loads(before)["test"]["ids"] == ["c"]
+    assert (
+        json.loads(before)["train"]["contents"] == ["00000000000train"] and "contents" not in json.loads(before)["test"]
+    )

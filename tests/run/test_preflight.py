@@ -14,12 +14,13 @@ import torch
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init
 from vlmft.models.lora import trainable
+from vlmft.run import preflight as preflight_file
 from vlmft.run.build import Built
 from vlmft.run.evaluate import canary_on
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.sample import EncodedRow, Message, Prompt, Sample
 
-NAMES = ["learns", "first loss", "gradients", "images matter", "longest row", "learning rate", "leak canary"]
+NAMES = ["learns", "first loss", "gradients", "images arrive", "longest row", "learning rate", "leak canary"]
 
 
 class Defect:
@@ -248,7 +249,27 @@ class Blind(Defect):
 
 def test_images_that_never_reach_the_model(checked: Any) -> None:
     found = failed(checked(Blind))
-    assert list(found) == ["images matter"]
+    assert list(found) == ["images arrive"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "ok", "words"),
+    [
+        ((1.42, 2.26), True, "they help it"),
+        ((2.26, 1.42), True, "it does better without them"),
+        ((2.26, 2.26), False, "the model does not see them"),
+    ],
+)
+def test_it_is_said_which_way_the_images_move_the_loss(
+    losses: tuple[float, float], ok: bool, words: str, make_built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untuned model that is surer without them is no fault of the set-up, and no sign that they help."""
+    _, built = make_built("model.quantization.mode=none")
+    with_and_without = iter(losses)
+    monkeypatch.setattr(preflight_file, "_loss", lambda built, rows: torch.tensor(next(with_and_without)))
+    (check,) = preflight_file._images(built, built.data.samples(built.data.ids["train"][:8]))
+    assert check.ok == ok and words in check.sentence
+    assert check.sentence.startswith(f"loss {losses[0]:.4f} with the images, {losses[1]:.4f} with black ones (untuned,")
 
 
 class TooBig(Defect):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -12,30 +12,14 @@ from torch.utils.data import DataLoader
 
 from vlmft.config.failures import outlive_signals
 from vlmft.config.schema import DataConfig
-from vlmft.data.dataset import Dataset
+from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
+from vlmft.data.other_answers import rewritings
 from vlmft.data.rows import Rows
 from vlmft.data.sampler import WindowSampler
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
-
-
-NUMBER = 8675309
-"""Stands for a gold answer that the source holds as a number."""
-
-
-def _replaced(value: Any, golds: set[str], answer: str, *, numbers: bool) -> Any:
-    if isinstance(value, str):
-        return answer if value.strip().casefold() in golds else value
-    if isinstance(value, Mapping):
-        return {key: _replaced(item, golds, answer, numbers=numbers) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [_replaced(item, golds, answer, numbers=numbers) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool) and str(value) in golds:
-        return type(value)(NUMBER)
-    return value
 
 
 class EncodedRows(torch.utils.data.Dataset[EncodedRow | BadRow]):
@@ -76,22 +60,21 @@ class VLMDataModule(Rows, L.LightningDataModule):
         """The row as if its gold answer were another, and whether its source record already said so.
 
         For the leak canary: whatever reads the answer on the way to the prompt would show. A gold answer that the
-        record holds as a number becomes `NUMBER`; one that is computed from the record cannot be replaced there.
+        record holds as a number becomes another number; one that is computed from the record cannot be replaced there.
         """
         sample = self.sample(row_id)
         golds = {text.strip().casefold() for text in (sample.answer, *sample.references)}
-        # Numbers only where texts are not enough: one of them may be equal to the answer by chance.
-        tried = [self._rewritten(row_id, golds, answer, numbers=numbers) or sample for numbers in (False, True)]
-        reached = [changed for changed in tried if changed.answer.strip().casefold() not in golds]
-        censored = dataclasses.replace((reached or tried)[0], answer=answer, references=(answer,))
-        return censored, bool(reached)
+        first = None
+        for record in rewritings(self.dataset.read(row_id), golds, answer):
+            changed = self._made_of(record)
+            if changed is not None and changed.answer.strip().casefold() not in golds:
+                return dataclasses.replace(changed, answer=answer, references=(answer,)), True
+            first = first or changed or sample
+        return dataclasses.replace(first or sample, answer=answer, references=(answer,)), False
 
-    def _rewritten(self, row_id: str, golds: set[str], answer: str, *, numbers: bool) -> Sample | None:
-        record = self.dataset.read(row_id)
-        changed = _replaced(record, golds, answer, numbers=numbers)
-        kept = {key: value for key, value in record.items() if key == "id"}
+    def _made_of(self, record: Record) -> Sample | None:
         try:
-            return self.dataset.to_sample({**changed, **kept})
+            return self.dataset.to_sample(record)
         except (ValueError, TypeError, LookupError, AttributeError):  # the dataset takes no such answer
             return None
 

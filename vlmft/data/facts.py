@@ -8,6 +8,7 @@ read are never kept, but tried again.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 import re
 from array import array
@@ -20,7 +21,7 @@ from vlmft.data.cache import Arrays, code_of, kept, sha256
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids
 from vlmft.data.image_hashes import image_hashes
 from vlmft.data.images import file_of
-from vlmft.data.near_duplicates import LOOK, look, near
+from vlmft.data.near_duplicates import LOOK, MIRROR, look, near
 from vlmft.data.progress import Progress
 from vlmft.data.splits import connected
 from vlmft.sample import BadRowError, Image, Sample
@@ -112,7 +113,7 @@ class Facts:
 
         A group is a connected component: rows that share an image (exactly the same decoded pixels), a conversation or
         a tag `GROUP`, over any chain of rows; rows without an image share their text. `with_near_duplicates` ties those
-        together, too.
+        and mirrored ones together, too.
         """
         _, tie = np.unique(self.ties[:, 1], return_inverse=True)
         tied = np.column_stack([self.ties[:, 0], len(self.contents) + tie])
@@ -122,7 +123,9 @@ class Facts:
         joined = np.column_stack([pairs[:-1, 1], pairs[1:, 1]])[same_row]
         if with_near_duplicates:
             hashes = np.ascontiguousarray(self.contents.view(LOOK)["perceptual"])
-            joined = np.concatenate([joined, *(np.column_stack([i, j]) for i, j, _ in near(hashes, hashes))])
+            turned = np.where(hashes.any(axis=1, keepdims=True), hashes ^ MIRROR, hashes)
+            twins = itertools.chain(near(hashes, hashes), near(turned, hashes))
+            joined = np.concatenate([joined, *(np.column_stack([i, j]) for i, j, _ in twins)])
         roots = connected(len(self.contents) + len(self.ties), joined)
         found = np.full(len(self), -1)
         found[pairs[:, 0]] = roots[pairs[:, 1]]

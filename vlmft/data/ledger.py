@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vlmft.config.check import ConfigError
 from vlmft.config.files import whole_lines
 from vlmft.config.schema import OnBadRow
 from vlmft.sample import BadRow, BadRowError
 
+LEDGER_FILE = "bad_rows.jsonl"
 NAMED_ROWS = 3
 FIRST_LOOKS = 200
 """The ceiling holds from so many looked-at rows on: before, one bad row would be a large share."""
@@ -19,15 +22,38 @@ class Ledger:
     """Counts rows looked at and rows refused; stops the run by the policy of `data.on_bad_row`."""
 
     def __init__(self, path: Path | None, policy: OnBadRow, ceiling: float) -> None:
-        self.path, self.policy, self.ceiling = path, policy, ceiling
+        self.path: Path | None = None
+        self.policy, self.ceiling = policy, ceiling
         self.seen: set[str] = set()
         self.surveyed = 0
         """Rows that were looked at in one pass."""
         self.all_surveyed = False
         """They were all that there are: from then on none is counted by itself."""
         self.bad: dict[str, str] = {}
-        self.written = _ids_in(path) if path is not None and path.exists() else set()
+        self.written: set[str] = set()
         """Ids in the file: an evaluation that is repeated finds its own ledger there."""
+        if path is not None:
+            self.keep(path)
+
+    def keep(self, path: Path, *, anew: bool = False) -> None:
+        """Writes what was refused so far, and from now on all else, into this file; `anew` drops an older one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if anew:
+            path.unlink(missing_ok=True)
+        self.path, self.written = path, _ids_in(path) if path.exists() else set()
+        for row_id, reason in self.bad.items():
+            self._write(row_id, reason)
+
+    @contextlib.contextmanager
+    def kept_if_refused(self, path: Path) -> Iterator[None]:
+        """A start that fails leaves nothing but the rows that it refused, and says where they are."""
+        try:
+            yield
+        except (BadRowError, ConfigError) as error:
+            if not self.bad:
+                raise
+            self.keep(path)
+            raise type(error)(f"{error} ({len(self.bad)} refused rows are listed in {path})") from error
 
     def survey(self, n_rows: int, n_all: int) -> None:
         """`n_rows` of `n_all` were looked at in one pass."""
@@ -77,10 +103,13 @@ class Ledger:
         if row.id in self.bad:
             return
         self.bad[row.id] = row.reason
-        if self.path is not None and row.id not in self.written:
-            self.written.add(row.id)
+        self._write(row.id, row.reason)
+
+    def _write(self, row_id: str, reason: str) -> None:
+        if self.path is not None and row_id not in self.written:
+            self.written.add(row_id)
             with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"id": row.id, "reason": row.reason}, ensure_ascii=False) + "\n")
+                stream.write(json.dumps({"id": row_id, "reason": reason}, ensure_ascii=False) + "\n")
 
 
 def _ids_in(path: Path) -> set[str]:

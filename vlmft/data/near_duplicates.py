@@ -24,7 +24,8 @@ no such pair is that near (the nearest: charts 34, drawn charts 52, scenes 64, p
 100 % after JPEG at quality 50 or 20, at half or quarter size and at brightness * 1.1, 94 to 100 % with 1 % cropped from
 each side, 33 to 78 % with 2 %. Hashes of 64 bits find as much at distance 4, and call 41 pairs of different charts
 alike. At 40 it is 7 pairs here, too, and seven charts of one layout hang together in a chain, at 48 ten. Of 300 emoji 9
-pairs are near: flags, hearts and circles of other colours.
+pairs are near: flags, hearts and circles of other colours. Not found are pictures with 5 % cropped from each side, and
+turned ones.
 """
 COARSE_DISTANCE = 12
 """The same for the first 64 bits, the lowest frequencies, which are compared alone first. No pair within `DISTANCE` of
@@ -36,6 +37,14 @@ FLAT = 2.0
 BLOCK = 8, 4096
 """Hashes that are compared at once: what fits into a processor's cache (measured: 1.1 to 2.4 ns a pair)."""
 NONE = np.int64(1 << 62)
+
+_ODD = np.tile(np.arange(FREQUENCIES // 2) % 2, (4, FREQUENCIES // 2, 1))
+MIRROR = np.frombuffer(np.packbits(_ODD).tobytes(), np.uint64)
+"""The bits of frequencies that change their sign when a picture is mirrored, left for right. As the median of all lies
+near zero, they are those that change. Measured: 250 charts, 400 photographs and 200 scenes are all found again mirrored
+(at most 24 bits from this), also as JPEG at half size; of 300 emoji all but one or two, as JPEG 87 %. No two different
+pictures are each other's mirror image (the nearest: charts 72 bits, emoji 82), and none is its own.
+"""
 
 _COSINES = np.cos(np.pi / SIDE * np.outer(np.arange(FREQUENCIES), np.arange(SIDE) + 0.5)).astype(np.float32)
 
@@ -107,11 +116,13 @@ class NearPair:
     """Bits that differ."""
 
 
-def near_across(hashes: Mapping[Split, np.ndarray]) -> dict[tuple[Split, Split], list[tuple[int, int, int]]]:
+def near_across(
+    hashes: Mapping[Split, np.ndarray], *, mirrored: bool = False
+) -> dict[tuple[Split, Split], list[tuple[int, int, int]]]:
     """(split, held-out split) -> (picture of the latter, the nearest of the former, differing bits), the nearest first.
 
     `hashes`: (n, 4) uint64 of the different pictures of each split. Train against test comes first: that is where a
-    result could be wrong.
+    result could be wrong. `mirrored`: the nearest to its mirror image instead.
     """
     found: dict[tuple[Split, Split], list[tuple[int, int, int]]] = {}
     pairs: tuple[tuple[Split, Split], ...] = (("train", "test"), ("val", "test"), ("train", "val"))
@@ -119,7 +130,9 @@ def near_across(hashes: Mapping[Split, np.ndarray]) -> dict[tuple[Split, Split],
         if split not in hashes or held_out not in hashes:
             continue
         nearest = np.full(len(hashes[held_out]), NONE)
-        for i, j, bits in near(hashes[held_out], hashes[split]):
+        asked = hashes[held_out]
+        asked = np.where(asked.any(axis=1, keepdims=True), asked ^ MIRROR, asked) if mirrored else asked
+        for i, j, bits in near(asked, hashes[split]):
             np.minimum.at(nearest, i, (bits.astype(np.int64) << 32) | j)
         twins = np.flatnonzero(nearest < NONE)
         order = twins[np.argsort(nearest[twins], kind="stable")]

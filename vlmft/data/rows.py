@@ -34,7 +34,8 @@ class Rows:
         """Splits that the source does not declare: their rows were taken from train."""
         self.cards: dict[Split, SplitCard] = {}
         self.near_duplicates: dict[tuple[Split, Split], list[NearPair]] = {}
-        """Both filled by `check_splits`."""
+        self.mirrored: dict[tuple[Split, Split], list[NearPair]] = {}
+        """Of those that are not near as they are. All three filled by `check_splits`."""
         self.largest_group = 0
         """Different images in the largest group of near-duplicates, where they are grouped."""
         self.groups: dict[Split, tuple[int, int]] = {}
@@ -194,11 +195,26 @@ class Rows:
                 self._shown[split] = ids, facts.take(some)
                 self.cards[split] = card(self._shown[split][1], partial(self._answer, ids), len(self.ids[split]))
         self.near_duplicates = self._near_duplicates()
+        near = {splits: {pair.held_out for pair in pairs} for splits, pairs in self.near_duplicates.items()}
+        self.mirrored = {
+            splits: [pair for pair in pairs if pair.held_out not in near[splits]]
+            for splits, pairs in self._near_duplicates(mirrored=True).items()
+        }
 
     def _answer(self, ids: Ids, place: int) -> str:
         return self.sample(ids[place]).answer
 
-    def _near_duplicates(self) -> dict[tuple[Split, Split], list[NearPair]]:
+    def contents(self, split: Split) -> list[str] | None:
+        """Of what the rows of a split show, or ask where they have no image, the first 16 hex digits of its hash.
+
+        Sorted. None where not all rows were looked at, because no image can stand in two splits.
+        """
+        if self.dataset.disjoint_by_construction or split not in self._shown:
+            return None
+        _, facts = self._shown[split]
+        return [facts.contents[place].ljust(32, b"\0").hex()[:16] for place in np.unique(facts.shows[:, 1])]
+
+    def _near_duplicates(self, *, mirrored: bool = False) -> dict[tuple[Split, Split], list[NearPair]]:
         pictures = {split: facts.pictures() for split, (_, facts) in self._shown.items()}
 
         def shown(split: Split, picture: int) -> Shown:
@@ -211,7 +227,7 @@ class Rows:
         hashes = {split: np.ascontiguousarray(looks["perceptual"]) for split, (looks, _) in pictures.items()}
         return {
             (one, other): [NearPair(shown(other, i), shown(one, j), bits) for i, j, bits in pairs]
-            for (one, other), pairs in near_across(hashes).items()
+            for (one, other), pairs in near_across(hashes, mirrored=mirrored).items()
         }
 
     def some_places(self, split: Split, most: int | None) -> np.ndarray:

@@ -35,7 +35,7 @@ class CanaryResult:
     def sentence(self) -> str:
         replaced = f"on {self.n} rows the gold answer was replaced ({self.in_source} of them in the source record)"
         if self.ok:
-            return f"passed: {replaced}; no prediction and no prompt changed"
+            return f"passed for our code: {replaced}; no prediction and no prompt changed"
         odd = (*self.exposed, *self.moved)
         return (
             f"LEAK: {replaced}; {len(self.moved)} predictions and {len(self.exposed)} prompts changed with it "

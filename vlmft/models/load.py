@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
+from vlmft.models.locate import cannot_be_read, locate
 from vlmft.models.moondream2 import Moondream2Processor
 from vlmft.models.support import refusal
 
@@ -48,26 +48,6 @@ class Source:
     """The Hub commit it resolved to, or a digest of the folder's files; `random` where weights were made on the fly."""
 
 
-def locate(config: ModelConfig) -> str:
-    """`model.path` as transformers takes it: package:NAME becomes the folder inside this package.
-
-    Raises:
-        ConfigError: a local-looking path that does not exist, or no package folder of that name.
-    """
-    if config.path.startswith("package:"):
-        name = config.path.removeprefix("package:")
-        folder = Path(str(importlib.resources.files("vlmft.models"))) / "weights" / name
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model.path: no model {name!r} comes with vlmft; use a folder or a Hub id")
-        return str(folder)
-    path = Path(config.path).expanduser()
-    if path.is_dir():
-        return str(path)
-    if config.path.startswith((".", "/", "~")):
-        raise ConfigError(f"model.path: there is no folder {config.path!r}; give a folder in Hub layout or a Hub id")
-    return config.path
-
-
 def load_source(config: ModelConfig) -> tuple[Source, Any]:
     """The source and its transformers config, before any weights are read.
 
@@ -78,9 +58,7 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
     try:
         model_config = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.path: {config.path!r} cannot be read ({_first_line(error)}); check id, revision, network"
-        ) from error
+        raise cannot_be_read(config, error) from error
     if (reason := refusal(model_config)) is not None:
         raise ConfigError(f"model.path: {config.path!r} is of type {model_config.model_type!r}; this model {reason}")
     if config.init == Init.random:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -29,14 +28,14 @@ from vlmft.config.schema import (
     TrainerConfig,
 )
 from vlmft.data.base import VLMDataModule
+from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
-from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
-from vlmft.metrics import metric_named
 from vlmft.models import lora
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import Source, computes_in_bf16, load_model, load_source, storage_dtype
 from vlmft.run.memory_check import require_training, require_weights
+from vlmft.run.start import found_data
 from vlmft.sample import Image, Message, Prompt
 from vlmft.training.ranks import local_rank
 
@@ -158,22 +157,18 @@ def build(
     seed: int,
     train: OptimizationConfig | None = None,
     resumes: bool = False,
-    ledger_path: Path | None = None,
+    dataset: Dataset | None = None,
+    ledger: Ledger | None = None,
     adapters: bool = True,
 ) -> Built:
-    """Model on its device, adapters on it, data connected to the family's encoder.
+    """Model on its device, adapters on it, data connected to the family's encoder. Writes nothing.
 
     Raises:
         ConfigError: something cannot be had, or is estimated not to fit: `train` is what it is to be trained with. A
             run that `resumes` is warned alone, for its settings cannot be changed any more.
     """
-    dataset = make_dataset(data_config)  # first: a wrong path is told before a model is loaded
-    if data_config.metric is not None:
-        try:
-            metric_named(data_config.metric)
-        except ValueError as error:
-            raise ConfigError(f"data.metric: {error}") from error
-    ledger = Ledger(ledger_path, data_config.on_bad_row, data_config.bad_row_ceiling)
+    dataset = dataset or found_data(data_config)
+    ledger = ledger or Ledger(None, data_config.on_bad_row, data_config.bad_row_ceiling)
     source, hf_config = load_source(model_config)
     family = make_family(model_config, source, hf_config)
     family.allow(dataset.allow_tokens)

@@ -16,9 +16,12 @@ Keys of data_card.json:
 * `answers`: the most frequent over all splits, each with its share of each split's rows (0 behind its thousandth).
 * `rows_that_fit`: of a seeded sample of `looked_at` rows the `tokens` of those that fit into `limit_tokens` (a spread),
   how many are `too_long` or `refused`, and the `first` of these with the reason.
+* `readable_answers.<split>`: of the `n` rows looked at, how many `rows` have their gold answer in their own prompt, the
+  share's `interval`; `chance` and its `chance_interval`, what shuffled answers give; `places`, `first`, and whether it
+  is `flagged` (evaluation/readable_answers.py).
 * `near_duplicates`: `distance`, the bits that differ at most; `largest_group` of them in images, null where they are
   not grouped; `between`: for each pair of `splits` how many `images` of the second look like one of the first, and the
-  nearest `pairs`.
+  nearest `pairs`; how many more are `mirrored`, left for right, and their `mirrored_pairs`.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
 from vlmft.models.family import Family
 from vlmft.run.folder import write_json
 from vlmft.run.usable import ImageTokens, row_tokens
+from vlmft.run.without_looking import readable_of_splits
 from vlmft.sample import BadRowError, Split
 
 CARD_FILE = "data_card.json"
@@ -71,6 +75,7 @@ def data_card(
         "splits": {split: _split(card, image_tokens) for split, card in data.cards.items()},
         "answers": _answers(data.cards),
         "rows_that_fit": _fit(data, family, image_tokens, poll),
+        "readable_answers": readable_of_splits(data),
         "near_duplicates": _near_duplicates(data),
     }
 
@@ -170,7 +175,13 @@ def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: C
 
 def _near_duplicates(data: VLMDataModule) -> dict[str, Any]:
     between = [
-        {"splits": list(splits), "images": len(pairs), "pairs": [_named(pair) for pair in pairs[:LISTED_PAIRS]]}
+        {
+            "splits": list(splits),
+            "images": len(pairs),
+            "pairs": [_named(pair) for pair in pairs[:LISTED_PAIRS]],
+            "mirrored": len(data.mirrored[splits]),
+            "mirrored_pairs": [_named(pair) for pair in data.mirrored[splits][:LISTED_PAIRS]],
+        }
         for splits, pairs in data.near_duplicates.items()
         if all(split in data.cards for split in splits)
     ]

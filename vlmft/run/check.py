@@ -17,6 +17,7 @@ from vlmft.data.dataset import Description
 from vlmft.data.ledger import NAMED_ROWS, Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
+from vlmft.run.without_looking import alarms_of, readable_of_splits
 from vlmft.sample import SPLITS, BadRowError, Image, Sample
 
 DETAIL = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\d.,]*\b")
@@ -47,7 +48,7 @@ def check(config: CheckConfig) -> None:
         "divided": list(rows.divided),
         "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in rows.groups.items()},
         "bad": _by_reason(rows.ledger.bad),
-        "warnings": suspicions(rows.cards),
+        "warnings": [*suspicions(rows.cards), *alarms_of(readable_of_splits(rows))],
         "shown": {split: _turns(sample) for split, sample in shown.items() if sample is not None},
         "model": model,
     }

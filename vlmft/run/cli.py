@@ -19,9 +19,12 @@ from vlmft.config.tool_schema import (
     TraceConfig,
 )
 from vlmft.config.tools import compose_tool
+from vlmft.models.locate import require_model
 from vlmft.run.compare import run_compare
+from vlmft.run.folder import read_run
 from vlmft.run.score import run_score
 from vlmft.run.seeds import run_seeds
+from vlmft.run.start import found_data
 
 USAGE = """usage: vlmft TOOL [arguments]
 
@@ -56,13 +59,18 @@ def _settings(arguments: Sequence[str]) -> list[str]:
 
 def run_ask(arguments: Sequence[str]) -> None:
     config = compose_tool("ask", AskConfig, _settings(arguments))
-    from vlmft.run.ask import ask  # after the check: torch takes seconds to import
+    if config.run is not None:
+        read_run(config.run)
+    elif config.model is not None:
+        require_model(config.model)
+    from vlmft.run.ask import ask  # after the checks: torch takes seconds to import
 
     ask(config)
 
 
 def run_export(arguments: Sequence[str]) -> None:
     config = compose_tool("export", ExportConfig, _settings(arguments))
+    read_run(config.run)
     from vlmft.run.export import export
 
     export(config)
@@ -98,6 +106,8 @@ def run_check(arguments: Sequence[str]) -> None:
 
 def run_trace(arguments: Sequence[str]) -> None:
     config = compose_tool("trace", TraceConfig, _settings(arguments))
+    found_data(config.data)
+    require_model(config.model)
     from vlmft.run.trace import trace
 
     trace(config, colour=sys.stdout.isatty())

@@ -26,6 +26,7 @@ from vlmft.metrics import Labels, metric_named
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built, fingerprint_sha256
 from vlmft.run.few_shot import FewShot, few_shot_draws
+from vlmft.run.without_looking import WithoutLooking, alarm, without_looking
 from vlmft.sample import BadRowError, Question, Sample, Split
 
 NO_ADAPTER = "none"
@@ -54,6 +55,9 @@ class Evaluation:
     """Arm -> seconds spent generating all of its answers; 0 where some were stored already."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know beside the numbers."""
+    alarms: list[str] = field(default_factory=list)
+    """What takes their meaning from the numbers; stands above them."""
+    blind: WithoutLooking | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,9 @@ def evaluate_arms(
     with arm_state(built, last):
         result.canary = canary_on(built, settings, split)
         result.invariance = runner.invariance(last) if own else None
+    result.blind = without_looking(built.data, split, result.samples, result.comparisons)
+    told = alarm(split, result.blind.readable.to_dict())
+    result.alarms += [told] if told is not None else []
     if result.canary is not None and not result.canary.ok:
         result.notes.append(result.canary.sentence)
     if result.invariance is not None and result.invariance.changed:

@@ -24,10 +24,9 @@ from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.lora import tuned_parts
 from vlmft.models.merge import merged, rounded
-from vlmft.run.folder import SUMMARY_FILE, read_run
+from vlmft.run.folder import ADAPTER, SUMMARY_FILE, read_run
 from vlmft.run.model_card import card
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER
 from vlmft.run.tuned import Loaded, load_tuned
 from vlmft.sample import BadRowError, Question
 from vlmft.training.checkpoint import whole_folder

@@ -48,7 +48,7 @@ def few_shot_draws(built: Built, settings: EvaluationConfig, answerer: Answerer,
     """As many draws as are asked for, one where there is nothing to draw, none where there are no examples.
 
     Raises:
-        ConfigError: the file of examples cannot be read.
+        ConfigError: the file of examples cannot be read, or shows what is asked about.
     """
     with in_eval_mode(built.base):
         return _drawn(built, settings, answerer, samples)
@@ -69,6 +69,11 @@ def _drawn(built: Built, settings: EvaluationConfig, answerer: Answerer, samples
     for number in range(config.draws if config.choose == ShotChoice.random else 1):
         if config.choose == ShotChoice.file:
             shots = read_shots(Path(str(config.file)), config.k)
+            if tested := [shot.id for shot in shots if images_of([shot]) & forbidden]:
+                raise ConfigError(
+                    f"evaluation.few_shot.file: Expected examples of other images than those that are asked about, got "
+                    f"{tested[0]}, whose answer would stand in the prompts; take another example"
+                )
         else:
             shots = _usable(built, config.k, forbidden, number)
         if not shots:

@@ -23,6 +23,8 @@ from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
+ADAPTER = "adapter"
+"""Folder in it of what was trained."""
 FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
 OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume", "scale")
@@ -61,8 +63,8 @@ def folder_of(config: TrainConfig) -> Path:
     return Path(config.output_root) / f"{config.model.name}-{config.data.name}" / told
 
 
-def run_folder(config: TrainConfig) -> tuple[Path, bool]:
-    """The folder for this run, and whether its run is finished already; both a new and an interrupted one are not.
+def find_folder(config: TrainConfig) -> tuple[Path, bool]:
+    """The folder for this run, made or not, and whether its run is finished; a new and an interrupted one are not.
 
     Raises:
         ConfigError: the folder holds a run and `resume` is not set, or it is a run of other settings.
@@ -80,11 +82,17 @@ def run_folder(config: TrainConfig) -> tuple[Path, bool]:
             raise ConfigError(
                 f"name: {folder} holds a run of other settings; resume it with its own, or give a new name="
             )
-        return folder, finished
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "environment.json", environment())
-    write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(redacted(plain(config)))).encode())
-    return folder, False
+    return folder, finished
+
+
+def make_folder(config: TrainConfig) -> Path:
+    """Makes a new run's folder and puts its settings there; one that has them stays as it is."""
+    folder = folder_of(config)
+    if not (folder / CONFIG_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "environment.json", environment())
+        write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(redacted(plain(config)))).encode())
+    return folder
 
 
 def tell_folder(folder: Path) -> None:

@@ -12,6 +12,8 @@ from vlmft.data.base import VLMDataModule
 from vlmft.run.folder import write_json
 
 MANIFEST_FILE = "splits.json"
+CONTENT_DIGITS = 16
+"""Of a hash: enough to tell a hundred million images apart."""
 
 
 def manifest(data: VLMDataModule) -> dict[str, Any]:
@@ -24,9 +26,16 @@ def manifest(data: VLMDataModule) -> dict[str, Any]:
 
 
 def keep_manifest(path: Path, data: VLMDataModule) -> None:
-    """Stores the manifest; for a resumed run, raises ConfigError as `require_same_rows`."""
+    """Stores the manifest, and what each split shows, for whoever evaluates the adapter on other rows.
+
+    For a resumed run, raises ConfigError as `require_same_rows`.
+    """
     require_same_rows(path, data)
-    write_json(path, manifest(data))
+    found = manifest(data)
+    for split in data.ids:
+        if (contents := data.contents(split)) is not None:
+            found[split]["contents"] = contents
+    write_json(path, found)
 
 
 def require_same_rows(path: Path, data: VLMDataModule) -> None:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import redacted
 from vlmft.config.tool_schema import ExportConfig, ExportForm
-from vlmft.models.load import locate
+from vlmft.models.locate import locate
 from vlmft.run.folder import plain
 
 UNKNOWN = "unknown"

@@ -19,8 +19,9 @@ from vlmft.config.schema import EvaluateConfig, Init, QuantizationConfig, Quanti
 from vlmft.models.lora import load_adapter
 from vlmft.run.build import Built
 from vlmft.run.evaluate import peft_name
-from vlmft.run.folder import CONFIG_FILE
-from vlmft.run.results import ADAPTER, FULL_PARTS_FILE, differing_fingerprint, read_fingerprint
+from vlmft.run.folder import ADAPTER
+from vlmft.run.results import FULL_PARTS_FILE, differing_fingerprint, read_fingerprint
+from vlmft.run.start import local_adapter
 from vlmft.training.checkpoint import CheckpointError, read_checkpoint
 
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "fingerprint.json"]
@@ -77,18 +78,8 @@ def _put(built: Built, key: str, name: str, place: str, config: EvaluateConfig, 
 
 
 def _adapter_folder(key: str, place: str) -> Path:
-    folder = Path(place).expanduser()
-    if (folder / CONFIG_FILE).is_file():
-        folder = folder / ADAPTER
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("adapter_config.json", "state.json")):
-            raise ConfigError(
-                f"{key}: Expected a run folder, a checkpoint, a PEFT adapter or a whole model, got {place!r} without "
-                "adapter_config.json, state.json or config.json; name the folder itself"
-            )
+    if (folder := local_adapter(key, place)) is not None:
         return folder
-    if place.startswith((".", "/", "~")) or place.count("/") != 1:
-        raise ConfigError(f"{key}: there is no folder {place!r}; give a folder or a Hub id")
     try:
         return Path(snapshot_download(place, allow_patterns=ADAPTER_FILES))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ValueError) as error:

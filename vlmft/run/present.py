@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from vlmft.run.check import source_lines
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
+from vlmft.run.without_looking import alarms_of
 
 MARKS = {True: "ok  ", False: "FAIL"}
 SHOWN_ANSWERS = 3
@@ -36,7 +36,7 @@ def print_inferred(inferred: Sequence[Inferred]) -> None:
         print(f"  {item.key} = {value}  (from {item.origin})")
 
 
-def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Path | None) -> None:
+def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig) -> None:
     """The dataset in numbers, where its splits come from, and what was looked for in it; `card` is data_card.json."""
     for line in source_lines(card["source"]):
         print(line)
@@ -52,6 +52,7 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Pat
         per_image = [f"{asked['mean']:.1f}", _range(tokens)] if asked["n"] else ["-", "-"]
         rest = [split["classes"] or "-", split["answers"], words["median"], words["max"]]
         table.add_row(name, *map(str, (*counts, *per_image, *rest)))
+    print_alarms(alarms_of(card["readable_answers"]))
     console().print(table)
     if sampled:
         print("  no image can stand in two splits here: all but the rows is counted from a seeded sample of each split")
@@ -69,8 +70,6 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig, sheet: Pat
         print(f"  warning: {warning}")
     for name, told in findings(card).items():
         print(f"  {name.lower()}: {told[:1].lower()}{told[1:]}")
-    if sheet is not None:
-        print(f"  look at them: {sheet}")
 
 
 def _range(spread: Mapping[str, Any]) -> str:
@@ -91,6 +90,11 @@ def print_checks(checks: Sequence[Check]) -> None:
         print(f"  {MARKS[check.ok]} {check.name}: {check.sentence}")
 
 
+def print_alarms(alarms: Sequence[str]) -> None:
+    for sentence in alarms:
+        print(f"WARNING: {sentence}")
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -101,7 +105,10 @@ def interval(bounds: tuple[float, float]) -> str:
 
 def print_evaluation(found: Evaluation) -> None:
     """The table of arms, the paired differences, and what to know beside them."""
+    print_alarms(found.alarms)
     _print_table(found.arms)
+    for line in found.blind.lines if found.blind is not None else ():
+        print(line)
     for judged in found.comparisons:
         print(comparison_sentence(judged, len(found.comparisons)))
     if found.matrix:

@@ -9,56 +9,58 @@ from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig, TrainConfig, Tuning
+from vlmft.data.dataset import Dataset
+from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import tuned_parts
 from vlmft.run.build import build
 from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
-from vlmft.run.folder import SUMMARY_FILE, plain, read_run
+from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.grade import grading_into_report
 from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.memory import keep_freed_pages
 from vlmft.run.others import Others, put_others
 from vlmft.run.present import print_evaluation, print_phases, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, Phases, Summary, log_predictions, report, write_results
+from vlmft.run.results import Phases, Summary, log_predictions, report, write_results
+from vlmft.run.start import settled
+from vlmft.run.trained_on import tell_trained_rows
 from vlmft.sample import Split
 from vlmft.training.interruption import stop_request
 from vlmft.training.metrics_file import METRICS_FILE
 from vlmft.training.tracking import Wandb, stored_run
 
 
-def reevaluate(config: EvaluateConfig) -> Path:
-    """Evaluates and reports; returns the folder of this evaluation.
+def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
+    """Evaluates and reports; returns the folder of this evaluation, which is made when there is something to ask.
 
     Raises:
         ConfigError: no such run, an adapter of another prompt, processor or base, or an arm that cannot be had.
     """
     keep_freed_pages()
     quiet_libraries()
-    run = read_run(config.run) if config.run is not None else None
-    model = run.model if run is not None else config.model
-    data = config.data or (run.data if run is not None else None)
-    assert model is not None and data is not None  # checked() has seen to it
+    run, model, data = settled(config)
     if run is not None and (full := tuned_parts(run.model.train, Tuning.full)):
         raise ConfigError(
             f"run: Expected a run of adapters alone, got one that trained {', '.join(full)} in full; its own report "
             f"has both arms. A whole model is evaluated alone: model.path={config.run}/{ADAPTER} model.init=pretrained"
         )
-    data.options = {**data.options, **config.data_options}
     folder = evaluation_folder(config, model, data)
     summary = Summary(model.name, data.name, run.scale.name if run is not None else "full")
     clock = Phases(summary)
-    with clock("load"):
+    ledger = Ledger(None, data.on_bad_row, data.bad_row_ceiling)
+    with clock("load"), ledger.kept_if_refused(folder / LEDGER_FILE):
         seed = run.seed if run is not None else config.seed
-        built = build(model, data, config.trainer, seed=seed, ledger_path=folder / "bad_rows.jsonl", adapters=False)
+        built = build(model, data, config.trainer, seed=seed, dataset=dataset, ledger=ledger, adapters=False)
         others = put_others(built, config)
-    if run is not None and config.data is None and not config.data_options:
-        require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
+        if run is not None and config.data is None and not config.data_options:
+            require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     settings = _settings(config, run)
     n_rows = len(built.data.ids[config.split])  # type: ignore[index]
     if n_rows and not config.json:
         print(f"{config.split}: {detectable(n_rows, n_rows)}")
-    with clock("evaluate"), stop_request("the same command goes on after the answers that are stored") as stop:
+    advice, kept = "the same command goes on after the answers that are stored", folder / LEDGER_FILE
+    with clock("evaluate"), ledger.kept_if_refused(kept), stop_request(advice) as stop:
         split: Split = config.split  # type: ignore[assignment]  # checked() has seen to it
         found = evaluate_arms(
             built,
@@ -71,14 +73,16 @@ def reevaluate(config: EvaluateConfig) -> Path:
             fresh=config.fresh,
             poll=stop.check,
         )
+    ledger.keep(kept, anew=True)
     found.notes = others.notes + found.notes
+    tell_trained_rows(found, built.data, data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)
     summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
     summary.bad_rows = len(built.data.ledger.bad)
     summary.adapter_sha256 = adapter_sha256(built) if others.adapters else NO_ADAPTER
     summary.add(found)
     metrics = Path(config.run) / METRICS_FILE if config.run is not None else folder / METRICS_FILE
-    settled: Any = run or config
-    used = dataclasses.replace(settled, evaluation=settings)
+    given: Any = run or config
+    used = dataclasses.replace(given, evaluation=settings)
     content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
     path = write_results(content, folder)
     summary.write(folder)
@@ -115,7 +119,6 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
         folder = Path(config.run) / "evaluations" / name
     else:
         folder = Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -130,7 +133,12 @@ def _keep_grading(folder: Path) -> None:
 def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:
     """As set, without `tuned` where there is no such adapter; then every other adapter and model that was named."""
     named = [arm for arm in settings.arms if "tuned" in others.adapters or arm.partition("@")[0] != "tuned"]
-    return list(dict.fromkeys([*named, *config.adapters]))
+    if not (found := list(dict.fromkeys([*named, *config.adapters]))):
+        asked = ", ".join(settings.arms)
+        raise ConfigError(
+            f"evaluation.arms: Expected an adapter to go with it, got {asked} alone; set run= or adapter="
+        )
+    return found
 
 
 def _settings(config: EvaluateConfig, run: TrainConfig | None) -> EvaluationConfig:

@@ -46,7 +46,6 @@ from vlmft.training.checkpoint import whole_folder
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
 
-ADAPTER = "adapter"
 FINGERPRINT_FILE = "fingerprint.json"
 FULL_PARTS_FILE = "full_parts.safetensors"
 """Beside an adapter: the parts that were trained in full."""
@@ -94,6 +93,10 @@ class Summary:
     metric_variant: str | None = None
     """The metric with the variant and version that this program has of it."""
     notes: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    """What takes their meaning from the numbers: answers that stand in the prompts, test rows that were trained on."""
+    without_looking: dict[str, Any] | None = None
+    """`readable_answers`, `baselines` and `controls`: what a score is worth that needs no image."""
     best_checkpoint: str | None = None
     best_value: float | None = None
     """Validation metric of the best checkpoint."""
@@ -125,8 +128,10 @@ class Summary:
         self.batch_invariance = asdict(evaluation.invariance) if evaluation.invariance else None
         self.format_and_skill = evaluation.gains.to_dict() if evaluation.gains else None
         self.prompt_matrix, self.metric_variant = evaluation.matrix, variant(self.metric)
-        self.notes = list(evaluation.notes)
+        self.notes, self.alarms = list(evaluation.notes), list(evaluation.alarms)
+        self.without_looking = evaluation.blind.to_dict() if evaluation.blind else None
         found = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
+        found = " ".join([*(f"{alarm[:1].upper()}{alarm[1:]}." for alarm in self.alarms), found])
         self.sentence = f"{SMOKE}. {found}" if smoke else found
 
     def headline_values(self) -> dict[str, float]:
@@ -230,7 +235,8 @@ def report(
         sentence=summary.sentence or "",
         arms=tuple(summary.arms),
         comparisons=tuple(summary.comparisons),
-        warnings=tuple(evaluation.notes),
+        warnings=(*evaluation.alarms, *evaluation.notes),
+        alarms=tuple(evaluation.alarms),
         curves=curves(read_metrics(metrics)),
         split_sizes=summary.rows,
         rows=tuple(rows),

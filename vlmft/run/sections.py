@@ -10,6 +10,7 @@ from vlmft.evaluation.report.units import DASH
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.present import percent
+from vlmft.run.without_looking import section
 
 
 def sections_of(found: Evaluation) -> tuple[Section, ...]:
@@ -20,6 +21,8 @@ def sections_of(found: Evaluation) -> tuple[Section, ...]:
 def _sections(found: Evaluation) -> Iterator[Section]:
     if found.gains is not None or found.matrix:
         yield _format_and_skill(found)
+    if found.blind is not None:
+        yield section(found.blind)
     draws = [arm for arm in found.arms.values() if len(arm.draws) > 1]
     if draws:
         yield _few_shot(draws)

@@ -8,7 +8,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,45 @@ from lightning.pytorch.loggers import Logger
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Scale, TrainConfig, Tuning
-from vlmft.evaluation.gains import detectable
+from vlmft.data.dataset import Dataset
+from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
-from vlmft.models.lora import count_by_part, trainable, tuned_parts
-from vlmft.run.build import Built, build, infer
-from vlmft.run.card import data_card, keep_card
-from vlmft.run.evaluate import Evaluation, adapter_sha256, canary_on, evaluate_arms
-from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, folder_of, plain, run_folder, tell_folder
+from vlmft.models.lora import tuned_parts
+from vlmft.run.build import Built, infer
+from vlmft.run.card import keep_card
+from vlmft.run.evaluate import Evaluation, adapter_sha256, evaluate_arms
+from vlmft.run.folder import (
+    ADAPTER,
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    find_folder,
+    folder_of,
+    make_folder,
+    plain,
+    tell_folder,
+)
 from vlmft.run.lock import locked
-from vlmft.run.manifest import MANIFEST_FILE, keep_manifest, require_same_rows
+from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
 from vlmft.run.memory import give_back_freed_pages, keep_freed_pages
-from vlmft.run.preflight import Check, preflight, require
+from vlmft.run.preflight import Check
 from vlmft.run.present import (
-    print_card,
-    print_checks,
     print_evaluation,
     print_inferred,
-    print_parts,
     print_phases,
     where,
 )
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import ADAPTER, SMOKE, Phases, Summary, log_predictions, report, save_adapter, write_results
+from vlmft.run.ready import Ready, built_for, made_ready
+from vlmft.run.results import SMOKE, Summary, log_predictions, report, save_adapter, write_results
 from vlmft.run.smoke import make_small
-from vlmft.run.usable import refuse_unusable
+from vlmft.run.trained_on import tell_trained_rows
 from vlmft.training.checkpoint import (
     CheckpointError,
     Checkpoints,
     FolderCheckpointIO,
     latest_whole,
     read_checkpoint,
-    steps_in,
 )
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
@@ -56,8 +62,6 @@ from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import progress_bar
 from vlmft.training.ranks import WindowRanks, follows, gathered, leave_ranks, local_rank, n_ranks, rank
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, replay, require_tensorboard
-
-DRY_RUN_ROWS = 16
 
 
 def total_steps(config: TrainConfig, n_windows: int) -> int:
@@ -194,11 +198,12 @@ def resume_point(folder: Path, loggers: Sequence[Logger]) -> Path | None:
     return start
 
 
-def train(config: TrainConfig) -> Path:
-    """One run from settings to report; returns its folder.
+def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
+    """One run from settings to report; returns its folder, which is made when model, data and preflight are well.
 
     Raises:
         ConfigError: the settings or a preflight check say that this run cannot be what it is meant to be.
+        BadRowError: as the ledger says; it is then all that there is of the run.
         SystemExit: 143 after SIGTERM, 130 after Ctrl-C; what was done is stored.
     """
     (give_back_freed_pages if config.train.gradient_checkpointing else keep_freed_pages)()
@@ -208,8 +213,8 @@ def train(config: TrainConfig) -> Path:
     inferred = infer(config)
     require_tensorboard(config.logger)
     if follows():
-        return _follow(config)
-    folder, finished = run_folder(config)
+        return _follow(config, dataset)
+    folder, finished = find_folder(config)
     tell_folder(folder)
     print(f"{config.model.name} on {config.data.name}, run folder {folder}")
     if config.scale == Scale.smoke:
@@ -218,12 +223,25 @@ def train(config: TrainConfig) -> Path:
         print(f"  finished already: {folder / SUMMARY_FILE}")
         return folder
     print_inferred(inferred)
-    with locked(folder), stop_request("the same command with resume=true goes on") as stop:
-        _tracked(config, folder, stop)
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(stop_request("the same command with resume=true goes on"))
+        new = not (folder / CONFIG_FILE).exists()
+        if not new:
+            held.enter_context(locked(folder))
+        ledger = Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling)
+        with ledger.kept_if_refused(folder / LEDGER_FILE):
+            ready = made_ready(config, folder, dataset, ledger, stop)
+        if new:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder))
+            find_folder(config)  # once more: another process may have made it meanwhile
+            make_folder(config)
+        ledger.keep(folder / LEDGER_FILE, anew=new)
+        _tracked(config, folder, ready, stop)
     return folder
 
 
-def _follow(config: TrainConfig) -> Path:
+def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
     """What a rank other than 0 does: its share of the training. It prints and writes nothing."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
     if config.trainer.devices == 1:
@@ -232,27 +250,14 @@ def _follow(config: TrainConfig) -> Path:
             "it, or unset LOCAL_RANK, NODE_RANK and GROUP_RANK"
         )
     folder = folder_of(config)
-    built = _built(config, ledger_path=None)
+    built = built_for(config, dataset, None)
     L.seed_everything(config.seed + local_rank(), verbose=False)
     with stop_request() as stop, contextlib.suppress(Interrupted):
         fit(config, built, folder, [], stop)
     return folder
 
 
-def _built(config: TrainConfig, ledger_path: Path | None) -> Built:
-    return build(
-        config.model,
-        config.data,
-        config.trainer,
-        seed=config.seed,
-        train=config.train,
-        resumes=config.resume and bool(steps_in(folder_of(config) / "checkpoints")),
-        ledger_path=ledger_path,
-    )
-
-
-def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
-    summary = Summary(config.model.name, config.data.name, config.scale.name)
+def _tracked(config: TrainConfig, folder: Path, ready: Ready, stop: StopRequest) -> None:
     loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE), *lightning_loggers(config.logger, folder)]
     tracker = None
     if config.logger.wandb and not config.trainer.fast_dev_run:
@@ -262,7 +267,7 @@ def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
         loggers.append(tracker)
     exit_code = 1
     try:
-        _run(config, folder, summary, loggers, stop)
+        _run(config, folder, ready, loggers, stop)
         if tracker is not None and config.logger.log_adapter:
             tracker.log_folder(folder / ADAPTER, "model")
         exit_code = 0
@@ -271,47 +276,20 @@ def _tracked(config: TrainConfig, folder: Path, stop: StopRequest) -> None:
         raise
     finally:
         if tracker is not None:
-            tracker.log_summary(summary.headline_values())
+            tracker.log_summary(ready.summary.headline_values())
             tracker.close(exit_code)
             print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent waiting for it)")
 
 
-def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[Logger], stop: StopRequest) -> None:
-    clock = Phases(summary)
-    with clock("load"):
-        built = _built(config, folder / "bad_rows.jsonl")
-        if config.trainer.fast_dev_run:
-            built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
-        if not config.trainer.fast_dev_run:
-            require_same_rows(folder / MANIFEST_FILE, built.data)  # before anything of the folder is written anew
-        summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
-        summary.trained_parameters = sum(p.numel() for p in trainable(built.model).values())
-    with clock("splits"):
-        stop.check()
-        built.data.check_splits(stop.check)
-        card = data_card(built.data, built.family, config.model.name, stop.check)
-        sheet = keep_card(card, built.data, folder)
-        print_card(card, len(built.data.ledger.bad), config.data, sheet)
-        refuse_unusable(built.data, built.family, lru_cache(maxsize=None)(built.family.image_tokens), stop.check)
-    if sentence := built.data.epoch_sentence():
-        print(f"  {sentence}")
+def _run(config: TrainConfig, folder: Path, ready: Ready, loggers: Sequence[Logger], stop: StopRequest) -> None:
+    built, summary, clock = ready.built, ready.summary, ready.clock
+    if (sheet := keep_card(ready.card, built.data, folder)) is not None:
+        print(f"  near-duplicates: look at them in {sheet}")
     if not config.trainer.fast_dev_run:  # its test rows are cut
         keep_manifest(folder / MANIFEST_FILE, built.data)
-    print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
-    print(f"  images: {built.family.resolution}")
-    print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
-    tested = config.test and bool(built.data.ids["test"])
-    if tested:
-        images = built.data.cards["test"].images if "test" in built.data.cards else 0
-        n_rows = len(built.data.ids["test"])
-        print(f"  test: {detectable(n_rows, min(n_rows, images or n_rows))}")
-    if config.test and not tested:
-        print("  test has no rows: nothing is evaluated at the end")
-    with clock("preflight"):
-        checks = _checked(config, built)
     before = None
     untuned = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
-    if tested and untuned and tuned_parts(config.model.train, Tuning.full):
+    if ready.tested and untuned and tuned_parts(config.model.train, Tuning.full):
         # full training overwrites the untuned model: its arms are answered before
         before = evaluate_arms(built, config.evaluation, untuned, "test", folder, adapters=(), poll=stop.check)
     stop.check()
@@ -323,25 +301,15 @@ def _run(config: TrainConfig, folder: Path, summary: Summary, loggers: Sequence[
     save_adapter(built, folder / ADAPTER)
     summary.adapter_sha256 = adapter_sha256(built)
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
-    if tested:
+    if ready.tested:
         with clock("evaluate"):
-            found, shown = _test(config, built, folder, summary, checks, before, stop)
+            found, shown = _test(config, built, folder, summary, ready.checks, before, stop)
             places = {**shown, **places}
         log_predictions(found, config.logger.table_rows, loggers)
     summary.bad_rows = len(built.data.ledger.bad)
     summary.write(folder)
     print_phases(summary.phases)
     where({**places, "summary": folder / SUMMARY_FILE})
-
-
-def _checked(config: TrainConfig, built: Built) -> list[Check]:
-    if not config.preflight:
-        return []
-    checks = preflight(built, config, canary_on(built, config.evaluation, "train"))
-    print("preflight")
-    print_checks(checks)
-    require(checks)
-    return checks
 
 
 def _test(
@@ -356,6 +324,7 @@ def _test(
     """Evaluates the arms on the test split, prints the table, writes the report; returns also where things lie."""
     arms = config.evaluation.arms
     found = evaluate_arms(built, config.evaluation, arms, "test", folder, before=before, poll=stop.check)
+    tell_trained_rows(found, built.data, config.data, {}, config.model.path)
     summary.add(found)
     print_evaluation(found)
     content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)

@@ -18,8 +18,9 @@ from vlmft.models.load import Source, load_model, load_source
 from vlmft.models.lora import base_of, load_adapter, tuned_parts
 from vlmft.models.merge import dequantized
 from vlmft.run.build import base_of_run, fingerprint, pick_device
+from vlmft.run.folder import ADAPTER
 from vlmft.run.memory_check import require_weights
-from vlmft.run.results import ADAPTER, FULL_PARTS_FILE, differing_fingerprint
+from vlmft.run.results import FULL_PARTS_FILE, differing_fingerprint
 
 
 @dataclass

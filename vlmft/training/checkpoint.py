@@ -96,27 +96,42 @@ def _replaced(folder: Path) -> Path:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its name when the block ends: whole or not at all.
 
-    An older one of that name stays readable until the new one is there.
+    An older one of that name stays readable until the new one is there. Its files may be read by whom the umask lets,
+    whatever wrote them: safetensors leaves them to their owner alone.
 
     Raises:
         OSError: it cannot be written, such as on a full disk; what was written of it is gone.
     """
-    beside = folder.with_name(f".{folder.name}.partial")
+    beside, whole = folder.with_name(f".{folder.name}.partial"), False
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
         yield beside
+        _open_to_others(beside)
         for file in (*beside.rglob("*"), beside):
             _sync(file)
+        whole = True
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
         raise _as_os_error(error) from error
+    finally:
+        if not whole:
+            shutil.rmtree(beside, ignore_errors=True)
     if folder.exists():
         shutil.rmtree(_replaced(folder), ignore_errors=True)
         folder.rename(_replaced(folder))
     beside.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+def _open_to_others(folder: Path) -> None:
+    probe = folder / ".mode"  # not os.umask(), which cannot be read without being set, for all threads
+    probe.touch(mode=0o666)
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _as_os_error(error: Exception) -> OSError:

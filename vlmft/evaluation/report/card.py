@@ -61,6 +61,9 @@ def findings(card: Mapping[str, Any]) -> dict[str, str]:
     if between:
         found["Overlap"] = "None, no image and no row stands in two splits."
         found["Near-duplicates"] = _near_duplicates(card["near_duplicates"])
+    told = [f"{split} {shown['sentence']}" for split, shown in card.get("readable_answers", {}).items()]
+    if told:
+        found["Answers in their own prompt"] = "; ".join(told) + "."
     found["Rows that fit"] = _fit(card["rows_that_fit"])
     return found
 
@@ -84,7 +87,14 @@ def _near_duplicates(found: Mapping[str, Any]) -> str:
         for pair in found["between"]
         if pair["images"]
     ]
-    told = ("; ".join(some) if some else "No image looks like one of another split") + "."
+    some += [
+        f"{count(pair['mirrored'])} of {pair['splits'][1]}, mirrored, {'looks' if pair['mirrored'] == 1 else 'look'} "
+        f"like one of {pair['splits'][0]}"
+        for pair in found["between"]
+        if pair.get("mirrored")
+    ]
+    told = "; ".join(some) if some else "No image looks like one of another split, mirrored or not"
+    told += ". Not looked for: pictures cropped by more than 1\u00a0% a side, turned, or of other colours."
     if found["largest_group"] is not None:
         told += f" Near-duplicates are kept together; the largest group holds {count(found['largest_group'])} images."
     return told

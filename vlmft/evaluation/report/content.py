@@ -135,6 +135,8 @@ class Report:
     """The composed config, nested. Secrets must be gone already: all of it is printed."""
     versions: Mapping[str, str]
     command: str
+    alarms: tuple[str, ...] = ()
+    """Those of the warnings that take its meaning from the verdict."""
     sections: tuple[Section, ...] = ()
     """Shown between the comparisons and the gallery."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)

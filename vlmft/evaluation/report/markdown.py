@@ -47,7 +47,8 @@ def _verdict(report: Report) -> list[str]:
     if not report.comparisons:
         return []
     first = report.comparisons[0]
-    return [_plain(f"{tables.verdict(first)}: {first['second']} against {first['first']}")]
+    pair = f"{first['second']} against {first['first']}"
+    return [_plain(f"{tables.verdict(first)}: {pair}{tables.BUT if report.alarms else ''}")]
 
 
 def _warnings(report: Report) -> list[str]:

@@ -145,7 +145,7 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Markup
 
 
 def _mood(report: Report) -> str:
-    return tables.mood(report.comparisons[0]) if report.comparisons else "plain"
+    return tables.mood(report.comparisons[0]) if report.comparisons and not report.alarms else "plain"
 
 
 def _badge(report: Report) -> Markup:
@@ -153,7 +153,8 @@ def _badge(report: Report) -> Markup:
         text = "One arm, nothing to compare" if len(report.arms) == 1 else "No comparison"
         return element("p", {"class": "badge plain"}, text)
     first = report.comparisons[0]
-    pair = element("span", {"class": "pair"}, f"{first['second']} against {first['first']}")
+    but = tables.BUT if report.alarms else ""
+    pair = element("span", {"class": "pair"}, f"{first['second']} against {first['first']}{but}")
     return element("p", {"class": f"badge {_mood(report)}"}, tables.verdict(first), " ", pair)
 
 

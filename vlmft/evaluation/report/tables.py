@@ -11,6 +11,8 @@ from vlmft.evaluation.report.markup import Markup, element
 from vlmft.evaluation.report.units import DASH, Unit, count, count_of, finite, number, p_value, share, shortened
 
 _SIGNS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u2248"}
+BUT = ", not to be believed: see the first warning"
+"""After a verdict above which an alarm stands."""
 _MOODS = {"better": "good", "worse": "bad"}
 
 

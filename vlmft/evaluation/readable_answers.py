@@ -1,0 +1,223 @@
+"""Does the data itself tell the answers? Rows whose gold answer can be read in their own prompt, against chance.
+
+The leak canary proves that this program puts no answer into a prompt. It cannot see a question such as "How many?
+Answer is 3.", for the record holds that text as it is. So the texts themselves are read.
+
+The rule: an answer stands in a prompt where its words follow each other in one of its messages, whole words, letter
+case and punctuation apart; numbers are one word, without separators of thousands. It does not count where it is one of
+several that the prompt offers: behind one of the marks A., B., ..., beside "or", "and", "vs", "/" or "|", in a list of
+three and more between commas, or as one of three and more short lines. So neither the options of a multiple-choice
+question nor "Answer with one of: cat, dog" tell which of them is right.
+
+By chance short answers stand in many questions: "1", "yes", a year. Chance is what the same rule finds when each
+prompt is given the answer of another row, over seeded shuffles of the split's answers; a list of all classes that the
+rule did not see as one is found as often in either. A split is flagged where its rate lies above that of the shuffles
+by more than `NATURAL`: people ask about what they name (of 648 questions about charts one told its answer so).
+
+Limits. An answer in other words, another inflection or another spelling ("three" for 3) is not found, nor one that is
+spelled backwards, encoded, or drawn into the picture. File and folder names count where a dataset puts them into a
+text, for nothing else of them reaches a model. An answer that is told again beside commas, "or" or "and" is taken for
+an offer and missed. A conversation that names a thing twice is counted as told in its earlier turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vlmft.evaluation.compare import wilson_interval
+from vlmft.metrics.words import composed
+from vlmft.sample import Prompt, Sample
+
+NATURAL = 0.02
+"""How far a split's rate may lie above chance before it is flagged."""
+SHUFFLES = 200
+MOST_ROWS = 2_000
+"""Of a seeded shuffle of the rows: more would say no more."""
+COMMA, LINE, OPTION, END = ",", "\n", "\t", "."
+OR = frozenset({"/", "or", "and", "vs", "versus", "или", "и", "oder", "und", "ou", "et"})
+LIST_ITEMS, LINE_WORDS = 3, 6
+"""What makes a list of things between commas or on lines of their own."""
+_TOKEN = re.compile(
+    r"(?P<number>\d+(?:[.,]\d+)*)|(?P<word>[^\W\d_]+)|(?P<end>[.?!:](?=\s|$))|(?P<comma>[,;])|(?P<or>[/|])|(?P<line>\n)"
+)
+_MARK = re.compile(r"(?<!\S)\(?([a-h])[.):](?=\s)")
+_PATH = re.compile(r"\S+/\S*\.[a-z]\w{1,3}\b")
+"""A file's: its slashes offer nothing."""
+SIGNS = {"end": END, "comma": COMMA, "or": "/", "line": LINE}
+
+
+Answers = Sequence[tuple[str, ...]]
+Told = Callable[[int, Answers], str | None]
+"""Row, and answers -> where in its prompt one of these stands."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word in composed text, or one of the signs above."""
+
+    word: str
+    start: int
+    end: int
+
+
+def tokens(text: str) -> list[Token]:
+    """The words and signs of a text that went through `composed`, with their places in it."""
+    marks = _marks(text)
+    text = _PATH.sub(lambda path: path[0].replace("/", " "), text)
+    found, at = [], 0
+    while (match := _TOKEN.search(text, at)) is not None:
+        at = marks.get(match.start(), match.end())
+        if match.start() in marks:
+            found += [Token(match[0], *match.span()), Token(OPTION, match.end(), at)]
+        else:
+            word = SIGNS.get(str(match.lastgroup), re.sub(r",(?=\d{3}(?!\d))", "", match[0]))
+            found.append(Token(word, *match.span()))
+    return found
+
+
+def _marks(text: str) -> dict[int, int]:
+    """Place of the letter in each mark of a list of options, "A." or "(b)", -> the end of the mark.
+
+    A list begins with a and has at least two: else "The answer is B." would be one.
+    """
+    found: dict[int, int] = {}
+    begun: list[tuple[int, int]] = []
+    for match in _MARK.finditer(text):
+        if match[1] == "a":
+            begun = []
+        if match[1] == chr(ord("a") + len(begun)):
+            begun.append((match.start(1), match.end()))
+            found |= dict(begun) if len(begun) > 1 else {}
+    return found
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of an answer."""
+    return tuple(token.word for token in tokens(composed(text)) if token.word not in (COMMA, LINE, OPTION, END, "/"))
+
+
+class Text:
+    """The words of one message, to be searched many times."""
+
+    def __init__(self, text: str) -> None:
+        self.words = [END, *(token.word for token in tokens(composed(text.strip()))), END]
+        self.places: dict[str, list[int]] = {}
+        for place, word in enumerate(self.words):
+            self.places.setdefault(word, []).append(place)
+
+    def tells(self, answer: tuple[str, ...]) -> bool:
+        """Whether the answer stands here other than among several that are offered."""
+        return any(not self._offered(start, start + len(answer)) for start in self._found(answer))
+
+    def _found(self, answer: tuple[str, ...]) -> Iterator[int]:
+        for start in self.places.get(answer[0], ()) if answer else ():
+            if tuple(self.words[start : start + len(answer)]) == answer:
+                yield start
+
+    def _offered(self, start: int, end: int) -> bool:
+        before, after = self.words[start - 1], self.words[end]
+        if OR & {before, after} or after == OPTION or self._sign_before(start) == OPTION:
+            return True
+        if COMMA in (before, after):
+            return self._items(start, COMMA) >= LIST_ITEMS
+        is_line = before in (LINE, END) and after in (LINE, END) and LINE in (before, after)
+        return is_line and self._items(start, LINE) >= LIST_ITEMS
+
+    def _sign_before(self, place: int) -> str:
+        return next(word for word in reversed(self.words[:place]) if word in (COMMA, LINE, OPTION, END))
+
+    def _items(self, place: int, sign: str) -> int:
+        """How many items stand in the list around a place, between this sign and no other; long lines are none."""
+        others = {COMMA, LINE, OPTION, END} - {sign}
+        first = next(i for i in range(place - 1, -1, -1) if self.words[i] in others) + 1
+        last = next(i for i in range(place, len(self.words)) if self.words[i] in others)
+        signs = [first - 1, *(i for i in range(first, last) if self.words[i] == sign), last]
+        most = LINE_WORDS if sign == LINE else last
+        return sum(1 <= after - before - 1 <= most for before, after in itertools.pairwise(signs))
+
+
+@dataclass(frozen=True)
+class Readable:
+    """How many rows of a split tell their own answer."""
+
+    n: int
+    """Rows that were looked at."""
+    rows: int
+    """Those whose answer stands in their prompt."""
+    interval: tuple[float, float]
+    """95 % Wilson interval of their share; takes rows for independent."""
+    chance: float
+    """Mean share over the shuffles."""
+    chance_interval: tuple[float, float]
+    """Of 95 % of the shuffles."""
+    places: dict[str, int]
+    """ "system text", "earlier turns", "question" -> rows, each in the first of them."""
+    first: str | None
+    """Id of the first such row."""
+
+    @property
+    def share(self) -> float:
+        return self.rows / self.n if self.n else 0.0
+
+    @property
+    def flagged(self) -> bool:
+        """Whether it is surely more than chance, and more than people's way of asking."""
+        return self.interval[0] > self.chance_interval[1] and self.share > self.chance + NATURAL
+
+    @property
+    def sentence(self) -> str:
+        """Such as "3 of 500 rows (0.6 %), by chance 0.2 % (0.0 to 0.6)", and where, if it is flagged."""
+        low, high = (100 * bound for bound in self.chance_interval)
+        told = f"{self.rows:,} of {self.n:,} rows ({100 * self.share:.1f} %)"
+        told += f", by chance {100 * self.chance:.1f} % ({low:.1f} to {high:.1f})"
+        if not self.flagged:
+            return told
+        return f"{told}, in the {' and the '.join(self.places)} (first: {self.first})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        found = {**asdict(self), "interval": list(self.interval), "chance_interval": list(self.chance_interval)}
+        return {**found, "flagged": self.flagged, "sentence": self.sentence}
+
+
+def places_of(prompt: Prompt) -> Iterator[tuple[str, str]]:
+    """Each message's text, and what it is."""
+    for message in prompt.messages[:-1]:
+        yield ("system text" if message.role == "system" else "earlier turns"), message.text
+    yield "question", prompt.messages[-1].text
+
+
+def readable(samples: Sequence[Sample], seed: int = 0) -> Readable:
+    """Counts rows whose answer, or another reference, stands in their prompt, and holds it against shuffles."""
+    samples = random.Random(seed).sample(samples, MOST_ROWS) if len(samples) > MOST_ROWS else samples
+    cache: dict[str, Text] = {}
+    texts = [[(place, cache.setdefault(t, Text(t))) for place, t in places_of(s.prompt)] for s in samples]
+    golds = [tuple(dict.fromkeys(map(words_of, (s.answer, *s.references)))) for s in samples]
+
+    def told(row: int, answers: Answers) -> str | None:
+        return next((place for place, text in texts[row] if any(map(text.tells, answers))), None)
+
+    own = [told(row, answers) for row, answers in enumerate(golds)]
+    n, rows = len(samples), sum(place is not None for place in own)
+    shares = sorted(_shuffled(told, golds, random.Random(seed + k)) for k in range(SHUFFLES)) if n > 1 else [0.0]
+    return Readable(
+        n,
+        rows,
+        wilson_interval(rows, n) if n else (0.0, 1.0),
+        sum(shares) / len(shares),
+        (shares[int(0.025 * len(shares))], shares[-1 - int(0.025 * len(shares))]),
+        {place: own.count(place) for place in dict.fromkeys(own) if place is not None},
+        next((sample.id for sample, place in zip(samples, own, strict=True) if place is not None), None),
+    )
+
+
+def _shuffled(told: Told, golds: Sequence[Answers], random_numbers: random.Random) -> float:
+    """The share of rows that tell the answer of another one, each answer given once."""
+    order = list(range(len(golds)))
+    random_numbers.shuffle(order)
+    return sum(told(row, golds[other]) is not None for row, other in enumerate(order)) / len(order)

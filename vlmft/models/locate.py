@@ -1,0 +1,55 @@
+"""Where a model's files are, told without torch, so that a mistyped path is said at once."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import ModelConfig
+
+
+def locate(config: ModelConfig) -> str:
+    """`model.path` as transformers takes it: package:NAME becomes the folder inside this package.
+
+    Raises:
+        ConfigError: a local-looking path that does not exist, or no package folder of that name.
+    """
+    if config.path.startswith("package:"):
+        name = config.path.removeprefix("package:")
+        folder = Path(str(importlib.resources.files("vlmft.models"))) / "weights" / name
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model.path: no model {name!r} comes with vlmft; use a folder or a Hub id")
+        return str(folder)
+    path = Path(config.path).expanduser()
+    if path.is_dir():
+        return str(path)
+    if config.path.startswith((".", "/", "~")):
+        raise ConfigError(f"model.path: there is no folder {config.path!r}; give a folder in Hub layout or a Hub id")
+    return config.path
+
+
+def require_model(config: ModelConfig) -> None:
+    """Sees that the model's config.json is there; of a Hub id in the cache, else by asking the Hub for it.
+
+    Raises:
+        ConfigError: as `locate`, or there is none.
+    """
+    path = locate(config)
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise ConfigError(f"model.path: Expected a folder with config.json, got {path!r}; name the model's folder")
+        return
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(path, "config.json", revision=config.revision), str):
+            hf_hub_download(path, "config.json", revision=config.revision)
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise cannot_be_read(config, error) from error
+
+
+def cannot_be_read(config: ModelConfig, error: Exception) -> ConfigError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return ConfigError(f"model.path: {config.path!r} cannot be read ({first}); check id, revision, network")

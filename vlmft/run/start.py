@@ -1,0 +1,101 @@
+"""What is told before torch is imported, which takes seconds: whether data, model and run are where the settings say.
+
+Nothing is made on the way, so that a mistake leaves no folder and no run of any tracker behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from vlmft.config.check import ConfigError, checked_options
+from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, Scale, TrainConfig
+from vlmft.data.dataset import Dataset
+from vlmft.data.make import make_dataset
+from vlmft.metrics import metric_named
+from vlmft.models.locate import require_model
+from vlmft.run.folder import ADAPTER, CONFIG_FILE, read_run
+
+
+def found_data(config: DataConfig) -> Dataset:
+    """The dataset; one that lies on this machine has been found there.
+
+    Raises:
+        ConfigError: no such place or column, an option that the dataset refuses, or no such metric.
+    """
+    dataset = make_dataset(config)
+    if config.metric is not None:
+        try:
+            metric_named(config.metric)
+        except ValueError as error:
+            raise ConfigError(f"data.metric: {error}") from error
+    if config.path is not None or getattr(dataset, "hub_id", None) is None:
+        dataset.index()
+    return dataset
+
+
+def require_training(config: TrainConfig) -> Dataset | None:
+    """Sees that a run can start; returns its dataset, None where a stand-in is yet to be made (scale=smoke).
+
+    Raises:
+        ConfigError: as `found_data`, or there is no such model.
+    """
+    smoke = config.scale == Scale.smoke
+    takes_path = "path" in inspect.signature(checked_options(config.data)).parameters
+    dataset = None if smoke and takes_path and config.data.path is None else found_data(config.data)
+    if not smoke or config.model.path.startswith("package:"):
+        require_model(config.model)
+    return dataset
+
+
+def require_evaluation(config: EvaluateConfig) -> Dataset:
+    """Sees that an evaluation can start; returns its dataset.
+
+    Raises:
+        ConfigError: as `found_data`; or there is no such run, model or adapter.
+    """
+    _, model, data = settled(config)
+    if config.run is not None and not (Path(config.run) / ADAPTER).is_dir():
+        raise ConfigError(f"run: there is no folder {ADAPTER!r} in {config.run!r}; did the training end?")
+    if config.adapter is not None:
+        local_adapter("adapter", config.adapter)
+    for name, place in config.adapters.items():
+        if not (Path(place).expanduser() / "config.json").is_file():  # else a whole model
+            local_adapter(f"adapters.{name}", place)
+    require_model(model)
+    return found_data(data)
+
+
+def settled(config: EvaluateConfig) -> tuple[TrainConfig | None, ModelConfig, DataConfig]:
+    """The run that is evaluated, None without one; the model and the data that are meant.
+
+    Raises:
+        ConfigError: as `read_run`.
+    """
+    run = read_run(config.run) if config.run is not None else None
+    model = run.model if run is not None else config.model
+    data = config.data or (run.data if run is not None else None)
+    assert model is not None and data is not None  # checked() has seen to it
+    data.options = {**data.options, **config.data_options}
+    return run, model, data
+
+
+def local_adapter(key: str, place: str) -> Path | None:
+    """The folder of an adapter or checkpoint on this machine; None for a Hub id.
+
+    Raises:
+        ConfigError: there is no such folder, or no adapter in it; `key` is the setting that names it.
+    """
+    folder = Path(place).expanduser()
+    if (folder / CONFIG_FILE).is_file():
+        folder = folder / ADAPTER
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in ("adapter_config.json", "state.json")):
+            raise ConfigError(
+                f"{key}: Expected a run folder, a checkpoint, a PEFT adapter or a whole model, got {place!r} without "
+                "adapter_config.json, state.json or config.json; name the folder itself"
+            )
+        return folder
+    if place.startswith((".", "/", "~")) or place.count("/") != 1:
+        raise ConfigError(f"{key}: there is no folder {place!r}; give a folder or a Hub id")
+    return None

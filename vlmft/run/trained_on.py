@@ -1,0 +1,86 @@
+"""Test rows that an adapter was trained on, told by splits.json of the run that it comes from.
+
+A row counts where its image, or its text if it has none, stands in the run's training split, whatever file or data set
+it comes from: the first 16 hex digits of its hash are in the manifest. Of generated data, whose images are not all
+looked at, ids are compared, where the settings of the data are the run's own. A copy that was saved again or mirrored
+is not found here.
+
+An adapter that saw test rows is not refused: to see how well it knows them can be what one wants. But no table of it
+says that a model got better, so that a warning stands above it, in front of the sentence, and at the verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import DataConfig
+from vlmft.data.rows import Rows
+from vlmft.run.evaluate import Evaluation
+from vlmft.run.folder import read_run
+from vlmft.run.manifest import CONTENT_DIGITS, MANIFEST_FILE
+from vlmft.sample import SPLITS, Sample, Split
+
+
+def run_of(place: str) -> Path | None:
+    """The run folder that an adapter or checkpoint lies in, or that `place` is; None where there is none."""
+    folder = Path(place).expanduser()
+    return next((f for f in (folder, folder.parent, folder.parent.parent) if (f / MANIFEST_FILE).is_file()), None)
+
+
+def rows_in(theirs: Split, rows: Rows, samples: Sequence[Sample], data: DataConfig, run: Path) -> int | None:
+    """How many of the rows stood in this split of the run; None where nothing shows it."""
+    stored: Mapping[str, Any] = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))[theirs]
+    if not stored["n"]:
+        return 0
+    if "contents" in stored:
+        known = set(stored["contents"])
+        return sum(not known.isdisjoint(contents_of(sample)) for sample in samples)
+    try:
+        own = read_run(str(run)).data
+    except ConfigError:  # a run of another version
+        return None
+    if (own.dataset, own.path, own.options) != (data.dataset, data.path, data.options):
+        return None
+    ids = set(stored["ids"]) if "ids" in stored else set(rows.ids[theirs])
+    return sum(sample.id in ids for sample in samples)
+
+
+def contents_of(sample: Sample) -> set[str]:
+    """What a row shows, or asks, as the manifest names it."""
+    hashes = [image.sha256 for image in sample.prompt.images] or [sample.prompt.sha256]
+    return {digest[:CONTENT_DIGITS] for digest in hashes}
+
+
+def tell_trained_rows(
+    found: Evaluation, rows: Rows, data: DataConfig, places: Mapping[str, str | None], base: str
+) -> None:
+    """Puts into the evaluation which of its rows the arms' adapters were trained on; `places`: arm -> where it is from.
+
+    `base` is where the untuned model comes from: it, too, may be what a run has trained.
+    """
+    given = {arm: place for arm, place in places.items() if place is not None and arm in found.arms}
+    if run_of(base) is not None:
+        given = {next(iter(found.arms)): base, **given} if "untuned" not in found.arms else {"untuned": base, **given}
+    for arm, place in given.items():
+        run = run_of(place)
+        trained, chosen = (
+            rows_in(split, rows, found.samples, data, run) if run is not None else None for split in SPLITS[:2]
+        )
+        alarms, notes = told(arm, trained, chosen, len(found.samples), found.split)
+        found.alarms, found.notes = found.alarms + alarms, found.notes + notes
+
+
+def told(arm: str, trained: int | None, chosen: int | None, n_rows: int, split: str) -> tuple[list[str], list[str]]:
+    """(alarms, notes) on one adapter, from how many of the rows it was trained on, and its checkpoint was chosen by."""
+    if trained is None:
+        return [], [f"{arm}: nothing shows which rows it was trained on, so they may be among these"]
+    alarms = [
+        f"{arm} was trained on {trained:,} of these {n_rows:,} {split} rows, or on what they show; that it does well "
+        "on them says nothing of rows that it has not seen"
+    ]
+    notes = [f"{arm}: its checkpoint was chosen by {chosen:,} of these {n_rows:,} rows, which flatters it"]
+    return alarms if trained else [], notes if chosen else []
