@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
 
 HEAVY = {"torch", "lightning", "torchmetrics", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
 LIGHT_ROOMS = ("metrics", "config")
-LIGHT_FILES = ("evaluation/score.py", "evaluation/compare.py", "evaluation/grading.py")
+LIGHT_FILES = tuple(f"evaluation/{name}.py" for name in ("score", "compare", "intervals", "gains", "grading"))
 HEAVY_ALL_THE_SAME = ("metrics/mean_score.py",)
 
 BANNED_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,14 +14,15 @@ import pytest
 
 from vlmft.evaluation.compare import (
     adjusted,
+    arm_interval,
     compare,
+    connected_groups,
     holm,
     mcnemar_exact,
-    mean_interval,
-    paired_bootstrap_interval,
+    rows_told,
     sign_flip_p_value,
-    wilson_interval,
 )
+from vlmft.evaluation.intervals import student_quantile, wilson_interval
 
 PAIRED = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "fixtures/paired_chartqa"
 
@@ -41,7 +41,7 @@ def log_space_mcnemar(only_first: int, only_second: int) -> float:
 
 @pytest.mark.parametrize("pair", [(0, 0), (0, 1), (0, 5), (6, 0), (1, 8), (2, 10), (7, 7), (69, 83), (310, 3)])
 def test_mcnemar_equals_the_textbook_sum(pair: tuple[int, int]) -> None:
-    assert mcnemar_exact(*pair) == textbook_mcnemar(*pair)
+    assert mcnemar_exact(*pair) == pytest.approx(textbook_mcnemar(*pair), rel=1e-14)
 
 
 def test_mcnemar_known_values_and_large_counts() -> None:
@@ -72,83 +72,33 @@ def test_wilson_at_the_ends() -> None:
             wilson_interval(total, n)
 
 
-def binomial_quantile(n: int, share: Fraction, quantile: Fraction) -> int:
-    below = Fraction(0)
-    for k in range(n + 1):
-        below += math.comb(n, k) * share**k * (1 - share) ** (n - k)
-        if below >= quantile:
-            return k
-    raise AssertionError("a distribution reaches 1")
+def every_swap(sums: list[int]) -> float:
+    totals = [sum(s * (-1) ** (bits >> i & 1) for i, s in enumerate(sums)) for bits in range(2 ** len(sums))]
+    return sum(abs(total) >= abs(sum(sums)) for total in totals) / 2 ** len(sums)
 
 
-def test_bootstrap_has_the_exact_distribution_of_resampled_shares() -> None:
-    differences = np.array([1.0] * 60 + [0.0] * 140)
-    low, high = paired_bootstrap_interval(differences, [f"image {i}" for i in range(200)])
-    share = Fraction(60, 200)
-    assert abs(low * 200 - binomial_quantile(200, share, Fraction(1, 40))) <= 1
-    assert abs(high * 200 - binomial_quantile(200, share, Fraction(39, 40))) <= 1
+@pytest.mark.parametrize("sums", [[-8, 0, 6, 2, -8], [3, 3, 3, -1, 2, 5, 1, 4], [20, 20, -20], [1] * 6, [7]])
+def test_sign_flips_equal_all_their_combinations(sums: list[int]) -> None:
+    """Whole numbers by their distribution, tenths by enumeration: many combinations tie with the data, and as floats
+    some of them fall below it."""
+    exact = pytest.approx(every_swap(sums))
+    assert sign_flip_p_value(np.array(sums, dtype=float)) == (exact, "exact sign flips by group")
+    assert sign_flip_p_value(np.array(sums) / 10) == (exact, "exact sign flips by group")
 
 
-def unequal_groups() -> tuple[np.ndarray, list[str]]:
-    source = random.Random(3)
-    groups = [f"image {i}" for i in range(60) for _ in range(source.randint(1, 5))]
-    lift = {name: source.gauss(1.0, 0.2) for name in sorted(set(groups))}
-    return np.array([lift[name] + source.gauss(0, 0.1) for name in groups]), groups
+def test_sign_flips_of_rows_are_mcnemars() -> None:
+    assert sign_flip_p_value(np.array([1.0] * 83 + [-1.0] * 69))[0] == pytest.approx(mcnemar_exact(69, 83), rel=1e-12)
+    assert sign_flip_p_value(np.zeros(4))[0] == 1
 
 
-def naive_bootstrap(differences: np.ndarray, groups: list[str], resamples: int) -> tuple[float, float]:
-    source = random.Random(5)
-    rows: dict[str, list[float]] = {}
-    for name, difference in zip(groups, differences, strict=True):
-        rows.setdefault(name, []).append(float(difference))
-    means = []
-    for _ in range(resamples):
-        drawn = [value for name in source.choices(list(rows), k=len(rows)) for value in rows[name]]
-        means.append(sum(drawn) / len(drawn))
-    means.sort()
-    return means[round(0.025 * resamples)], means[round(0.975 * resamples)]
-
-
-def test_bootstrap_equals_a_naive_loop_over_unequal_groups() -> None:
-    differences, groups = unequal_groups()
-    expected = naive_bootstrap(differences, groups, resamples=4000)
-    assert paired_bootstrap_interval(differences, groups) == pytest.approx(expected, abs=0.01)
-
-
-def test_bootstrap_counts_groups_and_not_rows() -> None:
-    differences, groups = unequal_groups()
-    once = paired_bootstrap_interval(differences, groups)
-    nine_times = paired_bootstrap_interval(np.repeat(differences, 9), [name for name in groups for _ in range(9)])
-    assert nine_times == pytest.approx(once)
-    # the defect this guards against: rows taken for independent
-    low, high = paired_bootstrap_interval(np.repeat(differences, 9), [str(i) for i in range(9 * len(differences))])
-    assert high - low < 0.4 * (once[1] - once[0])
-
-
-def test_bootstrap_repeats_and_ignores_the_row_order() -> None:
-    differences, groups = unequal_groups()
-    once = paired_bootstrap_interval(differences, groups)
-    assert paired_bootstrap_interval(differences, groups) == once
-    assert paired_bootstrap_interval(differences[::-1], groups[::-1]) == pytest.approx(once, abs=1e-12)
-    assert paired_bootstrap_interval(differences, groups, seed=1) != once
-
-
-def test_bootstrap_of_many_groups_is_bounded_in_time() -> None:
-    started = time.process_time()
-    differences = np.random.default_rng(0).normal(0.01, 1.0, size=100_000)
-    low, high = paired_bootstrap_interval(differences, [str(i) for i in range(100_000)], resamples=2000)
-    assert time.process_time() - started < 10  # a fifth of the resamples, on slower machines too
-    half = 1.96 * differences.std() / math.sqrt(100_000)
-    assert (low, high) == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.1 * half)
-
-
-def test_sign_flips_equal_all_their_combinations() -> None:
-    tenths = [-8, 0, 6, 2, -8]  # many combinations tie with the data, and as floats some of them fall below it
-    totals = [sum(s * (-1) ** (bits >> i & 1) for i, s in enumerate(tenths)) for bits in range(32)]
-    exact = sum(abs(total) >= abs(sum(tenths)) for total in totals) / 32
-    assert sign_flip_p_value(np.array(tenths) / 10, list("abcde")) == pytest.approx(exact, abs=0.02)
-    assert sign_flip_p_value(np.zeros(4), list("abcd")) == 1
-    assert sign_flip_p_value(np.full(40, 0.5), ["one image"] * 40) == 1
+def test_sign_flips_are_drawn_where_there_are_too_many() -> None:
+    sums = np.random.default_rng(0).normal(0.4, 1.0, 40)
+    p_value, name = sign_flip_p_value(sums)
+    again = np.random.default_rng(1).choice([-1.0, 1.0], size=(200_000, 40)) @ sums
+    # 10,000 draws of a share of a few hundredths: its standard error is 0.002 at most
+    assert p_value == pytest.approx(float((abs(again) >= abs(sums.sum())).mean()), abs=0.006)
+    assert name == "sign-flip permutation by group"
+    assert sign_flip_p_value(np.full(40, 0.3))[0] == 1 / 10_001
 
 
 def arms(only_first: int, only_second: int, both: int) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
@@ -163,7 +113,7 @@ def arms(only_first: int, only_second: int, both: int) -> tuple[dict[str, float]
     [
         (0, 6, "better"),
         (6, 0, "worse"),
-        (0, 5, "not distinguishable"),  # the interval excludes 0, McNemar p = 0.0625
+        (0, 5, "not distinguishable"),  # Tango's interval excludes 0, McNemar p = 0.0625
         (8, 9, "not distinguishable"),
         (0, 0, "not distinguishable"),
     ],
@@ -175,14 +125,82 @@ def test_verdict(only_first: int, only_second: int, verdict: str) -> None:
     assert (comparison.only_first, comparison.only_second) == (only_first, only_second)
     assert comparison.difference == pytest.approx((only_second - only_first) / len(first))
     assert comparison.p_test == "exact McNemar"
+    assert (comparison.interval[0] > 0 or comparison.interval[1] < 0) == (verdict != "not distinguishable")
+
+
+@pytest.mark.parametrize("n", [6, 7, 8, 9, 10, 12, 15, 20, 27])
+def test_p_value_interval_and_verdict_never_contradict(n: int) -> None:
+    """Over all outcomes of n rows: McNemar's test is the more careful one, and the interval holds what it holds."""
+    seen = set()
+    for changed in range(n + 1):
+        for only_second in range(changed // 2, changed + 1):
+            comparison = compare(
+                "a",
+                *arms(changed - only_second, only_second, n - changed)[:1],
+                "b",
+                *arms(changed - only_second, only_second, n - changed)[1:],
+            )
+            excludes = comparison.interval[0] > 0 or comparison.interval[1] < 0
+            assert excludes == (comparison.p_value < 0.05) == (comparison.verdict != "not distinguishable")
+            assert comparison.interval[0] <= comparison.difference <= comparison.interval[1]
+            seen.add(comparison.verdict)
+    assert len(seen) == 2
 
 
 def test_one_image_is_no_evidence() -> None:
     first, second, _ = arms(0, 40, both=0)
     comparison = compare("untuned", first, "tuned", second, dict.fromkeys(first, "the same image"))
-    assert comparison.p_value < 0.001
-    assert comparison.n_groups == 1
-    assert comparison.verdict == "not distinguishable"
+    assert (comparison.p_value, comparison.n_groups, comparison.verdict) == (1.0, 1, "not distinguishable")
+    assert comparison.interval == (-1.0, 1.0)
+    assert (comparison.interval_method, comparison.rows_told) == ("Tango's score by group", "40 rows, 1 group")
+
+
+def test_copies_are_no_evidence() -> None:
+    """The defect: 20 copies of the answers on 6 images gave McNemar p = 1.9e-06 beside "not distinguishable"."""
+    ids = [f"{image} {copy}" for image in range(6) for copy in range(20)]
+    images = {row_id: row_id.split()[0] for row_id in ids}
+    first = dict.fromkeys(ids, 0.0)
+    second = {row_id: float(row_id.startswith("3 ")) for row_id in ids}
+    comparison = compare("untuned", first, "tuned", second, images, "images")
+    assert mcnemar_exact(0, 20) == pytest.approx(1.9e-6, rel=0.01)
+    assert (comparison.p_value, comparison.verdict) == (1.0, "not distinguishable")
+    assert comparison.rows_told == "120 rows, 6 images"
+    low, high = comparison.interval
+    assert low < 0 and high > 0.5  # one image of six
+    one = {image: float(image == "3") for image in "012345"}
+    alone, _, _ = arm_interval(one, {image: image for image in one})
+    copied, method, n_groups = arm_interval(second, images)
+    assert method == "Wilson by group" and n_groups == 6
+    assert copied[0] <= alone[0] and copied[1] >= alone[1]
+    all_right, _, _ = arm_interval(dict.fromkeys(ids, 1.0), images)
+    assert all_right == wilson_interval(6, 6, student_quantile(6))
+
+
+def test_fewer_than_six_groups_show_nothing() -> None:
+    ids = [f"{image} {row}" for image in range(5) for row in range(30)]
+    images = {row_id: row_id[0] for row_id in ids}
+    comparison = compare("a", dict.fromkeys(ids, 0.0), "b", dict.fromkeys(ids, 1.0), images)
+    assert comparison.p_value >= 2 / 2**5 and comparison.verdict == "not distinguishable"
+    assert comparison.interval[0] <= 0
+    ids += [f"6 {row}" for row in range(30)]
+    images = {row_id: row_id[0] for row_id in ids}
+    comparison = compare("a", dict.fromkeys(ids, 0.0), "b", dict.fromkeys(ids, 1.0), images)
+    # by Tango's statistic, the larger of the two; all ways to swap give 2 / 2**6 = 0.031
+    assert comparison.p_value == pytest.approx(0.0498, abs=1e-4) and comparison.verdict == "better"
+
+
+@pytest.mark.parametrize("right", [0, 1])
+@pytest.mark.parametrize("n", [1, 12, 100])
+def test_no_change_is_no_proof_of_none(n: int, right: int) -> None:
+    """The defect: without a row that changed the bootstrap gave [0, 0]; the rule of three says up to 3 / n."""
+    scores = {str(i): float(right) for i in range(n)}
+    comparison = compare("a", scores, "b", scores, {row_id: row_id for row_id in scores})
+    low, high = comparison.interval
+    assert (comparison.difference, comparison.p_value) == (0.0, 1.0)
+    assert low == pytest.approx(-high) and min(0.99, 3 / n) <= high <= 5 / n
+    graded = dict.fromkeys(scores, 0.5)
+    low, high = compare("a", graded, "b", graded, {row_id: row_id for row_id in scores}).interval
+    assert low == pytest.approx(-high) and 2 / (n + 2) <= high <= 1
 
 
 def test_fractional_scores_use_the_sign_flip_test() -> None:
@@ -230,6 +248,7 @@ def test_a_published_gain_is_not_distinguishable() -> None:
     assert (comparison.only_first, comparison.only_second) == (69, 83)
     assert comparison.p_value == pytest.approx(0.29, abs=0.005)
     assert comparison.interval == pytest.approx((-0.0040, 0.0152), abs=0.001)
+    assert comparison.interval_method == "Tango's score"
     assert comparison.verdict == "not distinguishable"
 
 
@@ -251,6 +270,8 @@ def test_of_twenty_equal_arms_one_looks_better_without_holm() -> None:
     table = adjusted([same, alone, same])
     assert [one.verdict for one in table] == ["not distinguishable"] * 3
     assert table[1].p_value == pytest.approx(3 * alone.p_value)
+    assert table[1].verdict_told == "not distinguishable as one of 3 comparisons"
+    assert table[0].verdict_told == single.verdict_told.replace("better", "not distinguishable")
     assert table[1].to_dict()["verdict"] == "not distinguishable"
     assert table[1].to_dict()["p_holm"] == table[1].p_value
 
@@ -258,14 +279,15 @@ def test_of_twenty_equal_arms_one_looks_better_without_holm() -> None:
 def test_the_interval_of_one_arm() -> None:
     right = {str(i): float(i < 30) for i in range(40)}
     own = {row_id: row_id for row_id in right}
-    assert mean_interval(right, own) == (wilson_interval(30, 40), "Wilson")
+    assert arm_interval(right, own) == (wilson_interval(30, 40), "Wilson", 40)
     halves = {row_id: value / 2 for row_id, value in right.items()}
-    (low, high), method = mean_interval(halves, own)
-    assert method == "bootstrap by group" and low < 0.375 < high
+    (low, high), method, _ = arm_interval(halves, own)
+    assert method == "Student's t" and low < 0.375 < high
+    assert arm_interval(halves, own, is_share=True) == (wilson_interval(15, 40), "Wilson", 40)
     # rows of one image are no independent rows
     paired = {row_id: str(int(row_id) // 2) for row_id in right}
-    (wide_low, wide_high), method = mean_interval(right, paired)
-    assert method == "bootstrap by group"
+    (wide_low, wide_high), method, n_groups = arm_interval(right, paired)
+    assert (method, n_groups) == ("Wilson by group", 20)
     assert wide_high - wide_low > 1.2 * (wilson_interval(30, 40)[1] - wilson_interval(30, 40)[0])
 
 
@@ -273,26 +295,32 @@ def test_the_interval_of_one_arm_has_a_width() -> None:
     """The defect: rows that are all right on two images gave 100 % to 100 %, and were said to be sure of it."""
     rows = [str(i) for i in range(12)]
     own, pairs = {row_id: row_id for row_id in rows}, {row_id: str(int(row_id) // 6) for row_id in rows}
-    right, half = dict.fromkeys(rows, 1.0), dict.fromkeys(rows, 0.1)
-    assert mean_interval(right, own) == (wilson_interval(12, 12), "Wilson")
-    assert mean_interval(right, pairs) == (wilson_interval(2, 2), "Wilson by group")
-    (low, high), method = mean_interval(half, own)
-    assert (low, high) == pytest.approx(wilson_interval(1.2, 12)) and method == "Wilson by group"
-    thirds = {row_id: str(int(row_id) % 7) for row_id in rows}  # seven groups of one or two rows, of 0.1 each
-    assert mean_interval(half, thirds)[0] == pytest.approx(wilson_interval(0.7, 7))
-    mixed = {row_id: float(row_id == "0") for row_id in rows}
-    assert mean_interval(mixed, pairs) == (pytest.approx(wilson_interval(1 / 6, 2)), "Wilson by group")
+    right, tenth = dict.fromkeys(rows, 1.0), dict.fromkeys(rows, 0.1)
+    assert arm_interval(right, own) == (wilson_interval(12, 12), "Wilson", 12)
+    assert arm_interval(right, pairs)[0] == (pytest.approx(2 / (2 + student_quantile(2) ** 2)), 1.0)
+    (low, high), method, _ = arm_interval(tenth, own)
+    assert 0 < low < 0.05 and high > 0.25 and method == "Student's t"
     beyond, few = {row_id: 3.0 + float(row_id) for row_id in rows}, dict.fromkeys(rows, 3.0)
-    assert mean_interval(beyond, own)[1] == "bootstrap by group"
-    assert mean_interval(beyond, pairs)[1] == "bootstrap by group, of which 2 are too few"
-    assert mean_interval(few, own) == ((3.0, 3.0), "bootstrap by group, which are all alike")
+    (low, high), _, _ = arm_interval(beyond, own)
+    assert low < 3 + 5.5 < high
+    # a range that nobody knows, and nothing to see of it
+    assert arm_interval(few, own) == ((3.0, 3.0), "Student's t, of scores all alike", 12)
+    assert arm_interval({"a": 1.0}, {"a": "a"})[0] == wilson_interval(1, 1)
 
 
-def test_many_alike_groups_have_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = np.random.default_rng(3)
-    differences = source.choice([-1.0, 0.0, 1.0], p=[0.2, 0.55, 0.25], size=3000)
-    groups = [str(i // 2) for i in range(2000)] + [f"alone {i}" for i in range(1000)]
-    drawn_one_by_one = paired_bootstrap_interval(differences, groups)
-    monkeypatch.setattr("vlmft.evaluation.compare.MANY_GROUPS", 2000)
-    assert paired_bootstrap_interval(differences, groups) != drawn_one_by_one  # it did go the other way
-    assert paired_bootstrap_interval(differences, groups) == pytest.approx(drawn_one_by_one, abs=0.001)
+def test_rows_hang_together_over_chains() -> None:
+    images = {"a": ["1", "2"], "b": ["2", "3"], "c": ["4"], "d": ["3"], "e": [], "f": ["4"], "g": []}
+    groups = connected_groups(images)
+    assert groups["a"] == groups["b"] == groups["d"] != groups["c"] == groups["f"]
+    assert len(set(groups.values())) == 4
+    backwards = connected_groups(dict(reversed(images.items())))
+    assert {frozenset(k for k in groups if groups[k] == g) for g in groups.values()} == {
+        frozenset(k for k in backwards if backwards[k] == g) for g in backwards.values()
+    }
+    assert connected_groups({}) == {}
+
+
+def test_rows_are_told_with_their_groups() -> None:
+    assert rows_told(500, 500) == "500 rows"
+    assert rows_told(120, 6, "images") == "120 rows, 6 images"
+    assert (rows_told(20, 1, "images"), rows_told(1, 1)) == ("20 rows, 1 image", "1 row")

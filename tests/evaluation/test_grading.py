@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.evaluation.compare import wilson_interval
 from vlmft.evaluation.grading import (
     TextKey,
     Verdict,
@@ -23,6 +22,7 @@ from vlmft.evaluation.grading import (
     summarise_grading,
     text_sha256,
 )
+from vlmft.evaluation.intervals import wilson_interval
 from vlmft.evaluation.report import Report, write_report
 from vlmft.evaluation.report.graded import graded_markup
 from vlmft.evaluation.report.markup import Markup

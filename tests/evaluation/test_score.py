@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from vlmft.evaluation.compare import compare
-from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, warnings
+from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, too_few, unequal_treatment, warnings
 from vlmft.metrics import metric_named
 from vlmft.sample import Answer
 
@@ -109,11 +109,59 @@ def test_an_unusable_reference_names_its_row() -> None:
 
 
 def test_small_tests_say_what_they_cannot_show() -> None:
-    (sentence,) = warnings(summary_of(["3", "4"] * 20, ["3", "5"] * 20))
-    assert "with 40 rows a difference below 15.0 points (6 rows) cannot be told from chance" in sentence
-    assert "35.2% to 64.8%" in sentence
-    (sentence,) = warnings(summary_of(["3"] * 3, ["3"] * 3))
+    found = too_few(summary_of(["3", "4"] * 20, ["3", "5"] * 20))
+    assert found == ["With 40 rows a difference below 15.0 points (6 rows) cannot be told from chance."]
+    assert too_few(summary_of(["3"] * 100, ["3"] * 100)) == []
+    (sentence,) = too_few(summary_of(["3"] * 3, ["3"] * 3))
     assert "no difference between two arms can be told from chance" in sentence
+
+
+def test_few_images_say_what_they_cannot_show() -> None:
+    texts, golds = ["3", "4"] * 60, ["3", "5"] * 60
+    rows, references = scored(texts, golds), references_of(golds)
+
+    def told(n_images: int) -> str:
+        groups = {row_id: str(int(row_id.split()[1]) % n_images) for row_id in rows}
+        found = summarise("tuned", rows, references, "count_accuracy", groups=groups, kind="images")
+        assert (found.n, found.n_groups, found.interval_method) == (120, n_images, "Wilson by group")
+        (sentence,) = too_few(found)
+        return sentence
+
+    assert "With 120 rows, 5 images no difference between two arms can be told from chance, which takes 6" in told(5)
+    assert (
+        told(9) == "With 120 rows, 9 images no difference can be told from chance in which fewer than 6 images change."
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "finish"),
+    [
+        ("not parsed", "many", "stop"),
+        ("cut at the length limit", "3 and then", "length"),
+        ("empty or refused", "I'm sorry, but I can't count 3 things.", "stop"),
+        ("empty or refused", "Извините, тут 3 предмета.", "stop"),
+    ],
+)
+def test_unequal_treatment(what: str, text: str, finish: Literal["stop", "length"]) -> None:
+    """Ten of 40 answers of one arm are treated otherwise: worth 0 to 10 rows, whatever they are."""
+    golds = ["3"] * 40
+    references, metric = references_of(golds), metric_named("count_accuracy")
+    own = {row_id: row_id for row_id in references}
+    plain = score_answers({row_id: Answer("3", "stop", 1) for row_id in references}, references, metric)
+    odd = {
+        row_id: Answer(text, finish, 1) if i < 10 else Answer("4" if i < 20 else "3", "stop", 1)
+        for i, row_id in enumerate(references)
+    }
+    rows = score_answers(odd, references, metric)
+    found = [one for one in unequal_treatment("untuned", plain, "tuned", rows, own) if what in one]
+    (sentence,) = found
+    assert sentence == (
+        f"Unequal treatment: 0.0% of the answers of untuned and 25.0% of tuned are {what}. All wrong or all right, "
+        "they would put untuned at 100.0% to 100.0% and tuned at 50.0% to 75.0%: a difference of -50.0 to -25.0 points."
+    )
+    assert unequal_treatment("a", rows, "b", rows, own) == []
+    # ten rows of one image are one odd image
+    assert unequal_treatment("a", plain, "b", rows, {r: str(int(r.split()[1]) // 10) for r in own}) == []
 
 
 def test_no_false_alarms() -> None:

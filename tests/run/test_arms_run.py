@@ -16,8 +16,8 @@ from vlmft.data.shapes import Shapes
 from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
 from vlmft.run import few_shot as few_shot_file
-from vlmft.run.evaluate import labels_of
 from vlmft.run.few_shot import read_shots
+from vlmft.run.units import labels_of
 from vlmft.sample import BadRowError, Message, Prompt, Sample
 
 
@@ -125,6 +125,16 @@ def test_comparisons_are_held_to_their_number(everything: Any) -> None:
     assert all(pair["p_holm"] >= pair["p_value"] for pair in pairs)
     assert max(pair["p_holm"] for pair in pairs) <= 1
     assert f"(Holm for {len(pairs)}:" in everything.output
+    assert f"{len(pairs) - 1} more comparisons in the report" in everything.output
+
+
+def test_the_best_of_several_tuned_arms_is_told(everything: Any) -> None:
+    """Three adapters that are one: whichever is chosen, on any half, the other half says the same as all rows do."""
+    found = everything.summary["best_of_several"]
+    assert (found["arm"], found["n_arms"]) == ("tuned", 3)
+    assert found["split_half"] == pytest.approx(found["value"])
+    assert found["sentence"] in everything.summary["notes"]
+    assert everything.output.index(f"caution: {found['sentence']}") < everything.output.index("count_accuracy on 24")
 
 
 def test_form_and_skill_and_batch_size_are_told(everything: Any) -> None:
@@ -133,7 +143,7 @@ def test_form_and_skill_and_batch_size_are_told(everything: Any) -> None:
     assert told["batch_invariance"] == {"n": 4, "rows_per_batch": 8, "changed": []}
     assert told["metric_variant"].startswith("count_accuracy/")
     assert {"exact_match/nfc-casefold@1"} < told["arms"][0]["beside"].keys()
-    assert "test: 24 rows show, in four cases of five, a difference of" in everything.output
+    assert "test: 24 rows are too few to show, in four cases of five, any difference where 30%" in everything.output
 
 
 def test_nearest_examples_are_each_questions_own(run: Path, evaluate_small: Any) -> None:

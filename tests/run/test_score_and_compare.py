@@ -260,7 +260,7 @@ def test_scores_beyond_one_are_no_percentages(tmp_path: Path, capsys: pytest.Cap
     assert "score in column s: 50.00 % (95 %" in capsys.readouterr().out
     run_compare([*map(str, files), *options])
     shown = capsys.readouterr().out
-    assert "0.csv -> " in shown and "3.csv: +3 (95 % interval +3 to +3)" in shown
+    assert "0.csv -> " in shown and "3.csv: +3 (95 % interval +2." in shown
     assert "points" not in shown and "300" not in shown and "50.00" not in shown
     assert "\n     0.5  (0." in shown and "\n     3.5  (3." in shown
 
@@ -269,8 +269,8 @@ def test_a_group_of_images_has_an_interval(told: Json, tmp_path: Path) -> None:
     """Ten right rows on two images: drawn again and again, they are always all right."""
     rows = [{**row, "image_sha256": f"image {i % 2}"} for i, row in enumerate(answers(10, 0))]
     (score,) = told(run_score, write(tmp_path / "a.jsonl", rows))["scores"]
-    assert (score["interval_method"], score["value"]) == ("Wilson by group", 1.0)
-    assert score["interval"] == pytest.approx([0.342, 1.0], abs=1e-3)
+    assert (score["interval_method"], score["value"], score["n_groups"]) == ("Wilson by group", 1.0, 2)
+    assert score["interval"] == pytest.approx([0.0975, 1.0], abs=1e-3)  # of 2 of 2, with Student's quantile for 2
 
 
 # --- compare
@@ -314,16 +314,56 @@ def test_several_files_are_held_against_the_first_with_holm(
 def test_groups_are_drawn_together(told: Json, tmp_path: Path) -> None:
     one, other = answers(20, 20), answers(30, 10)
     for i, (a, b) in enumerate(zip(one, other, strict=True)):
-        a["image"] = b["image"] = f"chart {i // 10}"  # ten questions each
+        a["chart"] = b["chart"] = f"chart {i // 10}"  # ten questions each
     files = write(tmp_path / "a.csv", one), write(tmp_path / "b.csv", other)
     (alone,) = told(run_compare, *files)["comparisons"]
-    (grouped,) = told(run_compare, *files, "--columns", "group=image")["comparisons"]
+    (grouped,) = told(run_compare, *files, "--columns", "group=chart")["comparisons"]
     assert (alone["verdict"], alone["n_groups"]) == ("better", 40)
     assert (grouped["verdict"], grouped["n_groups"], grouped["n"]) == ("not distinguishable", 4, 40)
-    other[0]["image"] = "another"
+    other[0]["chart"] = "another"
     write(files[1], other)
     with pytest.raises(ConfigError, match=r"Expected each row's group .* in 1 rows \(r0\)"):
-        run_compare([*map(str, files), "--columns", "group=image"])
+        run_compare([*map(str, files), "--columns", "group=chart"])
+
+
+def test_a_column_of_images_groups_rows(told: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The defect: 40 rows on four images, named in the file, counted as 40 independent ones (McNemar p = 0.002)."""
+    one, other = answers(20, 20), answers(30, 10)
+    for i, (a, b) in enumerate(zip(one, other, strict=True)):
+        a["image"] = b["image"] = f"chart {i // 10}.png"
+    files = write(tmp_path / "a.csv", one), write(tmp_path / "b.csv", other)
+    (found,) = told(run_compare, *files)["comparisons"]
+    assert (found["n"], found["n_groups"], found["kind"]) == (40, 4, "images")
+    assert found["verdict"] == "not distinguishable" and found["p_value"] > 0.05 and found["interval"][0] <= 0
+    run_score([str(files[0])])
+    shown = capsys.readouterr().out
+    assert "a.csv: 40 rows, 4 images;" in shown and "Wilson by group" in shown
+    assert "With 40 rows, 4 images no difference between two arms can be told from chance" in shown
+    run_compare([*map(str, files)])
+    shown = capsys.readouterr().out
+    assert " on 40 rows, 4 images\n" in shown and shown.count("With 40 rows, 4 images") == 1
+
+
+def test_what_befell_one_file_alone_is_told_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], told: Json
+) -> None:
+    whole = [{**row, "finish": "stop"} for row in answers(20, 20)]
+    cut = [{**row, "finish": "length" if i < 12 else "stop"} for i, row in enumerate(answers(20, 20))]
+    files = write(tmp_path / "a.jsonl", whole), write(tmp_path / "b.jsonl", cut)
+    run_compare([*map(str, files)])
+    shown = capsys.readouterr().out
+    assert (
+        shown.startswith("caution: Unequal treatment: 0.0% of the answers of ") and "cut at the length limit" in shown
+    )
+    assert "20.0% to 50.0%: a difference of -30.0 to +0.0 points" in shown
+    assert len(told(run_compare, *files)["cautions"]) == 1
+
+
+def test_the_best_of_three_files_is_told(tmp_path: Path, told: Json) -> None:
+    files = [write(tmp_path / f"{n}.csv", answers(20 + n, 20 - n)) for n in (0, 6, 7, 12)]
+    (caution,) = told(run_compare, *files)["cautions"]
+    assert "12.csv is the best of 3 candidates on these very rows, which flatters it: 80.0 %" in caution
+    assert told(run_compare, *files[:3])["cautions"] == []
 
 
 def grouped_by(rows: Sequence[dict[str, Any]], groups: Sequence[object]) -> list[dict[str, Any]]:
@@ -338,7 +378,7 @@ def test_a_file_without_groups_has_no_say(told: Json, tmp_path: Path) -> None:
     more = write(tmp_path / "more.csv", answers(20, 20))
     content = told(run_compare, ours, theirs)
     assert (content["comparisons"][0]["n_groups"], content["notes"]) == (20, [])
-    assert [arm["interval_method"] for arm in content["arms"]] == ["bootstrap by group"] * 2
+    assert [arm["interval_method"] for arm in content["arms"]] == ["Wilson by group"] * 2
     content = told(run_compare, theirs, more, ours)
     assert [one["n_groups"] for one in content["comparisons"]] == [20, 20]
     by_order = write(tmp_path / "ours.jsonl", grouped_by(answers(20, 20), images))

@@ -26,6 +26,15 @@ def test_mean_range_and_verdict_by_hand() -> None:
     assert found.comparison.difference == pytest.approx(0.375) and found.verdict == "better"
     assert found.sentence.startswith("3 seeds: mean +37.5 points, from +25.0 to +50.0; 95 % interval over the 40 rows ")
     assert found.to_dict()["seeds"][1] == {"seed": 1, "difference": 0.5}
+    low, high = found.to_dict()["seeds_interval"]
+    assert (low, high) == pytest.approx((0.375 - 4.3027 * 0.125 / 3**0.5, 0.375 + 4.3027 * 0.125 / 3**0.5), abs=1e-4)
+    assert f"over seeds {100 * low:+.1f} to {100 * high:+.1f}: better" in found.sentence
+
+
+def test_two_seeds_apart_are_too_few() -> None:
+    """The rows are sure of these two; of a third nothing is known."""
+    found = taken_together([0, 1], "exact_match", [right(10)] * 2, [right(20), right(30)], GROUPS)
+    assert found.comparison.verdict == "better" and found.verdict == "not distinguishable"
 
 
 def test_one_seed_that_points_the_other_way_ends_the_claim() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from vlmft.evaluation.compare import wilson_interval
+from vlmft.evaluation.intervals import wilson_interval
 from vlmft.evaluation.report.sweep import Axis, sweep_page
 from vlmft.run.sweep import sweep_name
 from vlmft.run.sweep_result import Job, Sweep, eta_squared, importance, rank, validations

@@ -87,7 +87,7 @@ def test_what_is_printed(trained: Any) -> None:
         "count_accuracy on 24 rows",
         "always giving the most frequent reference would score",
         "untuned -> tuned:",
-        "with 24 rows a difference below",
+        "With 24 rows a difference below",
     ):
         assert text in trained.output
     assert "FAIL" not in trained.output

@@ -249,8 +249,7 @@ class TrainerConfig:
     """One window, one validation batch and sixteen test rows: does everything work?"""
     deterministic: bool = True
     memory_gib: Optional[float] = None
-    """Memory that may be used on a device, in GiB; null: what is free there. A run that is estimated to need more stops
-    before weights are loaded. Not a setting of Lightning's."""
+    """Not Lightning's: GiB that a device may use; null: what is free. Estimated to need more, a run stops at once."""
 
 
 @dataclass
@@ -318,6 +317,8 @@ class EvaluationConfig:
     """Rows whose answers are replaced by a sentinel to see that no prediction moves; 0 switches the leak canary off."""
     gallery_rows: int = 300
     """Rows of the report's gallery that get a picture; the others are listed without."""
+    verbose: bool = False
+    """Print every comparison of two arms, not the first alone; the report has them all."""
 
 
 @dataclass
@@ -341,6 +342,7 @@ class EvaluationChanges:
     rows_per_batch: Optional[int] = None
     canary_rows: Optional[int] = None
     gallery_rows: Optional[int] = None
+    verbose: Optional[bool] = None
 
 
 @dataclass

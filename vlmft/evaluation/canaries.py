@@ -67,3 +67,22 @@ def leak_canary(
         moved=tuple(sample.id for sample in samples if answers.get(sample.id) != censored_answers.get(sample.id)),
         exposed=tuple(sample.id for sample in samples if sample.id in rewritten),
     )
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """Whether an answer depends on the rows that it was asked with."""
+
+    n: int
+    rows_per_batch: int
+    changed: tuple[str, ...]
+    """Ids whose answer is another when they are asked alone."""
+
+    @property
+    def sentence(self) -> str:
+        if not self.changed:
+            return f"{self.n} rows asked alone and {self.rows_per_batch} at once: the same answers"
+        return (
+            f"{len(self.changed)} of {self.n} rows are answered otherwise alone than {self.rows_per_batch} at once "
+            f"(first: {self.changed[0]}): rounding decides them, so compare only runs of one evaluation.rows_per_batch"
+        )

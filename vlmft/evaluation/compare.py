@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from vlmft.evaluation.intervals import SIGNIFICANCE, Clusters, difference_interval, mean_interval
+
 Verdict = Literal["better", "worse", "not distinguishable"]
 
-SIGNIFICANCE = 0.05
-NORMAL_QUANTILE_975 = 1.959963984540054
 SMALLEST_SIGNIFICANT = 6
 """Rows or groups that must all change the same way before any exact sign test gives p < 0.05 (2 / 2**6 = 0.031)."""
 SEED = 12345
 RESAMPLES = 10_000
-"""The interval's ends then move by 0.05 points from seed to seed at 1,000 rows; by 0.3 with 200 resamples."""
-MANY_GROUPS = 20_000
-"""From here on groups that are alike are drawn by their number: one draw for all of a kind."""
+FEW_GROUPS = 16
+"""Up to here all 2**16 ways to swap the arms are tried."""
+_STEPS = 200_000_000
+"""Additions that an exact distribution may take: half a second."""
 _DRAWS_AT_ONCE = 1_000_000
 """Bounds memory at about 20 MB, whatever the number of rows."""
 
@@ -38,13 +39,22 @@ class Comparison:
     difference: float
     """`second_value` - `first_value`."""
     interval: tuple[float, float]
-    """95 % interval of `difference`, by `paired_bootstrap_interval`."""
+    """95 % interval of `difference`. It excludes 0 where `p_value` is below 0.05, and nowhere else."""
+    interval_method: str
     p_value: float
     p_test: str
     only_first: int
     """Rows in which the first arm scored higher; for scores of 0 and 1: only the first is right."""
     only_second: int
     verdict: Verdict
+    kind: str = "groups"
+    """What the groups are, such as images."""
+    is_binary: bool = True
+    """All scores are 0 or 1."""
+
+    @property
+    def rows_told(self) -> str:
+        return rows_told(self.n, self.n_groups, self.kind)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: strings, finite numbers, and the interval as a list of two."""
@@ -57,6 +67,7 @@ def compare(
     second_name: str,
     second: Mapping[str, float],
     groups: Mapping[str, str],
+    kind: str = "groups",
 ) -> Comparison:
     """Compares the scores of two arms by row id; `groups` names each row's independent unit, such as its image.
 
@@ -64,42 +75,84 @@ def compare(
     group. Depends neither on the order of the rows nor on anything random beyond `SEED`.
     """
     ids = sorted(expect_same_ids(first_name, first, second_name, second))
-    first_scores, second_scores = _finite(first_name, first, ids), _finite(second_name, second, ids)
-    row_groups = _groups_of(ids, groups)
-    differences = second_scores - first_scores
+    scores = np.stack([_finite(first_name, first, ids), _finite(second_name, second, ids)])
+    differences = scores[1] - scores[0]
+    clusters = Clusters.of(differences, _groups_of(ids, groups))
     only_first, only_second = int((differences < 0).sum()), int((differences > 0).sum())
-    if np.isin([first_scores, second_scores], [0.0, 1.0]).all():
-        p_test, p_value = "exact McNemar", mcnemar_exact(only_first, only_second)
-    else:
-        p_test, p_value = "sign-flip permutation by group", sign_flip_p_value(differences, row_groups)
-    interval = paired_bootstrap_interval(differences, row_groups)
-    n_groups = len(set(row_groups))
+    interval, method, p_value, p_test = paired_test(clusters, scores)
+    difference = float(differences.mean())
     return Comparison(
         first=first_name,
         second=second_name,
         n=len(ids),
-        n_groups=n_groups,
-        first_value=float(first_scores.mean()),
-        second_value=float(second_scores.mean()),
-        difference=float(differences.mean()),
+        n_groups=len(clusters.sizes),
+        first_value=float(scores[0].mean()),
+        second_value=float(scores[1].mean()),
+        difference=difference,
         interval=interval,
+        interval_method=method,
         p_value=p_value,
         p_test=p_test,
         only_first=only_first,
         only_second=only_second,
-        verdict=_verdict(interval, p_value, n_groups),
+        verdict=_verdict(difference, p_value),
+        kind=kind,
+        is_binary=bool(np.isin(scores, [0.0, 1.0]).all()),
     )
 
 
-def _verdict(interval: tuple[float, float], p_value: float, n_groups: int) -> Verdict:
-    # Both must agree, because each is blind where the other sees. McNemar's test is exact for a handful of changed
-    # rows, where the bootstrap is too sure (5 changes, all one way: an interval above 0, yet p = 0.0625), but it takes
-    # the rows of one image for independent. The bootstrap knows groups, unless they are too few for it to vary.
-    if p_value >= SIGNIFICANCE or n_groups < SMALLEST_SIGNIFICANT:
+def paired_test(clusters: Clusters, scores: np.ndarray) -> tuple[tuple[float, float], str, float, str]:
+    """95 % interval of the mean difference and its method, two-sided p-value and its test, which never contradict:
+    the interval excludes 0 where p < 0.05, and nowhere else.
+
+    `clusters` has the differences, `scores` (2, n) both arms. For rows that are right or wrong and independent, the
+    exact test of McNemar, whose p-value is below 0.05 only where Tango's statistic is beyond its quantile; else the
+    larger p-value of sign flips by group, which assume no distribution, and of the interval's own test.
+    """
+    (low, high), p_interval, method = difference_interval(clusters, scores)
+    if clusters.are_rows and np.isin(scores, [0.0, 1.0]).all():
+        changes = int((clusters.values < 0).sum()), int((clusters.values > 0).sum())
+        p_value, p_test = mcnemar_exact(*changes), "exact McNemar"
+    else:
+        p_value, p_test = max(sign_flip_p_value(clusters.sums), (p_interval, method))
+    if p_value >= SIGNIFICANCE:  # what an exact test does not reject belongs to what is possible
+        low, high = min(low, 0.0), max(high, 0.0)
+    return (low, high), method, p_value, p_test
+
+
+def _verdict(difference: float, p_value: float) -> Verdict:
+    if p_value >= SIGNIFICANCE:
         return "not distinguishable"
-    if interval[0] > 0:
-        return "better"
-    return "worse" if interval[1] < 0 else "not distinguishable"
+    return "better" if difference > 0 else "worse"
+
+
+def rows_told(n: int, n_groups: int, kind: str = "groups") -> str:
+    """ "500 rows", or "120 rows, 6 images" where rows share them."""
+    units = "" if n_groups == n else f", {n_groups} {kind if n_groups > 1 else kind.removesuffix('s')}"
+    return f"{n} row{'s' if n > 1 else ''}{units}"
+
+
+def connected_groups(shared: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Row id -> the name of its group: rows hang together that share one of their names, over any chain of rows.
+
+    Rows that show two images, of which each shares another one, are one group of three. A row without a name is one.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    firsts = {}
+    for row_id, names in shared.items():
+        first, *others = list(names) or [f"row {row_id}"]
+        firsts[row_id] = first
+        for other in others:
+            one, two = sorted([root(first), root(other)])
+            parent[two] = one
+    return {row_id: root(first) for row_id, first in firsts.items()}
 
 
 @dataclass(frozen=True)
@@ -111,6 +164,14 @@ class Adjusted:
     """Holm's, for the whole table; equals the comparison's own where it is the only one."""
     verdict: Verdict
     """By the adjusted p-value; the interval is the comparison's own."""
+    n_comparisons: int = 1
+
+    @property
+    def verdict_told(self) -> str:
+        """The verdict; with the reason where it is another than the comparison's own p-value and interval say."""
+        if self.verdict == self.comparison.verdict:
+            return self.verdict
+        return f"{self.verdict} as one of {self.n_comparisons} comparisons"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the comparison's, and "p_holm"; the verdict is the adjusted one."""
@@ -121,7 +182,7 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Adjusted]:
     """The comparisons of one table, in their order, with Holm's correction: of twenty equal arms one looks better."""
     p_values = holm([one.p_value for one in comparisons])
     return [
-        Adjusted(one, p_value, _verdict(one.interval, p_value, one.n_groups))
+        Adjusted(one, p_value, _verdict(one.difference, p_value), len(comparisons))
         for one, p_value in zip(comparisons, p_values, strict=True)
     ]
 
@@ -129,6 +190,16 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Adjusted]:
 def p_words(p_value: float) -> str:
     """ "p = 0.031"; a value too small for a float is no zero."""
     return f"p = {p_value:.2g}" if p_value > 0 else "p < 1e-300"
+
+
+def arm_interval(
+    scores: Mapping[str, float], groups: Mapping[str, str], *, is_share: bool | None = None
+) -> tuple[tuple[float, float], str, int]:
+    """95 % interval of one arm's mean score, the name of its method, and the number of groups; see `mean_interval`.
+    Raises ValueError as `compare` does."""
+    ids = sorted(scores)
+    clusters = Clusters.of(_finite("scores", scores, ids), _groups_of(ids, groups))
+    return *mean_interval(clusters, is_share=is_share), len(clusters.sizes)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -140,98 +211,65 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found
 
 
-def mean_interval(scores: Mapping[str, float], groups: Mapping[str, str]) -> tuple[tuple[float, float], str]:
-    """95 % interval of one arm's mean score, and the name of the method: Wilson's where rows are right or wrong, each
-    a group of its own, else the bootstrap over groups; where groups are too few for that or all alike, Wilson's with
-    the groups for rows. Scores outside 0..1 have no such way out, and the name says so. Raises ValueError as `compare`
-    does."""
-    ids = sorted(scores)
-    values, row_groups = _finite("scores", scores, ids), _groups_of(ids, groups)
-    if np.isin(values, [0.0, 1.0]).all() and len(set(row_groups)) == len(ids):
-        return wilson_interval(float(values.sum()), len(ids)), "Wilson"
-    sums, sizes = _group_sums(values, row_groups)
-    # drawing from groups that are all alike gives a width of zero, and from very few nearly so
-    alike = float(np.ptp(sums / sizes)) <= 1e-9 * float(abs(values).max())
-    if not alike and len(sums) >= SMALLEST_SIGNIFICANT:
-        return paired_bootstrap_interval(values, row_groups), "bootstrap by group"
-    if values.min() >= 0 and values.max() <= 1:
-        return wilson_interval(float(values.mean()) * len(sums), len(sums)), "Wilson by group"
-    why = "which are all alike" if alike else f"of which {len(sums)} are too few"
-    return paired_bootstrap_interval(values, row_groups), f"bootstrap by group, {why}"
-
-
-def wilson_interval(total: float, n: int) -> tuple[float, float]:
-    """95 % score interval of a share `total / n` (Wilson 1927), inside 0..1 and never of zero width.
-
-    `total` may be fractional: for scores between 0 and 1 the interval is then wider than need be, as their variance is
-    at most that of a share. Raises ValueError unless n >= 1 and 0 <= total <= n.
-    """
-    if n < 1 or not 0 <= total <= n:
-        raise ValueError(f"Expected n >= 1 and a total in 0..n, got total {total!r} and n {n!r}; score some rows first")
-    share, z2 = total / n, NORMAL_QUANTILE_975**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # at both ends the formula is exact and its rounding is not
-    return (0.0 if total == 0 else max(0.0, centre - half)), (1.0 if total == n else min(1.0, centre + half))
-
-
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided p-value that both arms are equally good, from the rows on which they disagree (McNemar 1947, exact).
 
-    Twice the binomial tail at probability 1/2, at most 1. Summed in whole numbers, which neither overflow nor round:
-    Python divides them correctly however long they are. Raises ValueError on a negative count.
+    Twice the binomial tail at probability 1/2, at most 1: its largest term, and the sum of the others over it, which
+    fall. Right to 1e-12 of its value however large the counts. Raises ValueError on a negative count.
     """
     if min(only_first, only_second) < 0:
         raise ValueError(f"Expected counts of rows, got {only_first!r} and {only_second!r}; count the disagreements")
-    n = only_first + only_second
-    term = tail = 1
-    for i in range(min(only_first, only_second)):
-        term = term * (n - i) // (i + 1)
-        tail += term
-    p_value: float = 2 * tail / 2**n
-    return min(1.0, p_value)
+    n, few = only_first + only_second, min(only_first, only_second)
+    ratio = total = 1.0
+    for i in range(few, 0, -1):
+        ratio *= i / (n - i + 1)
+        total += ratio
+        if ratio < 1e-17:
+            break
+    return min(1.0, 2 * _half_binomial(few, n) * total)
 
 
-def paired_bootstrap_interval(
-    differences: np.ndarray, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `differences` (n,), resampling whole groups (Efron & Tibshirani 1993).
+def _half_binomial(k: int, n: int) -> float:
+    """C(n, k) / 2^n for k <= n / 2: in whole numbers, which Python divides correctly, or by Stirling's series, whose
+    next term is below 1e-18; lgamma would lose seven digits."""
+    if k < 1000:
+        found: float = math.comb(n, k) / 2**n
+        return found
+    rest, gap = n - k, (n - 2 * k) / n
+    series = [1 / (12 * x) - 1 / (360 * x**3) for x in (n, k, rest)]
+    log = series[0] - series[1] - series[2] - k * math.log1p(-gap) - rest * math.log1p(gap)
+    return math.exp(log) * math.sqrt(n / (2 * math.pi * k * rest))
 
-    Groups keep their rows together, so five questions on one image count as one observation. Takes seconds for 100,000
-    groups. Raises ValueError without rows, or where `groups` has another length.
+
+def sign_flip_p_value(sums: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, str]:
+    """Two-sided p-value that swapping the arms within groups changes nothing (Fisher's randomisation test), and which.
+
+    `sums`: (n_groups,) each group's summed difference. All ways to swap count where sums are whole numbers or groups
+    few; else the signs are drawn `resamples` times, and counting the data itself as one draw keeps the test valid.
     """
-    sums, sizes = _group_sums(differences, groups)
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    if len(sums) >= MANY_GROUPS and len(set(zip(sums.tolist(), sizes.tolist(), strict=True))) <= MANY_GROUPS // 100:
-        kinds, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
-        drawn = generator.multinomial(len(sums), counts / len(sums), size=resamples)  # the same distribution
-        means = (drawn @ kinds[0]) / (drawn @ kinds[1])
-    else:
-        for part in _parts(resamples, len(sums)):
-            chosen = generator.integers(len(sums), size=(part.stop - part.start, len(sums)))
-            means[part] = sums.take(chosen).sum(axis=1) / sizes.take(chosen).sum(axis=1)
-    low, high = np.quantile(means, [SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2])
-    return float(low), float(high)
-
-
-def sign_flip_p_value(
-    differences: np.ndarray, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
-) -> float:
-    """Two-sided p-value that swapping the arms changes nothing, for scores of any kind (Fisher's randomisation test).
-
-    The sign of each group's summed difference is drawn anew `resamples` times; counting the data itself as one draw
-    keeps the test valid, so p is at least 1 / (resamples + 1). Raises ValueError as `paired_bootstrap_interval` does.
-    """
-    sums, _ = _group_sums(differences, groups)
-    sums = sums[sums != 0]
+    sums = sums[abs(sums) > 1e-9 * float(abs(sums).max())]
+    whole, span = np.rint(abs(sums)).astype(int), round(float(abs(sums).sum()))
+    if whole.all() and np.allclose(abs(sums), whole, rtol=0, atol=1e-9) and len(sums) * span <= _STEPS:
+        chance = np.ones(1)  # of each sum of the flipped ones
+        for step in whole:
+            flipped = np.zeros(len(chance) + step)
+            flipped[: len(chance)] += chance / 2
+            flipped[step:] += chance / 2
+            chance = flipped
+        totals = abs(span - 2 * np.arange(len(chance)))
+        return min(1.0, float(chance[totals >= abs(round(float(sums.sum())))].sum())), "exact sign flips by group"
     observed = abs(sums.sum()) - 1e-9 * abs(sums).sum()  # a sum added up in another order must count as equal
+    if len(sums) <= FEW_GROUPS:
+        every = np.zeros(1)
+        for step in sums:
+            every = np.concatenate([every + step, every - step])
+        return float((abs(every) >= observed).mean()), "exact sign flips by group"
     generator = np.random.default_rng(seed)
     as_extreme = 0
     for part in _parts(resamples, len(sums)):
-        flipped = generator.integers(2, size=(part.stop - part.start, len(sums)), dtype=np.int8)
-        as_extreme += int((abs(sums.sum() - 2 * (flipped @ sums)) >= observed).sum())
-    return (1 + as_extreme) / (1 + resamples)
+        drawn = generator.integers(2, size=(part.stop - part.start, len(sums)), dtype=np.int8)
+        as_extreme += int((abs(sums.sum() - 2 * (drawn @ sums)) >= observed).sum())
+    return (1 + as_extreme) / (1 + resamples), "sign-flip permutation by group"
 
 
 def expect_same_ids(
@@ -269,15 +307,6 @@ def _groups_of(ids: Sequence[str], groups: Mapping[str, str]) -> list[str]:
     if missing:
         raise ValueError(f"Expected a group for every row, got none for {_some(missing)}; pass each row's image group")
     return [groups[row_id] for row_id in ids]
-
-
-def _group_sums(differences: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Per group: the sum of its differences and its number of rows, both float64 (n_groups,)."""
-    if len(differences) == 0 or len(differences) != len(groups):
-        raise ValueError(f"Expected one group per row, got {len(differences)} rows and {len(groups)} groups; pass both")
-    number = {name: i for i, name in enumerate(sorted(set(groups)))}
-    index = np.array([number[name] for name in groups])
-    return np.bincount(index, weights=differences), np.bincount(index).astype(np.float64)
 
 
 def _parts(resamples: int, n_groups: int) -> Iterator[slice]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
 from typing import Any
 
-from vlmft.evaluation.compare import NORMAL_QUANTILE_975, Adjusted, p_words
+import numpy as np
+
+from vlmft.evaluation.arms import CONTROLS, SIXTEEN_BIT
+from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, p_words, rows_told
+from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, Clusters, student_quantile
 
 NORMAL_QUANTILE_80 = 0.8416212335729143
 USUAL_DISCORDANCE = 0.1
@@ -44,7 +49,7 @@ class FormatAndSkill:
         gain = f"Of {100 * total:+.1f} points, {had} had by asking the untuned model otherwise{where}"
         return (
             f"{gain}; {100 * skill.difference:+.1f} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, "
-            f"{p_words(self.skill.p_value)} by Holm) are not: {self.skill.verdict}.{caution}"
+            f"{p_words(self.skill.p_value)} by Holm) are not: {self.skill.verdict_told}.{caution}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,11 +95,13 @@ def prompt_matrix(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {way: {arm: values[name(arm, way)] for arm in arms if name(arm, way) in values} for way in ways}
 
 
-def smallest_difference(n: int, discordance: float = USUAL_DISCORDANCE) -> float:
-    """The difference of two arms, 0..1, that `n` independent rows show in four cases of five at p < 0.05.
+def smallest_difference(n: int, discordance: float = USUAL_DISCORDANCE) -> float | None:
+    """The difference of two arms, 0..1, that `n` independent rows show in four cases of five at p < 0.05; None where
+    the rows are too few for any.
 
     Normal approximation of McNemar's test (Connor 1987, "Sample size for testing differences in proportions for the
-    paired-sample design"), where the arms disagree on this share of the rows. Raises ValueError unless n >= 1.
+    paired-sample design"), where the arms disagree on this share of the rows; one row more, as the exact test is the
+    more careful one. Raises ValueError unless n >= 1.
     """
     if n < 1:
         raise ValueError(f"Expected at least one row, got {n!r}; a test set without rows shows nothing")
@@ -102,16 +109,81 @@ def smallest_difference(n: int, discordance: float = USUAL_DISCORDANCE) -> float
     for _ in range(50):  # a fixed point: the variance of the difference is smaller, the larger the difference is
         spread = math.sqrt(max(0.0, discordance - found**2))
         found = (NORMAL_QUANTILE_975 * math.sqrt(discordance) + NORMAL_QUANTILE_80 * spread) / math.sqrt(n)
-    return min(discordance, found)  # no more can change for the better than changes
+    return found + 1 / n if found + 1 / n <= discordance else None  # no more gets better than changes
 
 
-def detectable(n: int, n_groups: int) -> str:
-    """What a test set of `n` rows in `n_groups` independent groups can show, in a sentence."""
-    each = [
-        f"{100 * smallest_difference(n_groups, share):.1f} points where {share:.0%} of them" for share in (0.1, 0.3)
-    ]
-    units = f"{n} rows" if n == n_groups else f"{n} rows on {n_groups} independent images"
-    return f"{units} show, in four cases of five, a difference of {each[0]} change, and of {each[1]} do"
+def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
+    """What a test set of `n` rows in `n_groups` independent groups can show, in a sentence.
+
+    As if a group changed as one: what its rows tell beyond that is not known before they are answered.
+    """
+    units = rows_told(n, n_groups, kind)
+    if n_groups < SMALLEST_SIGNIFICANT:
+        what = "rows" if n == n_groups else kind
+        return f"{units} cannot show any difference of two arms at p < 0.05: that takes {SMALLEST_SIGNIFICANT} {what}"
+    found = [smallest_difference(n_groups, share) for share in (0.1, 0.3)]
+    if found[-1] is None:
+        return f"{units} are too few to show, in four cases of five, any difference where 30% of them or less change"
+    few, many = ("no difference" if one is None else f"a difference of {100 * one:.1f} points" for one in found)
+    return f"{units} show, in four cases of five, {few} where 10% of them change, and {many} where 30% do"
+
+
+MANY_TUNED = 3
+"""Tuned arms from which on the best one's value is told to flatter it."""
+HALVINGS = 200
+
+
+@dataclass(frozen=True)
+class BestOfSeveral:
+    """The best of several tuned arms on the rows that it was chosen on, and what such a choice is worth elsewhere."""
+
+    arm: str
+    n_arms: int
+    value: float
+    """Its mean score on all rows: too high, for it was chosen by it."""
+    split_half: float
+    """The mean score of the arm that is best on one half of the groups, on the other half; over seeded halvings."""
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.arm} is the best of {self.n_arms} candidates on these very rows, which flatters it: "
+            f"{100 * self.value:.1f} %; chosen on one half of the rows and scored on the other, the best reaches "
+            f"{100 * self.split_half:.1f} % (mean of {2 * HALVINGS}). Choose on validation, or on other rows."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "sentence": self.sentence}
+
+
+def best_tuned(scores: Mapping[str, Mapping[str, float]], groups: Mapping[str, str]) -> BestOfSeveral | None:
+    """Of the arms that are candidates to be chosen: neither untuned nor a control."""
+    others = ("untuned", "fewshot", SIXTEEN_BIT, *CONTROLS)
+    return best_of_several({arm: own for arm, own in scores.items() if arm.partition("@")[0] not in others}, groups)
+
+
+def best_of_several(scores: Mapping[str, Mapping[str, float]], groups: Mapping[str, str]) -> BestOfSeveral | None:
+    """`scores`: candidate -> row id -> score. None for fewer than `MANY_TUNED` arms, or fewer than two groups.
+
+    Halves are drawn by group; an arm that ties is passed over for the one named before it.
+    """
+    arms = list(scores)
+    if len(arms) < MANY_TUNED or len(set(groups.values())) < 2:
+        return None
+    ids = sorted(scores[arms[0]])
+    rows = [Clusters.of(np.array([scores[arm][i] for i in ids]), [groups[i] for i in ids]) for arm in arms]
+    sums, sizes = np.stack([one.sums for one in rows]), rows[0].sizes
+    generator, reached = np.random.default_rng(SEED), []
+    for _ in range(HALVINGS):
+        order = generator.permutation(len(sizes))
+        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        for chosen_on, told_on in (halves, halves[::-1]):
+            best = int(np.argmax(sums[:, chosen_on].sum(axis=1)))
+            reached.append(float(sums[best, told_on].sum() / sizes[told_on].sum()))
+    means = sums.sum(axis=1) / sizes.sum()
+    best = int(np.argmax(means))
+    return BestOfSeveral(arms[best], len(arms), float(means[best]), float(np.mean(reached)))
 
 
 def seeds_apart(differences: Sequence[float]) -> str:
@@ -119,3 +191,9 @@ def seeds_apart(differences: Sequence[float]) -> str:
     mean = sum(differences) / len(differences)
     low, high = min(differences), max(differences)
     return f"{len(differences)} seeds: mean {100 * mean:+.1f} points, from {100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean over all seeds there could be, by Student's t of two or more: what rows do not tell."""
+    half = student_quantile(len(differences) - 1) * stdev(differences) / math.sqrt(len(differences))
+    return fmean(differences) - half, fmean(differences) + half

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from vlmft.config.check import ConfigError
 from vlmft.config.files import append_synced, whole_lines
-from vlmft.evaluation.compare import Adjusted, Comparison, adjusted, compare, mean_interval
+from vlmft.evaluation.compare import Adjusted, Comparison, adjusted, arm_interval, compare
 
 GRADING_FOLDER = "grading"
 JUDGE = "judge-"
@@ -89,7 +89,7 @@ class Acceptance:
     accepted: int
     value: float
     interval: tuple[float, float]
-    """95 %, as `mean_interval`: Wilson's, or by group where rows share images."""
+    """95 %, as `arm_interval`: Wilson's, or by group where rows share images."""
     interval_method: str
 
 
@@ -189,7 +189,7 @@ def _of_rater(
             scores[arm] = found
     rates = []
     for arm, values in scores.items():
-        interval, method = mean_interval(values, groups)
+        interval, method, _ = arm_interval(values, groups)
         accepted = int(sum(values.values()))
         rates.append(Acceptance(arm, len(values), accepted, accepted / len(values), interval, method))
     comparisons: list[Comparison] = []

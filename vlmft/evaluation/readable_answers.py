@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlmft.evaluation.compare import wilson_interval
+from vlmft.evaluation.intervals import wilson_interval
 from vlmft.metrics.words import composed
 from vlmft.sample import Prompt, Sample
 

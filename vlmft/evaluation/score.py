@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, expect_same_ids, wilson_interval
+from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, arm_interval, compare, expect_same_ids, rows_told
+from vlmft.evaluation.intervals import SIGNIFICANCE
 from vlmft.metrics import Labels, beside
 from vlmft.metrics.score import Metric, Score
 from vlmft.sample import Answer
@@ -15,6 +17,14 @@ from vlmft.sample import Answer
 SMALL_N = 100
 """Below it an arm's own interval is 17 points wide at 75 %."""
 COLLAPSED_SHARE = 0.5
+NOTABLE_SHARE = 0.01
+"""Less than one row in a hundred treated otherwise hardly moves a score; what chance does, too, is not told."""
+REFUSAL = re.compile(
+    r"(i['\u2019]?m|i am) (sorry|unable|not able)|sorry,|i (can['\u2019]?t|cannot)\b|as an ai\b|unfortunately, i\b"
+    r"|извините|к сожалению, я|я не могу|как ии\b",
+    re.IGNORECASE,
+)
+"""How an answer begins that is none."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,10 @@ class ArmSummary:
     value: float
     """Mean score, 0..1. Every row counts, unparsed ones as wrong."""
     interval: tuple[float, float]
-    """95 % Wilson interval of `value`; takes rows for independent."""
+    """95 % interval of `value`."""
+    interval_method: str
+    n_groups: int
+    """Independent units, such as images, that the rows stand in."""
     parse_failures: int
     truncated: int
     """Answers cut at `max_new_tokens`."""
@@ -54,6 +67,12 @@ class ArmSummary:
     """Other metrics of the same answers, by variant; None where one is withheld."""
     draws: tuple[float, ...] = ()
     """Value of each draw of few-shot examples, of which `value` is the mean; else empty."""
+    kind: str = "groups"
+    """What the groups are, such as images."""
+
+    @property
+    def rows_told(self) -> str:
+        return rows_told(self.n, self.n_groups, self.kind)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: strings, finite numbers, None, and the interval as a list of two."""
@@ -85,22 +104,32 @@ def summarise(
     metric_name: str,
     seconds: float | None = None,
     labels: Labels | None = None,
+    groups: Mapping[str, str] | None = None,
+    kind: str = "groups",
+    *,
+    is_share: bool | None = None,
 ) -> ArmSummary:
-    """Sums up the scored rows of one arm; `seconds` is the time that all of its answers took, `labels` their classes.
+    """Sums up the scored rows of one arm; `seconds` is the time that all of its answers took, `labels` their classes,
+    `groups` each row's independent unit (None: itself), `is_share` as in `mean_interval`.
 
     Raises ValueError where the ids differ or there are no rows.
     """
     ids = expect_same_ids("references", references, arm, rows)
     scores = [rows[row_id].score for row_id in ids]
-    total = sum(score.value for score in scores)
+    values = {row_id: rows[row_id].score.value for row_id in ids}
+    groups = {row_id: row_id for row_id in ids} if groups is None else groups
+    interval, method, n_groups = arm_interval(values, groups, is_share=is_share)
     top_answer, top_count = _most_common(score.parsed for score in scores if score.parsed is not None)
     _, majority_count = _most_common(references[row_id][0].strip() for row_id in ids)
     return ArmSummary(
         arm=arm,
         metric=metric_name,
         n=len(ids),
-        value=total / len(ids),
-        interval=wilson_interval(total, len(ids)),
+        value=sum(values.values()) / len(ids),
+        interval=interval,
+        interval_method=method,
+        n_groups=n_groups,
+        kind=kind,
         parse_failures=sum(score.parsed is None for score in scores),
         truncated=sum(row.finish == "length" for row in rows.values()),
         verbatim=sum(rows[row_id].text in references[row_id] for row_id in ids),
@@ -110,6 +139,13 @@ def summarise(
         answers_per_second=len(ids) / seconds if seconds else None,
         beside=beside(metric_name, [(rows[row_id].text, references[row_id]) for row_id in ids], labels),
     )
+
+
+def mean_of_draws(draws: Sequence[Mapping[str, ScoredRow]]) -> dict[str, ScoredRow]:
+    """Each row's mean score over the draws; its text is that of the first."""
+    first, n = draws[0], len(draws)
+    means = {row_id: sum(draw[row_id].score.value for draw in draws) / n for row_id in first}
+    return {i: replace(r, score=replace(r.score, value=means[i])) for i, r in first.items()}
 
 
 def summarise_draws(
@@ -156,17 +192,64 @@ def warnings(summary: ArmSummary) -> list[str]:
             f"{summary.arm}: all {summary.n} answers are right and repeat a reference character by character; before "
             "believing it, look for the answers in the prompts."
         )
-    if summary.n < SMALL_N:
-        found.append(
-            f"{summary.arm}: with {summary.n} rows {_smallest_claim(summary.n)}; the score's own 95 % interval is "
-            f"{summary.interval[0]:.1%} to {summary.interval[1]:.1%}."
-        )
     return found
 
 
-def _smallest_claim(n: int) -> str:
-    """The smallest difference of two arms that n rows can show (exact McNemar), as half a sentence."""
-    if n < SMALLEST_SIGNIFICANT:
-        return "no difference between two arms can be told from chance"
+def too_few(summary: ArmSummary) -> list[str]:
+    """What the rows of `summary`, and of every arm beside it, are too few for, in a sentence; empty where they are
+    not."""
+    if summary.n_groups >= SMALL_N:
+        return []
+    return [f"With {summary.rows_told} {_smallest_claim(summary.n, summary.n_groups, summary.kind)}."]
+
+
+def _smallest_claim(n: int, n_groups: int, kind: str) -> str:
+    """The smallest difference of two arms that these rows can show (exact sign flips), as half a sentence."""
+    if n_groups < SMALLEST_SIGNIFICANT:
+        return (
+            f"no difference between two arms can be told from chance, which takes {SMALLEST_SIGNIFICANT} "
+            f"{'rows' if n == n_groups else kind} or more"
+        )
+    if n_groups < n:
+        return f"no difference can be told from chance in which fewer than {SMALLEST_SIGNIFICANT} {kind} change"
     points = 100 * SMALLEST_SIGNIFICANT / n
     return f"a difference below {points:.1f} points ({SMALLEST_SIGNIFICANT} rows) cannot be told from chance"
+
+
+TREATED: dict[str, Callable[[ScoredRow], bool]] = {
+    "not parsed": lambda row: row.score.parsed is None,
+    "cut at the length limit": lambda row: row.finish == "length",
+    "empty or refused": lambda row: not row.text.strip() or REFUSAL.match(row.text.strip()) is not None,
+}
+"""What can become of an answer that says little of the model's skill."""
+
+
+def unequal_treatment(
+    first_name: str,
+    first: Mapping[str, ScoredRow],
+    second_name: str,
+    second: Mapping[str, ScoredRow],
+    groups: Mapping[str, str],
+) -> list[str]:
+    """A sentence for each kind of `TREATED` that befell one arm notably more often than the other, with what the
+    difference of the arms would be were those answers all right, or all wrong.
+
+    Notable: by `NOTABLE_SHARE` of the rows or more, and more than chance does (p < 0.05 by group).
+    """
+    found = []
+    for what, is_so in TREATED.items():
+        flags = [{i: float(is_so(arm[i])) for i in groups} for arm in (first, second)]
+        rates = compare(first_name, flags[0], second_name, flags[1], groups)
+        if rates.p_value >= SIGNIFICANCE or abs(rates.difference) < NOTABLE_SHARE:
+            continue
+        (low_1, high_1), (low_2, high_2) = (
+            [sum(worth if flag[i] else arm[i].score.value for i in groups) / len(groups) for worth in (0.0, 1.0)]
+            for arm, flag in zip((first, second), flags, strict=True)
+        )
+        found.append(
+            f"Unequal treatment: {rates.first_value:.1%} of the answers of {first_name} and {rates.second_value:.1%} "
+            f"of {second_name} are {what}. All wrong or all right, they would put {first_name} at {low_1:.1%} to "
+            f"{high_1:.1%} and {second_name} at {low_2:.1%} to {high_2:.1%}: a difference of "
+            f"{100 * (low_2 - high_1):+.1f} to {100 * (high_2 - low_1):+.1f} points."
+        )
+    return found

@@ -45,12 +45,11 @@ from vlmft.data.card import SplitCard, Spread, suspicions
 from vlmft.data.near_duplicates import DISTANCE, NearPair, Shown
 from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
 from vlmft.models.family import Family
-from vlmft.run.folder import write_json
+from vlmft.run.folder import CARD_FILE, write_json
 from vlmft.run.usable import ImageTokens, row_tokens
 from vlmft.run.without_looking import readable_of_splits
 from vlmft.sample import BadRowError, Split
 
-CARD_FILE = "data_card.json"
 SHEET_FILE = "near_duplicates.html"
 LISTED_ANSWERS = 20
 TEXT_ROWS = 2_000

@@ -11,6 +11,8 @@ from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.evaluation.compare import Adjusted, adjusted, compare, expect_same_ids, p_words
+from vlmft.evaluation.gains import best_of_several
+from vlmft.evaluation.score import unequal_treatment
 from vlmft.metrics import Labels
 from vlmft.run.extracted import metric_under, readings
 from vlmft.run.prediction_columns import COLUMNS
@@ -30,6 +32,7 @@ from vlmft.run.scoring import (
     scored,
     scored_content,
     shown,
+    units_of,
 )
 
 
@@ -55,6 +58,7 @@ def run_compare(arguments: Sequence[str]) -> None:
     each = [scored(rows, metrics[0], labels, options.extract) for rows in files]
     results, otherwise = _results(each), _read_otherwise(each, metrics[0], labels, offers=options.extract == "auto")
     notes += unrelated(each)
+    cautions = _cautions(each)
     if options.json:
         arms = [{"file": str(one.rows.path), "form": one.rows.form, **scored_content(one)} for one in each]
         content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
@@ -63,9 +67,11 @@ def run_compare(arguments: Sequence[str]) -> None:
             {"option": option, "comparisons": [one.to_dict() for one in found]} for option, found in otherwise
         ]
         content["by_value"] = by_value_of(each)
-        content["notes"] = notes
+        content |= {"cautions": cautions, "notes": notes}
         print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
         return
+    for caution in cautions:
+        print(f"caution: {caution}")
     _print(each, results)
     for option, others in otherwise:
         print(f"with {option}:")
@@ -80,10 +86,19 @@ def run_compare(arguments: Sequence[str]) -> None:
 
 def _results(each: Sequence[Scored]) -> list[Adjusted]:
     first, *others = each
-    groups = first.rows.row_groups
-    return adjusted(
-        [compare(str(first.rows.path), first.values, str(one.rows.path), one.values, groups) for one in others]
-    )
+    groups, kind = units_of(first.rows)
+    return adjusted([compare(first.name, first.values, one.name, one.values, groups, kind) for one in others])
+
+
+def _cautions(each: Sequence[Scored]) -> list[str]:
+    """What to know before the figures."""
+    first, *others = each
+    groups, _ = units_of(first.rows)
+    best = best_of_several({one.name: one.values for one in others}, groups)
+    found = [best.sentence] if best is not None else []
+    for one in others if first.answers else ():
+        found += unequal_treatment(first.name, first.answers, one.name, one.answers, groups)
+    return found
 
 
 def _read_otherwise(
@@ -116,13 +131,13 @@ def by_value_of(each: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
     first, *others = each
     if first.rows.by is None:
         return {}
-    groups = first.rows.row_groups
+    groups, kind = units_of(first.rows)
     content: dict[str, list[dict[str, Any]]] = {}
     for name, ids in ids_by_value(first.rows).items():
         mine = {row_id: first.values[row_id] for row_id in ids}
         for one in others:
             theirs = {row_id: one.values[row_id] for row_id in ids}
-            found = compare(str(first.rows.path), mine, str(one.rows.path), theirs, groups).to_dict()
+            found = compare(first.name, mine, one.name, theirs, groups, kind).to_dict()
             kept = ("first", "second", "n", "first_value", "second_value", "difference", "interval")
             content.setdefault(name, []).append({key: found[key] for key in kept})
     return content
@@ -209,17 +224,17 @@ def _expect_equal(
 
 def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
     first = results[0].comparison
-    print(f"{each[0].metric} on {first.n} rows" + (f" in {first.n_groups} groups" if first.n_groups < first.n else ""))
+    print(f"{each[0].metric} on {first.rows_told}")
     is_share = all(one.is_share for one in each)
     for one in each:
         told = scored_content(one)
         value, low, high = (shown(number, is_share) for number in (told["value"], *told["interval"]))
-        print(f"  {value:>6}{' %' if is_share else ''}  ({low} to {high})  {one.rows.path}")
+        unit = " %" if is_share else ""
+        print(f"  {value:>6}{unit}  ({low} to {high}, {told['interval_method']})  {one.rows.path}")
     for result in results:
         print(sentence(result, is_share=is_share, several=len(results) > 1))
-    for one in each:
-        for remark in one.remarks:
-            print(remark)
+    for remark in dict.fromkeys(remark for one in each for remark in one.remarks):
+        print(remark)
     if len(results) > 1:
         print(f"p is Holm's for {len(results)} comparisons; the intervals are each its own")
 
@@ -229,8 +244,9 @@ def sentence(result: Adjusted, *, is_share: bool = True, several: bool = False) 
     found = result.comparison
     difference, low, high = (shown(number, is_share, "+") for number in (found.difference, *found.interval))
     test = f"{found.p_test}, Holm" if several else found.p_test
+    up, down = ("fixed", "broken") if found.is_binary else ("up", "down")
     return (
         f"{found.first} -> {found.second}: {difference}{' points' if is_share else ''} (95 % interval {low} to "
-        f"{high}), {test} {p_words(result.p_value)}, {found.only_second} fixed, {found.only_first} broken: "
-        f"{result.verdict}"
+        f"{high}), {test} {p_words(result.p_value)}, {found.only_second} {up}, {found.only_first} {down}: "
+        f"{result.verdict_told}"
     )

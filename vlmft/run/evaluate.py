@@ -14,18 +14,35 @@ from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import EvaluationConfig
-from vlmft.data.dataset import CLASS
 from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
-from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary
+from vlmft.evaluation.canaries import SENTINEL, CanaryResult, Invariance, leak_canary
 from vlmft.evaluation.compare import Adjusted, adjusted, compare
-from vlmft.evaluation.gains import FormatAndSkill, format_and_skill, prompt_matrix, skill_pair
+from vlmft.evaluation.gains import (
+    BestOfSeveral,
+    FormatAndSkill,
+    best_tuned,
+    format_and_skill,
+    prompt_matrix,
+    skill_pair,
+)
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
-from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, summarise_draws, warnings
-from vlmft.metrics import Labels, metric_named
+from vlmft.evaluation.score import (
+    ArmSummary,
+    ScoredRow,
+    mean_of_draws,
+    score_answers,
+    summarise,
+    summarise_draws,
+    too_few,
+    unequal_treatment,
+    warnings,
+)
+from vlmft.metrics import metric_named
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built, fingerprint_sha256
 from vlmft.run.few_shot import FewShot, few_shot_draws
+from vlmft.run.units import labels_of, repeated_rows, units_of
 from vlmft.run.without_looking import WithoutLooking, alarm, without_looking
 from vlmft.sample import BadRowError, Question, Sample, Split
 
@@ -43,40 +60,27 @@ class Evaluation:
     arms: dict[str, ArmSummary] = field(default_factory=dict)
     rows: dict[str, dict[str, ScoredRow]] = field(default_factory=dict)
     """Arm -> row id -> scored answer."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Row id -> its independent unit."""
     comparisons: list[Adjusted] = field(default_factory=list)
     canary: CanaryResult | None = None
     invariance: Invariance | None = None
     gains: FormatAndSkill | None = None
     matrix: dict[str, dict[str, float]] = field(default_factory=dict)
     """Prompt -> arm -> mean score, where arms were asked in several ways."""
+    best: BestOfSeveral | None = None
+    """Where several tuned arms stand in the table."""
     draws: dict[str, list[dict[str, ScoredRow]]] = field(default_factory=dict)
     """Few-shot arm -> the scored answers of each draw; `rows` has their mean."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Arm -> seconds spent generating all of its answers; 0 where some were stored already."""
+    cautions: list[str] = field(default_factory=list)
+    """What a reader must know before the numbers."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know beside the numbers."""
+    """What a reader must know beside them."""
     alarms: list[str] = field(default_factory=list)
     """What takes their meaning from the numbers; stands above them."""
     blind: WithoutLooking | None = None
-
-
-@dataclass(frozen=True)
-class Invariance:
-    """Whether an answer depends on the rows that it was asked with."""
-
-    n: int
-    rows_per_batch: int
-    changed: tuple[str, ...]
-    """Ids whose answer is another when they are asked alone."""
-
-    @property
-    def sentence(self) -> str:
-        if not self.changed:
-            return f"{self.n} rows asked alone and {self.rows_per_batch} at once: the same answers"
-        return (
-            f"{len(self.changed)} of {self.n} rows are answered otherwise alone than {self.rows_per_batch} at once "
-            f"(first: {self.changed[0]}): rounding decides them, so compare only runs of one evaluation.rows_per_batch"
-        )
 
 
 def adapter_sha256(built: Built, adapter: str = TUNED) -> str:
@@ -315,21 +319,31 @@ class _Runner:
         """Summaries of the rows that every arm has answered, and the comparisons of arms."""
         result = self.result
         references = {sample.id: sample.references for sample in result.samples}
-        groups = {sample.id: sample.group for sample in result.samples}
+        result.groups, kind = units_of(result.samples)
+        groups = result.groups
+        result.cautions += repeated_rows(result.samples)
         name, labels = self.built.data.metric_name, labels_of(result.samples)
         for arm in arms:
             rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
-            found = summarise(arm.name, rows, references, name, result.seconds[arm.name] or None, labels)
+            seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
+            found = summarise(arm.name, rows, references, name, seconds, labels, groups, kind, is_share=is_drawn)
             if arm.name in result.draws:
                 found = summarise_draws(found, result.draws[arm.name], references, labels)
             result.arms[arm.name] = found
             result.notes += warnings(found)
+        result.notes += too_few(next(iter(result.arms.values())))
         scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
         values = {arm: found.value for arm, found in result.arms.items()}
         pairs, skill = pairs_of(list(scores)), skill_pair(values)
         pairs += [skill] if skill is not None and skill not in pairs else []
-        result.comparisons = adjusted([compare(one, scores[one], other, scores[other], groups) for one, other in pairs])
+        result.comparisons = adjusted(
+            [compare(one, scores[one], other, scores[other], groups, kind) for one, other in pairs]
+        )
         result.gains, result.matrix = format_and_skill(values, result.comparisons), prompt_matrix(values)
+        for one, other in pairs:
+            result.cautions += unequal_treatment(one, result.rows[one], other, result.rows[other], groups)
+        result.best = best_tuned(scores, groups)
+        result.cautions += [result.best.sentence] if result.best is not None else []
 
     def invariance(self, arm: Arm) -> Invariance | None:
         """The first rows of an arm asked once more, each alone; None where that is switched off."""
@@ -342,23 +356,6 @@ class _Runner:
         stored = self.result.rows[arm.name]
         changed = tuple(row_id for row_id, text in answers.items() if stored[row_id].text != text)
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
-
-
-def labels_of(samples: Sequence[Sample]) -> Labels | None:
-    """The classes that the rows are of, each with the spellings that count as right; None where rows have no class, or
-    two classes share a spelling."""
-    if not all(CLASS in sample.tags for sample in samples):
-        return None
-    with contextlib.suppress(ValueError):
-        return Labels({sample.references[0]: sample.references[1:] for sample in samples})
-    return None
-
-
-def mean_of_draws(draws: Sequence[Mapping[str, ScoredRow]]) -> dict[str, ScoredRow]:
-    """Each row's mean score over the draws; its text is that of the first."""
-    first, n = draws[0], len(draws)
-    means = {row_id: sum(draw[row_id].score.value for draw in draws) / n for row_id in first}
-    return {i: dataclasses.replace(r, score=dataclasses.replace(r.score, value=means[i])) for i, r in first.items()}
 
 
 def canary_on(built: Built, settings: EvaluationConfig, split: Split) -> CanaryResult | None:

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
+CARD_FILE = "data_card.json"
 ADAPTER = "adapter"
 """Folder in it of what was trained."""
 FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
 OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume", "scale")
-"""Settings that change no result, `scale` because of what it puts into others; so are `data.workers` and
-`trainer.memory_gib`."""
+"""Settings that change no result, `scale` because of what it puts into others; so do those of `INNER`."""
+INNER = (("data", "workers"), ("trainer", "memory_gib"), ("evaluation", "verbose"))
 
 
 def plain(config: Any) -> Any:
@@ -46,8 +48,8 @@ def plain(config: Any) -> Any:
 def settings_of_results(config: TrainConfig) -> dict[str, Any]:
     """All settings but those that change no result, nested."""
     settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
-    settings["data"] = {key: value for key, value in settings["data"].items() if key != "workers"}
-    settings["trainer"] = {key: value for key, value in settings["trainer"].items() if key != "memory_gib"}
+    for group, key in INNER:
+        del settings[group][key]
     return settings
 
 
@@ -131,6 +133,12 @@ def _redacted_keys(value: Any, key: str = "") -> list[str]:
 
 def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def groups_of(card: Mapping[str, Any], split: str) -> int | None:
+    """Independent groups of a split's rows by data_card.json, scaled where only some were looked at; None if untold."""
+    told, rows = card.get("groups", {}).get(split), card["splits"].get(split)
+    return round(told["n"] * rows["rows"] / max(1, rows["looked_at"])) if told and rows else None
 
 
 LIBRARIES = (

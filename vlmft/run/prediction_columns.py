@@ -67,7 +67,8 @@ AGREEING = (
     "prompt_hash",
 )
 """Names of what is the same in two files where their rows are: told apart from the words of a prompt."""
-PROMPTS = ("prompt", "instruction", "input", "origin_prompt", "image", "images", "image_path", "image_id", "img")
+IMAGES = ("image", "images", "image_path", "image_id", "img")
+PROMPTS = ("prompt", "instruction", "input", "origin_prompt", *IMAGES)
 """The same, but other words or folders may be meant to differ."""
 TEXT_FIELDS = ("content", "text", "generated_text")
 DEEPEST = 7

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlmft.config.schema import DataConfig
-from vlmft.evaluation.compare import Adjusted, p_words
+from vlmft.evaluation.compare import Adjusted, Comparison, p_words
 from vlmft.evaluation.report.card import findings
 from vlmft.evaluation.score import ArmSummary
 from vlmft.run.build import Inferred
@@ -103,14 +103,22 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
 
 
-def print_evaluation(found: Evaluation) -> None:
-    """The table of arms, the paired differences, and what to know beside them."""
+def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
+    """What to know before the table of arms, the table, the paired differences, and what to know beside them.
+
+    Of the differences the first, untuned to tuned where both are there; under `verbose` all of them.
+    """
     print_alarms(found.alarms)
+    for caution in found.cautions:
+        print(f"caution: {caution}")
     _print_table(found.arms)
     for line in found.blind.lines if found.blind is not None else ():
         print(line)
-    for judged in found.comparisons:
+    shown = found.comparisons if verbose else found.comparisons[:1]
+    for judged in shown:
         print(comparison_sentence(judged, len(found.comparisons)))
+    if more := len(found.comparisons) - len(shown):
+        print(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
     if found.matrix:
         _print_matrix(found.matrix)
     if found.gains is not None:
@@ -136,7 +144,7 @@ def _print_matrix(matrix: Mapping[str, Mapping[str, float]]) -> None:
 
 def _print_table(arms: Mapping[str, ArmSummary]) -> None:
     first = next(iter(arms.values()))
-    table = Table(title=f"{first.metric} on {first.n} rows")
+    table = Table(title=f"{first.metric} on {first.rows_told}")
     for name in ("arm", "n", first.metric, "95 % interval", "not parsed", "cut", "most frequent answer", "answers/s"):
         table.add_column(name, justify="left" if name in ("arm", "most frequent answer") else "right", no_wrap=True)
     for arm in arms.values():
@@ -151,10 +159,14 @@ def _print_table(arms: Mapping[str, ArmSummary]) -> None:
             f"{arm.answers_per_second:.1f}" if arm.answers_per_second else "stored",
         )
     console().print(table)
+    if first.n_groups < first.n:
+        methods = dict.fromkeys(arm.interval_method for arm in arms.values())
+        print(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
     print(f"always giving the most frequent reference would score {percent(first.majority_share)}")
     for arm in arms.values():
         if len(arm.draws) > 1:
-            print(f"{arm.arm}: mean of {len(arm.draws)} draws of examples, {', '.join(map(percent, arm.draws))}")
+            told = ", ".join(map(percent, arm.draws))
+            print(f"{arm.arm}: mean of {len(arm.draws)} draws of examples, {told}; intervals are over rows, for these")
 
 
 def _short(text: str | None, length: int = 24) -> str:
@@ -168,12 +180,17 @@ def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
     found = judged.comparison
     low, high = (100 * bound for bound in found.interval)
     holm = f" (Holm for {n_comparisons}: {judged.p_value:.2g})" if n_comparisons > 1 else ""
+    up, down = ("fixed", "broken") if found.is_binary else ("up", "down")
     return (
         f"{found.first} -> {found.second}: {100 * found.difference:+.1f} points "
         f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} {p_words(found.p_value)}{holm}, "
-        f"{found.only_second} rows {'up' if 'flip' in found.p_test else 'fixed'}, "
-        f"{found.only_first} {'down' if 'flip' in found.p_test else 'broken'}, n = {found.n}: {judged.verdict}"
+        f"{found.only_second} rows {up}, {found.only_first} {down}, n = {n_told(found)}: {judged.verdict_told}"
     )
+
+
+def n_told(found: Comparison) -> str:
+    """ "500", or "120 rows, 6 images" """
+    return found.rows_told if found.n_groups < found.n else str(found.n)
 
 
 def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Adjusted]) -> str:
@@ -184,18 +201,14 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
     if judged is None:
         arm = arms.get("tuned", next(iter(arms.values())))
         bounds = interval(arm.interval)
-        return f"{model} ({arm.arm}) reaches {percent(arm.value)} {arm.metric} ({bounds}) on {arm.n} rows of {data}."
+        return f"{model} ({arm.arm}) reaches {percent(arm.value)} {arm.metric} ({bounds}) on {arm.rows_told} of {data}."
     found, metric = judged.comparison, next(iter(arms.values())).metric
-    ends = {
-        "better": "better",
-        "worse": "worse",
-        "not distinguishable": "not distinguishable: this test set cannot tell the two apart",
-    }
+    cannot = ": this test set cannot tell the two apart" if judged.verdict == "not distinguishable" else ""
     return (
         f"Tuning {model} on {data} moved {metric} from {percent(found.first_value)} to {percent(found.second_value)} "
         f"({100 * found.difference:+.1f} points, 95 % interval {100 * found.interval[0]:+.1f} to "
-        f"{100 * found.interval[1]:+.1f}, {found.p_test} {p_words(found.p_value)}, n = {found.n}): "
-        f"{ends[judged.verdict]}."
+        f"{100 * found.interval[1]:+.1f}, {found.p_test} {p_words(found.p_value)}, n = {n_told(found)}): "
+        f"{judged.verdict_told}{cannot}."
     )
 
 

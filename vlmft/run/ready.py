@@ -15,7 +15,7 @@ from vlmft.models.lora import count_by_part, trainable
 from vlmft.run.build import Built, build
 from vlmft.run.card import data_card
 from vlmft.run.evaluate import canary_on
-from vlmft.run.folder import folder_of
+from vlmft.run.folder import folder_of, groups_of
 from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import print_card, print_checks, print_parts
@@ -77,9 +77,8 @@ def made_ready(config: TrainConfig, folder: Path, dataset: Dataset | None, ledge
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     tested = config.test and bool(built.data.ids["test"])
     if tested:
-        images = built.data.cards["test"].images if "test" in built.data.cards else 0
         n_rows = len(built.data.ids["test"])
-        print(f"  test: {detectable(n_rows, min(n_rows, images or n_rows))}")
+        print(f"  test: {detectable(n_rows, min(n_rows, groups_of(card, 'test') or n_rows))}")
     if config.test and not tested:
         print("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):

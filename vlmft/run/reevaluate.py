@@ -56,9 +56,6 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
         if run is not None and config.data is None and not config.data_options:
             require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     settings = _settings(config, run)
-    n_rows = len(built.data.ids[config.split])  # type: ignore[index]
-    if n_rows and not config.json:
-        print(f"{config.split}: {detectable(n_rows, n_rows)}")
     advice, kept = "the same command goes on after the answers that are stored", folder / LEDGER_FILE
     with clock("evaluate"), ledger.kept_if_refused(kept), stop_request(advice) as stop:
         split: Split = config.split  # type: ignore[assignment]  # checked() has seen to it
@@ -91,7 +88,9 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
         return folder
-    print_evaluation(found)
+    first = next(iter(found.arms.values()))
+    print(f"{config.split}: {detectable(first.n, first.n_groups, first.kind)}")
+    print_evaluation(found, verbose=settings.verbose)
     print_phases(summary.phases)
     places = {"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE}
     where({**places, "wandb": tracked} if tracked is not None else places)

@@ -78,21 +78,25 @@ class Summary:
     sentence: str | None = None
     """The result in words."""
     arms: list[dict[str, Any]] = field(default_factory=list)
-    """Per arm: n, value, Wilson interval, parse failures, cut answers, most frequent answer, majority share, speed."""
+    """Per arm: n, n_groups (independent units, such as images), value, interval and its method, parse failures, cut
+    answers, most frequent answer, majority share, speed."""
     comparisons: list[dict[str, Any]] = field(default_factory=list)
-    """Per pair: difference, paired bootstrap interval, p value and its test, p_holm for all pairs, rows only one arm
-    got right, verdict by p_holm."""
+    """Per pair: n, n_groups, difference, its interval and the method, p value and its test, p_holm for all pairs, rows
+    only one arm got right, verdict by p_holm."""
     leak_canary: dict[str, Any] | None = None
     """n, ids whose prediction moved, ids whose prompt showed the sentinel, ok."""
     batch_invariance: dict[str, Any] | None = None
     """n, rows_per_batch, ids answered otherwise when they are asked alone."""
     format_and_skill: dict[str, Any] | None = None
     """The gain, parted into what another prompt gives the untuned model, too, and the rest, with its interval."""
+    best_of_several: dict[str, Any] | None = None
+    """Where several tuned arms stand in the table: the best one's value, and that of a choice on half of the rows."""
     prompt_matrix: dict[str, dict[str, float]] = field(default_factory=dict)
     """Prompt -> arm -> value."""
     metric_variant: str | None = None
     """The metric with the variant and version that this program has of it."""
     notes: list[str] = field(default_factory=list)
+    """What to know before the numbers, then what to know beside them."""
     alarms: list[str] = field(default_factory=list)
     """What takes their meaning from the numbers: answers that stand in the prompts, test rows that were trained on."""
     without_looking: dict[str, Any] | None = None
@@ -119,7 +123,7 @@ class Summary:
         """Takes over what an evaluation found; a smoke run's notes and sentence begin with what it is."""
         smoke = self.scale == Scale.smoke.name
         if smoke:
-            evaluation.notes.insert(0, SMOKE)
+            evaluation.cautions.insert(0, SMOKE)
         self.metric = next(iter(evaluation.arms.values())).metric
         self.split = evaluation.split
         self.arms = [arm.to_dict() for arm in evaluation.arms.values()]
@@ -128,7 +132,8 @@ class Summary:
         self.batch_invariance = asdict(evaluation.invariance) if evaluation.invariance else None
         self.format_and_skill = evaluation.gains.to_dict() if evaluation.gains else None
         self.prompt_matrix, self.metric_variant = evaluation.matrix, variant(self.metric)
-        self.notes, self.alarms = list(evaluation.notes), list(evaluation.alarms)
+        self.best_of_several = evaluation.best.to_dict() if evaluation.best else None
+        self.notes, self.alarms = [*evaluation.cautions, *evaluation.notes], list(evaluation.alarms)
         self.without_looking = evaluation.blind.to_dict() if evaluation.blind else None
         found = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
         found = " ".join([*(f"{alarm[:1].upper()}{alarm[1:]}." for alarm in self.alarms), found])
@@ -235,7 +240,7 @@ def report(
         sentence=summary.sentence or "",
         arms=tuple(summary.arms),
         comparisons=tuple(summary.comparisons),
-        warnings=(*evaluation.alarms, *evaluation.notes),
+        warnings=(*evaluation.alarms, *summary.notes),
         alarms=tuple(evaluation.alarms),
         curves=curves(read_metrics(metrics)),
         split_sizes=summary.rows,
@@ -269,7 +274,8 @@ def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> Repor
     )
     question = sample.prompt.messages[-1].text
     truth = metric(sample.references[0], sample.references).parsed
-    return ReportRow(sample.id, question, tuple(sample.references), answers, (), sample.tags, truth)
+    group = evaluation.groups.get(sample.id, "")
+    return ReportRow(sample.id, question, tuple(sample.references), answers, (), sample.tags, truth, group)
 
 
 def _with_image_count(row: ReportRow, sample: Sample) -> ReportRow:

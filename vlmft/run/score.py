@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
+from vlmft.evaluation.compare import rows_told
 from vlmft.metrics import Table, variant
 from vlmft.run.extracted import READ_OTHERWISE, extracted, readings
 from vlmft.run.prediction_rows import PredictionRows
@@ -26,6 +27,7 @@ from vlmft.run.scoring import (
     scored_content,
     shown,
     table_of,
+    units_of,
 )
 
 USUAL_FORMS = ("CSV in UTF-8", "TSV in UTF-8", "JSON Lines", "a JSON list")
@@ -57,7 +59,9 @@ def run_score(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    print(f"{rows.path}: {len(rows.ids)} rows; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
+    groups, kind = units_of(rows)
+    n_told = rows_told(len(rows.ids), len(set(groups.values())), kind)
+    print(f"{rows.path}: {n_told}; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
     print_notes(rows)
     for one, other in zip(each, more, strict=True):
         _print_scored(one, other)

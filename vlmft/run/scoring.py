@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vlmft.config.check import ConfigError
-from vlmft.evaluation.compare import mean_interval
-from vlmft.evaluation.score import SMALL_N, ArmSummary, ScoredRow, score_answers, summarise, warnings
+from vlmft.evaluation.compare import arm_interval
+from vlmft.evaluation.score import SMALL_N, ArmSummary, ScoredRow, score_answers, summarise, too_few, warnings
 from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_named, metric_named, variant
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.numerals import whole_number
 from vlmft.run.extracted import EXTRACTS, READ_OTHERWISE, Extracted, extracted
-from vlmft.run.prediction_columns import COLUMNS
+from vlmft.run.prediction_columns import COLUMNS, IMAGES
 from vlmft.run.prediction_rows import PredictionRows, Reading, read_predictions, with_references
 from vlmft.sample import Answer
 
@@ -79,8 +79,14 @@ class Scored:
     """Row id -> score."""
     summary: ArmSummary | None
     """None for a file of scores: there are no texts to look at."""
+    answers: Mapping[str, ScoredRow] = field(default_factory=dict)
+    """Row id -> answer and score; empty for a file of scores."""
     extracted: Extracted | None = None
     """How the answers were taken out, where they were."""
+
+    @property
+    def name(self) -> str:
+        return str(self.rows.path)
 
     @property
     def value(self) -> float:
@@ -101,7 +107,7 @@ class Scored:
         if self.summary is None:
             return []
         if not self.suspicious:
-            return [f"warning: {sentence}" for sentence in warnings(self.summary)]
+            return [f"warning: {sentence}" for sentence in warnings(self.summary) + too_few(self.summary)]
         return [
             f"suspicious: all {self.summary.n} predictions of {self.summary.arm} equal a reference character by "
             "character; before believing it, look for the answers in the prompts"
@@ -197,7 +203,22 @@ def scored(rows: PredictionRows, metric: str | None, labels: Labels | None, extr
     except ValueError as error:
         raise ConfigError(f"--metric {metric}: {error}") from error
     values = {row_id: row.score.value for row_id, row in found.items()}
-    return Scored(rows, variant(metric), values, summarise(str(rows.path), found, references, metric))
+    groups, kind = units_of(rows)
+    summary = summarise(str(rows.path), found, references, metric, groups=groups, kind=kind)
+    return Scored(rows, variant(metric), values, summary, found)
+
+
+def units_of(rows: PredictionRows) -> tuple[dict[str, str], str]:
+    """Row id -> its independent unit, and what the units are: as named, by the hash of the image that a row shows, or
+    by a column of the file that names its image."""
+    if "group" in rows.columns or len(set(rows.groups)) < len(rows.ids):
+        are_images = rows.columns.get("group") in COLUMNS["group"] and all(name.count('"') == 2 for name in rows.groups)
+        return rows.row_groups, "images" if are_images else "groups"
+    for name in IMAGES:
+        cells = rows.asked.get(name, [])
+        if 1 < len(set(cells)) < len(cells):
+            return {i: cell or f"row {i}" for i, cell in zip(rows.ids, cells, strict=True)}, "images"
+    return rows.row_groups, "groups"
 
 
 def table_of(rows: PredictionRows, metric: str, labels: Labels | None) -> Table:
@@ -212,11 +233,12 @@ def table_of(rows: PredictionRows, metric: str, labels: Labels | None) -> Table:
 
 def scored_content(one: Scored) -> dict[str, Any]:
     """JSON-ready: value, interval, parse failures, most frequent answer, remarks."""
-    interval, method = mean_interval(one.values, one.rows.row_groups)
+    groups, kind = units_of(one.rows)
+    interval, method, n_groups = arm_interval(one.values, groups)
     told = one.summary.to_dict() if one.summary is not None else {}
     for name in ("arm", "metric", "interval", "answers_per_second"):
         told.pop(name, None)
-    head = {"metric": one.metric, "n": len(one.values), "value": sum(one.values.values()) / len(one.values)}
+    head = {"metric": one.metric, "n": len(one.values), "n_groups": n_groups, "kind": kind, "value": one.value}
     verdicts = {"suspicious": one.suspicious, "remarks": one.remarks}
     found = {**told, **head, "interval": list(interval), "interval_method": method, **verdicts}
     if one.extracted is not None:
@@ -228,10 +250,10 @@ def scored_content(one: Scored) -> dict[str, Any]:
 
 def by_value(one: Scored) -> dict[str, dict[str, Any]]:
     """Value of the column of --by -> n, value and interval of its rows. Raises ConfigError for a column of too many."""
-    content = {}
+    content, (groups, _) = {}, units_of(one.rows)
     for name, ids in ids_by_value(one.rows).items():
         values = {row_id: one.values[row_id] for row_id in ids}
-        interval, _ = mean_interval(values, {row_id: one.rows.row_groups[row_id] for row_id in ids})
+        interval, _, _ = arm_interval(values, groups)
         content[name] = {"n": len(ids), "value": sum(values.values()) / len(ids), "interval": list(interval)}
     return content
 

@@ -27,8 +27,8 @@ def _sections(found: Evaluation) -> Iterator[Section]:
     if draws:
         yield _few_shot(draws)
     yield Section("Other metrics of the same answers", _METRICS_SAID, _beside(list(found.arms.values())))
-    groups = len({sample.group for sample in found.samples})
-    said = [detectable(len(found.samples), groups)]
+    first = next(iter(found.arms.values()))
+    said = [detectable(first.n, first.n_groups, first.kind)]
     said += [f"Batch size: {found.invariance.sentence}"] if found.invariance is not None else []
     yield Section("What this test set can show", tuple(said))
 

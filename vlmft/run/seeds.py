@@ -11,10 +11,10 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init
 from vlmft.evaluation.compare import Comparison, compare, p_words
-from vlmft.evaluation.gains import seeds_apart
+from vlmft.evaluation.gains import seeds_apart, seeds_interval
 from vlmft.run.compare import aligned
 from vlmft.run.folder import read_run, settings_of_results
-from vlmft.run.scoring import metrics_of, parser, read_file, read_labels, scored
+from vlmft.run.scoring import metrics_of, parser, read_file, read_labels, scored, units_of
 
 ARM_PAIR = ("untuned", "tuned")
 
@@ -32,22 +32,25 @@ class Together:
 
     @property
     def verdict(self) -> str:
-        """The rows' verdict, where every seed points the same way."""
-        agree = all(d > 0 for d in self.differences) or all(d < 0 for d in self.differences)
-        return self.comparison.verdict if agree else "not distinguishable"
+        """The rows' verdict, where the interval over seeds does not hold 0 either."""
+        low, high = seeds_interval(self.differences)
+        return self.comparison.verdict if low > 0 or high < 0 else "not distinguishable"
 
     @property
     def sentence(self) -> str:
         low, high = (100 * bound for bound in self.comparison.interval)
+        low_seed, high_seed = (100 * bound for bound in seeds_interval(self.differences))
         return (
-            f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.n} rows {low:+.1f} to "
-            f"{high:+.1f}, {p_words(self.comparison.p_value)}: {self.verdict}"
+            f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.rows_told} {low:+.1f} to "
+            f"{high:+.1f}, {p_words(self.comparison.p_value)}, over seeds {low_seed:+.1f} to {high_seed:+.1f}: "
+            f"{self.verdict}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         each = [{"seed": s, "difference": d} for s, d in zip(self.seeds, self.differences, strict=True)]
-        told = {"metric": self.metric, "seeds": each, "comparison": self.comparison.to_dict()}
+        told: dict[str, Any] = {"metric": self.metric, "seeds": each, "comparison": self.comparison.to_dict()}
+        told["seeds_interval"] = list(seeds_interval(self.differences))
         return {**told, "verdict": self.verdict, "sentence": self.sentence}
 
 
@@ -66,7 +69,7 @@ def run_seeds(arguments: Sequence[str]) -> None:
     each = [scored(rows, metrics[0], labels) for rows in files]
     for arm, one in zip([arm for arm in ARM_PAIR for _ in options.runs], each, strict=True):
         scores.setdefault(arm, []).append(one.values)
-    together = taken_together(seeds, each[0].metric, scores["untuned"], scores["tuned"], files[0].row_groups)
+    together = taken_together(seeds, each[0].metric, scores["untuned"], scores["tuned"], *units_of(files[0]))
     if options.json:
         print(json.dumps(together.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
         return
@@ -83,13 +86,14 @@ def taken_together(
     untuned: Sequence[Mapping[str, float]],
     tuned: Sequence[Mapping[str, float]],
     groups: Mapping[str, str],
+    kind: str = "groups",
 ) -> Together:
     """Scores by row id, a mapping for each seed, in the order of `seeds`."""
     differences = [
         sum(after[i] - before[i] for i in before) / len(before) for before, after in zip(untuned, tuned, strict=True)
     ]
     means = [{i: sum(one[i] for one in arm) / len(arm) for i in arm[0]} for arm in (untuned, tuned)]
-    return Together(list(seeds), metric, differences, compare("untuned", means[0], "tuned", means[1], groups))
+    return Together(list(seeds), metric, differences, compare("untuned", means[0], "tuned", means[1], groups, kind))
 
 
 def expect_same_questions(runs: Sequence[Path]) -> None:

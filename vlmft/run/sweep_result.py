@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmft.evaluation.compare import wilson_interval
+from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, student_quantile, wilson_interval
 from vlmft.evaluation.report.sweep import write_sweep_page
-from vlmft.run.folder import SUMMARY_FILE, command_line, write_json
+from vlmft.run.folder import CARD_FILE, SUMMARY_FILE, command_line, groups_of, write_json
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
 SWEEP_FILE = "sweep.json"
@@ -41,7 +41,10 @@ class Job:
     n: int | None = None
     """Validation rows."""
     interval: tuple[float, float] | None = None
-    """95 % Wilson interval of `value`; null where the rows' scores are not all 0 or 1."""
+    """95 % Wilson interval of `value`, of `n_groups` rows; null where the rows' scores are not all 0 or 1."""
+    n_groups: int | None = None
+    """Independent units of the validation rows, such as images, by the run's data card: as if one's rows were one, for
+    the answers are not stored."""
     seconds: float = 0.0
     message: str = ""
     """Last line that a failed job printed."""
@@ -61,8 +64,12 @@ class Job:
         if self.state == "finished" and summary.is_file():
             self.value = json.loads(summary.read_text(encoding="utf-8"))["best_value"]
         total = self.value * self.n if self.value is not None and self.n else 0.5
-        if abs(total - round(total)) < 0.01:  # a mean of zeros and ones
-            self.interval = wilson_interval(round(total), self.n or 1)
+        if self.value is not None and self.n and abs(total - round(total)) < 0.01:  # a mean of zeros and ones
+            card = Path(self.folder or "") / CARD_FILE
+            told = groups_of(json.loads(card.read_text(encoding="utf-8")), "val") if card.is_file() else None
+            self.n_groups = min(self.n, told or self.n)
+            quantile = NORMAL_QUANTILE_975 if self.n_groups == self.n else student_quantile(self.n_groups - 1)
+            self.interval = wilson_interval(round(total) * self.n_groups / self.n, self.n_groups, quantile)
 
     def said(self) -> str:
         """The swept settings in a line."""
@@ -251,4 +258,5 @@ def shown(job: Job) -> str:
     if job.interval is None:
         return f"{job.value:.4g} (n = {job.n}, no interval: not all scores are 0 or 1)"
     low, high = (100 * bound for bound in job.interval)
-    return f"{100 * job.value:.1f} % ({low:.1f} - {high:.1f}, n = {job.n})"
+    groups = f" rows, {job.n_groups} groups" if job.n_groups != job.n else ""
+    return f"{100 * job.value:.1f} % ({low:.1f} - {high:.1f}, n = {job.n}{groups})"

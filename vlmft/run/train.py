@@ -326,6 +326,6 @@ def _test(
     found = evaluate_arms(built, config.evaluation, arms, "test", folder, before=before, poll=stop.check)
     tell_trained_rows(found, built.data, config.data, {}, config.model.path)
     summary.add(found)
-    print_evaluation(found)
+    print_evaluation(found, verbose=config.evaluation.verbose)
     content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)
     return found, {"report": write_results(content, folder), "predictions": folder / "predictions"}

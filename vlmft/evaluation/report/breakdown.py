@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 
-from vlmft.evaluation.compare import wilson_interval
+from vlmft.evaluation.compare import arm_interval
 from vlmft.evaluation.report.content import RIGHT_SCORE, Grid, Report, ReportRow, Section, View
 from vlmft.evaluation.report.units import DASH, MINUS, Unit, count, finite, number, share, shortened
 from vlmft.metrics.counting import counting
@@ -61,7 +61,7 @@ def _groups(rows: Rows, arms: Sequence[str], view: View, unit: Unit, *, skip_tru
         if 2 <= len(set(labels)) <= len(rows) / 2 and not is_truth:
             parts.append(_by(tag, labels, rows, arms, view, unit))
     said = (
-        "Score of each arm with its 95\u00a0% Wilson interval, darker where it is higher. Groups are smaller than the "
+        "Score of each arm with its 95\u00a0% interval, darker where it is higher. Groups are smaller than the "
         "whole: read the intervals, and expect one in twenty groups to stand out by chance."
     )
     return Section("By group", (said,), parts=tuple(parts)) if parts else None
@@ -104,10 +104,11 @@ def _mean(scores: Sequence[float]) -> float | None:
 
 
 def _value(rows: Rows, arm: str, unit: Unit) -> str:
-    scores = _scores(rows, arm)
+    scores = {row.id: score for row in rows if (score := finite(row.score(arm))) is not None}
     if not scores:
         return DASH
-    return f"{unit.value(_mean(scores))}\n{unit.interval(wilson_interval(sum(scores), len(scores)))}"
+    interval, _, _ = arm_interval(scores, {row.id: row.group or row.id for row in rows})
+    return f"{unit.value(_mean(list(scores.values())))}\n{unit.interval(interval)}"
 
 
 def _counts(rows: Rows, arms: Sequence[str], view: View, unit: Unit) -> Section:

@@ -42,6 +42,8 @@ class ReportRow:
     """What the rows can be grouped by, such as {"source": "human"}."""
     truth: str | None = None
     """What scoring reads out of the first reference: the class that `ReportAnswer.parsed` is held against."""
+    group: str = ""
+    """The independent unit that the row stands in, such as its image; "" is the row itself."""
 
     def answer(self, arm: str) -> ReportAnswer | None:
         """What this arm said, None where it has no answer here."""

@@ -35,7 +35,9 @@ def arm_figure(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
     ]
     metric = metric_words(str(arms[0]["metric"]))
     summary = f"{metric} of each arm: " + ", ".join(f"{lane.label} {lane.text}" for lane in lanes)
-    caption = f"{metric}: dot with 95 % Wilson interval."
+    methods = dict.fromkeys(str(arm["interval_method"]) for arm in arms if arm.get("interval_method"))
+    told = f" ({', '.join(methods)})" if methods else ""
+    caption = f"{metric}: dot with 95 % interval{told}."
     if unit.is_share:
         caption += " Dashed: the majority baseline, what always giving the most frequent reference would score."
     return captioned(interval_chart(lanes, (0.0, 1.0), unit.tick, summary), caption)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmft.evaluation.report.content import Grid
 from vlmft.evaluation.report.markup import Markup, element, joined
-from vlmft.evaluation.report.tables import data_table, mood, verdict
+from vlmft.evaluation.report.tables import data_table, mood, rows_and_groups, verdict
 from vlmft.evaluation.report.units import DASH, Unit, count, number, p_value, share
 
 SHARE = Unit(is_share=True)
@@ -67,7 +67,7 @@ def _comparisons(raters: Sequence[Mapping[str, Any]]) -> Markup:
         [
             rater["rater"],
             f"{pair['first']} \u2192 {pair['second']}",
-            count(pair["n"]),
+            rows_and_groups(pair),
             SHARE.difference(pair["difference"]),
             SHARE.interval(pair["interval"]),
             f"{p_value(pair['p_holm'])}\n{pair['p_test']}",

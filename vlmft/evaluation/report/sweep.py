@@ -13,7 +13,7 @@ from vlmft.evaluation.report.content import Grid
 from vlmft.evaluation.report.figures import captioned
 from vlmft.evaluation.report.markup import Attributes, Markup, element, joined
 from vlmft.evaluation.report.page import Block, code, packaged, sentence, whole_page
-from vlmft.evaluation.report.tables import data_table, definitions, metric_words
+from vlmft.evaluation.report.tables import data_table, definitions, metric_words, rows_and_groups
 from vlmft.evaluation.report.units import DASH, Unit, count, finite, number, share, significant
 
 MAX_LANES = 30
@@ -51,7 +51,7 @@ def _ranking(jobs: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit:
             *(_written(job["values"].get(key, "")) for key in parameters),
             unit.value(job["value"]),
             unit.interval(job["interval"]),
-            count(job["n"]),
+            rows_and_groups(job),
             job["standing"] or DASH,
             job["state"],
             number(job["seconds"], 0),

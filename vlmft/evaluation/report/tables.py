@@ -34,7 +34,7 @@ def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:
     lines = tuple(
         (
             str(arm["arm"]),
-            count(arm["n"]),
+            rows_and_groups(arm),
             unit.value(arm["value"]),
             unit.interval(arm["interval"]),
             count_of(arm["parse_failures"], arm["n"]),
@@ -67,11 +67,11 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Gr
     lines = tuple(
         (
             pair_name(pair),
-            _rows_and_groups(pair),
+            rows_and_groups(pair),
             unit.value(pair["first_value"]),
             unit.value(pair["second_value"]),
             unit.difference(pair["difference"]),
-            unit.interval(pair["interval"]),
+            f"{unit.interval(pair['interval'])}\n{pair.get('interval_method', '')}".strip(),
             f"{p_value(pair['p_value'])}\n{pair['p_test']}",
             *((p_value(pair["p_holm"]),) if several else ()),
             count(pair["only_first"]),
@@ -161,10 +161,10 @@ def _shade(heat: float | None) -> str:
     return f"heat heat-{min(10, max(1, round(10 * known)))}" if known > 0 else "nil"
 
 
-def _rows_and_groups(pair: Mapping[str, Any]) -> str:
+def rows_and_groups(told: Mapping[str, Any]) -> str:
     """Rows, and the independent units that they make where these are fewer, such as images."""
-    groups = f"\n{count(pair['n_groups'])} groups" if pair["n_groups"] != pair["n"] else ""
-    return count(pair["n"]) + groups
+    n, n_groups = told["n"], told.get("n_groups") or told["n"]
+    return count(n) + (f"\n{count(n_groups)} {told.get('kind', 'groups')}" if n_groups != n else "")
 
 
 def _answer(text: object) -> str:
