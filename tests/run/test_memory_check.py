@@ -13,8 +13,7 @@ import torch
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig, TrainerConfig
 from vlmft.run import build as building
-from vlmft.run import memory_check, tuned
-from vlmft.run import train as training
+from vlmft.run import memory_check, ready, tuned
 from vlmft.run.build import build, infer, pick_precision
 from vlmft.run.folder import folder_of
 from vlmft.run.memory_check import free_bytes
@@ -74,10 +73,10 @@ def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
     config = compose(*SMALL, "trainer.memory_gib=0.024", "resume=true", f"output_root={tmp_path}")
     infer(config)
     with pytest.raises(ConfigError, match="memory: Expected about"):
-        training._built(config, None)
+        ready.built_for(config, None, None)
     (folder_of(config) / "checkpoints" / "step-0000001").mkdir(parents=True)
     with pytest.raises(LoadedError):
-        training._built(config, None)
+        ready.built_for(config, None, None)
     assert "more than the 25 MiB free on cpu" in capsys.readouterr().out
 
 

@@ -257,6 +257,7 @@ def test_images_that_never_reach_the_model(checked: Any) -> None:
     [
         ((1.42, 2.26), True, "they help it"),
         ((2.26, 1.42), True, "it does better without them"),
+        ((2.26, 2.25), True, "they hardly move it"),
         ((2.26, 2.26), False, "the model does not see them"),
     ],
 )

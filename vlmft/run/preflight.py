@@ -35,6 +35,8 @@ FAR_ABOVE_CHANCE = 1.5
 factor it is the set-up that is wrong."""
 LEAST_VOCABULARY = 50_000
 """A smaller one does not make a model less sure: the tiny model on photographs starts at 12.4, its ln V is 6.6."""
+HARDLY = 0.01
+"""Share of a loss by which two differ so little that a few rows say nothing of it."""
 LR_RANGE = {Tuning.lora: (1e-6, 1e-2), Tuning.full: (1e-7, 3e-3)}
 
 
@@ -209,6 +211,8 @@ def _images(built: Built, samples: Sequence[Sample]) -> list[Check]:
     if math.isclose(real, blank, rel_tol=1e-6):
         return [Check("images arrive", False, f"{text}: the model does not see them")]
     said = "they help it" if real < blank else "it does better without them, so all that they tell is yet to be learned"
+    if math.isclose(real, blank, rel_tol=HARDLY):
+        said = "they hardly move it, so all that they tell is yet to be learned"
     return [Check("images arrive", True, f"{text}: {said}")]
 
 
