@@ -154,6 +154,9 @@ class Columns(Dataset):
         """The column of ids where images are called so, as in Kaggle's train.csv; what asks one question needs one."""
         for column in [name for name in there if ID_COLUMN.search(fold(name)) and name not in self._column.values()]:
             self._column["image"] = column
+            numbers = all(str(row.get(column)).isdigit() for table in loaded.tables.values() for row in table.sample(9))
+            if numbers and self.question_text is None:
+                continue  # the numbers of rows, which names of unrelated pictures end in, too
             found = with_images(loaded, self._image_names, beside=False)
             first = next(iter(found.tables.values()))
             folders = first.folders[0]

@@ -14,7 +14,8 @@ from vlmft.data.fields import listed_text, looks_like_images
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "image": tuple(
         "image images file_name filename image_path image_file img img_path photo picture image_name image_filename "
-        "file_path filepath path file jpg jpeg png webp image_url image_id".split()
+        "file_path filepath path file jpg jpeg png webp image_url image_id imageid imagename imagepath "
+        "imagefile".split()
     ),
     "question": tuple("question query problem prompt instruction text_input prefix user".split()),
     "answer": tuple(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from vlmft.config.check import ConfigError
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, LABEL_STUDIO_PATH
@@ -79,6 +80,7 @@ def _located(folders: ImageFolders, value: str | int) -> Path:
     text = plain_name(str(value))
     spelled = [text, *([text.replace("\\", "/")] if "\\" in text else [])]
     spelled += [unquote(text)] if "%" in text else []
+    spelled += [] if text.isascii() else [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
     for name in spelled:
         if path := _only_file([(*place, name) for place in folders._places(name)]):
             return path
@@ -115,16 +117,20 @@ def plain_name(text: str) -> str:
     """A path out of a file:// address, or without what Label Studio writes before it."""
     text = text.strip()
     if text.lower().startswith("file:"):
-        return unquote(urlsplit(text).path)
+        path = unquote(text[len("file:") :])
+        host, slash, below = path.removeprefix("//").partition("/") if path.startswith("//") else ("", "", path)
+        path = f"{slash}{below}" if slash or not host else host
+        return path[1:] if PureWindowsPath(path[1:]).drive else path
     return LABEL_STUDIO_PATH.sub("", text)
 
 
 def _is_file(path: Path, fence: Path, name: str) -> bool:
     """Raises BadRowError for a path that leaves `fence`, by its own words or over a link."""
+    shown = f"{name[:200]!r}"
     inside = Path(os.path.normpath(path.absolute()))  # ".." is taken by its words: what it leads to is resolved below
     if not inside.is_relative_to(Path(os.path.normpath(fence.absolute()))):
         raise BadRowError(
-            f"Expected an image path below the data folder {fence}, got {name!r}; set data.options.images to its folder"
+            f"Expected an image path below the data folder {fence}, got {shown}; set data.options.images to its folder"
         )
     try:
         if not path.is_file():
@@ -132,9 +138,9 @@ def _is_file(path: Path, fence: Path, name: str) -> bool:
         if path.resolve().is_relative_to(fence.resolve()):
             return True
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
-        raise BadRowError(f"Expected an image path, got {name!r} ({error}); mend it") from error
+        raise BadRowError(f"Expected an image path, got {shown} ({error}); mend it") from error
     raise BadRowError(
-        f"Expected an image inside {fence}, got a link out of it at {name!r}; copy the file, or set "
+        f"Expected an image inside {fence}, got a link out of it at {shown}; copy the file, or set "
         "data.options.images to the folder that the link leads to"
     )
 
@@ -189,16 +195,24 @@ def settled(folders: ImageFolders, values: Sequence[str | int], split: str, besi
             if not firsts.isdisjoint(entries)  # thousands of folders are looked into: most end here
             if (here := {name: path for name in bare if (path := _existing(folder, name, strip)) is not None})
         ]
-        if fits and max(len(here) for *_, here in fits) >= least:
-            return _fitting(folders, fits, split)
+        for strip in begins:  # the more of a name is there, the better
+            same = [fit for fit in fits if fit[1] == strip]
+            if same and max(len(here) for *_, here in same) >= least:
+                return _fitting(folders, same, split)
     return folders, ""
 
 
 def _stages(folders: ImageFolders, every: int, beside: bool) -> list[tuple[Path, int]]:
-    """(where to look, how many names must be there): all in the data folder, else all beside it, else some in it."""
+    """(where to look, how many names must be there): all below the table, else all in the data folder, else all beside
+    that, else some in it."""
     if folders.named is not None:
         return [(folders.named, 1)]
-    return [(folders.top, every), *([(folders.top.parent, every)] if beside else []), (folders.top, 1)]
+    return [
+        (folders.root, every),
+        (folders.top, every),
+        *([(folders.top.parent, every)] if beside else []),
+        (folders.top, 1),
+    ]
 
 
 Fit: TypeAlias = "tuple[Path, str, Mapping[str, str]]"

@@ -155,7 +155,7 @@ def _no_tables(place: Path) -> str:
 
 
 def _require_other_names(files: Iterable[Path]) -> None:
-    """Raises ConfigError for two files that differ in their suffix alone, as the same rows in two forms do."""
+    """Raises ConfigError for two files whose names differ in their suffix alone, as those of rows in two forms do."""
     first: dict[Path, Path] = {}
     for file in files:
         other = first.setdefault(file.with_suffix(""), file)
