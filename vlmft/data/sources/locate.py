@@ -18,6 +18,7 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from vlmft.config.check import ConfigError
+from vlmft.data.sources.files import SUFFIXES
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, LABEL_STUDIO_PATH
 from vlmft.data.sources.split_names import SPLIT_NAMES, splits_in
 from vlmft.sample import BadRowError
@@ -190,7 +191,7 @@ def settled(folders: ImageFolders, values: Sequence[str | int], split: str, besi
     for place, least in _stages(folders, len(bare), beside):
         fits = [
             (folder, strip, here)
-            for folder, entries in _folders(place, MOST_DEPTH if folders.named is None else 0)
+            for folder, entries in _folders(folders, place)
             for strip, firsts in begins.items()
             if not firsts.isdisjoint(entries)  # thousands of folders are looked into: most end here
             if (here := {name: path for name in bare if (path := _existing(folder, name, strip)) is not None})
@@ -198,6 +199,8 @@ def settled(folders: ImageFolders, values: Sequence[str | int], split: str, besi
         for strip in begins:  # the more of a name is there, the better
             same = [fit for fit in fits if fit[1] == strip]
             if same and max(len(here) for *_, here in same) >= least:
+                if place == folders.top.parent and len({frozenset(here.items()) for *_, here in same}) > 1:
+                    break  # not far from the data lie several that could be meant, or none
                 return _fitting(folders, same, split)
     return folders, ""
 
@@ -207,12 +210,8 @@ def _stages(folders: ImageFolders, every: int, beside: bool) -> list[tuple[Path,
     that, else some in it."""
     if folders.named is not None:
         return [(folders.named, 1)]
-    return [
-        (folders.root, every),
-        (folders.top, every),
-        *([(folders.top.parent, every)] if beside else []),
-        (folders.top, 1),
-    ]
+    near = [(folders.root, every), (folders.top, every), (folders.top, 1)]
+    return [*near[:2], (folders.top.parent, every), near[2]] if beside else near
 
 
 Fit: TypeAlias = "tuple[Path, str, Mapping[str, str]]"
@@ -277,10 +276,15 @@ def _first_parts(names: Sequence[str], strip: str) -> set[str]:
     return {first for first, *_ in parts} | {first + end for first in lone for end in ADDED_SUFFIXES}
 
 
-def _folders(top: Path, depth: int) -> Iterator[tuple[Path, set[str]]]:
-    """Every folder in which images may lie and what is in it, `top` first, at most `MOST_FOLDERS`."""
+def _folders(folders: ImageFolders, top: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Every folder in which images may lie and what is in it, `top` first, at most `MOST_FOLDERS`.
+
+    Beside the data folder those are left out that hold tables: the images there belong to other data.
+    """
     seen, level = 0, [top]
-    for _ in range(depth + 1):
+    for depth in range(MOST_DEPTH + 1 if folders.named is None else 1):
+        if depth == 1 and top == folders.top.parent:
+            level = [folder for folder in level if folder != folders.top and not _has_tables(folder)]
         below: list[Path] = []
         for folder in level:
             if seen >= MOST_FOLDERS:
@@ -290,6 +294,12 @@ def _folders(top: Path, depth: int) -> Iterator[tuple[Path, set[str]]]:
             yield folder, entries
             below += inner
         level = below
+
+
+def _has_tables(folder: Path) -> bool:
+    names, inner = _listed(folder)
+    below = (name for one in inner[:50] for name in _listed(one)[0])
+    return any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in itertools.chain(names, below))
 
 
 def _listed(folder: Path) -> tuple[set[str], list[Path]]:
@@ -307,16 +317,13 @@ def _by_number(folders: ImageFolders, numbers: Sequence[int], split: str, beside
     """Images by the number at the end of their names, as COCO's: 9 is COCO_train2014_000000000009.jpg."""
     wanted = set(numbers)
     for place, least in _stages(folders, len(wanted), beside):
-        indices = (
-            (folder, _numbered(entries))
-            for folder, entries in _folders(place, MOST_DEPTH if folders.named is None else 0)
-        )
+        indices = ((folder, _numbered(entries)) for folder, entries in _folders(folders, place))
         fits = [(folder, index) for folder, index in indices if len(wanted & index.keys()) >= least]
-        named = [fit for fit in fits if splits_in(fit[0].name, SPLIT_NAMES) == {split}]
-        fits = named or fits
-        if len(fits) > 1:
+        fits = [fit for fit in fits if splits_in(fit[0].name, SPLIT_NAMES) == {split}] or fits
+        if len(fits) > 1 and place != folders.top.parent:
             raise ConfigError(_twice([folder for folder, _ in fits]))
-        for folder, index in fits:
+        if len(fits) == 1:
+            ((folder, index),) = fits
             note = f"images are taken from {folder}, which has files that end in their numbers (data.options.images)"
             return replace(folders, found=(folder,), numbers=index), note
     return folders, ""
