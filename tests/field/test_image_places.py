@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,61 @@ def test_marks_of_other_formats_are_not_learned_as_text(read: Callable[..., list
 def test_other_brackets_are_text(check: Check, text: str) -> None:
     table = [{"image": "a.png", "question": text, "answer": "<image>"}]
     check(f"train: [1] {text} => <image>", "columns", {"t.jsonl": table, "a.png": 1}, "t.jsonl")
+
+
+MORE: dict[str, tuple[dict[str, Any], str | list[str]]] = {
+    "decomposed letters": ({"t.jsonl": rows("é.png"), unicodedata.normalize("NFD", "é.png"): 1}, ONE),
+    "GQA": ({"t.jsonl": rows("a", key="imageId"), "i/a.jpg": 1}, ONE),
+    "numbers of rows": ({"t.jsonl": rows(1, key="id"), "i/1.png": 9}, "train: q => x"),
+    "nearest to the table": (
+        {
+            "train/t.json": rows("a.png"),
+            "train/i/a.png": 1,
+            "test/t.json": rows("a.png"),
+            "test/i/a.png": 2,
+            "a.png": 9,
+        },
+        [ONE, "test: [2] q => x"],
+    ),
+    "the whole name": ({"t.jsonl": rows("sub/a.png"), "i/sub/a.png": 1, "a.png": 9}, ONE),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_more_names(check: Check, case: str) -> None:
+    files, expected = MORE[case]
+    check(expected, "columns", files)
+
+
+@pytest.mark.parametrize("address", ["file:a#1.png", "file://a#1.png", "file:///@/a%231.png", "FILE:///@/a%231.png"])
+def test_addresses_of_files(check: Check, tmp_path: Path, address: str) -> None:
+    row = rows(address.replace("/@", str(tmp_path / "mine")))
+    check(ONE, "columns", {"t.jsonl": row, "a#1.png": 1}, "t.jsonl")
+
+
+SIBLINGS: dict[str, tuple[dict[str, int | str], str]] = {
+    "images": ({"images/a.png": 1}, ONE),
+    "of another table": ({"other/images/a.png": 9, "other/t.csv": "image\n"}, "train: BAD Expected an image file..."),
+    "of a table in a folder": (
+        {"other/i/a.png": 9, "other/t/t.csv": "image\n"},
+        "train: BAD Expected an image file...",
+    ),
+    "two": ({"x/a.png": 8, "y/a.png": 9}, "train: BAD Expected an image file..."),
+}
+
+
+@pytest.mark.parametrize("case", SIBLINGS)
+def test_images_beside_the_folder_of_a_single_file(check: Check, case: str) -> None:
+    files, expected = SIBLINGS[case]
+
+    def make(root: Path) -> None:
+        (root / "t.jsonl").write_text(json.dumps(rows("a.png")[0]), encoding="utf-8")
+        for name, red in files.items():
+            place = root.parent / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(red, int):
+                PIL.Image.new("RGB", (8, 6), (red, 80, 160)).save(place)
+            else:
+                place.write_text(red, encoding="utf-8")
+
+    check(expected, "columns", make, "t.jsonl")
