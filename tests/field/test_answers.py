@@ -43,6 +43,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], dict[str, Any]]] = {
     "references alone": (rows("references", ["a", "b"]), ["a | b"], {}),
     "places": (rows("answer", 1, 0, 7, choices=["x", "y"]), ["y", "x", "BAD"], {}),
     "places in CSV": (rows("answer", "1", "0", choices="['x', 'y']"), ["y", "x"], {}),
+    "many": (rows("answer", 15, "P", choices=[f"c{n}" for n in range(20)]), ["c15", "c15"], {}),
     "letters": (rows("answer", "B", "A", choices=["x", "y"]), ["y", "x"], {}),
     "letters of an object": (rows("answer", "B", options={"A": "x", "B": "y"}), ["y"], {}),
     "numbers among choices": (rows("answer", 4, 5, choices=[4, 5]), ["4", "5"], {}),
@@ -58,6 +59,11 @@ def test_answers(check: Check, case: str) -> None:
     table, answers, options = CASES[case]
     expected = [f"train: {'BAD ...' if text == 'BAD' else f'[1] q => {text}'}" for text in answers]
     check(expected, "columns", {"t.jsonl": table, "a.png": 1}, "t.jsonl", **options)
+
+
+def test_places_from_1_are_refused(check: Check) -> None:
+    table = rows("answer", 1, 2, choices=["x", "y"])
+    check("REFUSED data.options.answers: ...got [1, 2]; ...", "columns", {"t.jsonl": table}, "t.jsonl")
 
 
 def test_a_letter_is_the_answer_where_the_question_lists_the_choices(check: Check) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from vlmft.config.check import ConfigError
 from vlmft.data.fields import listed_text, text_of, texts_of
-from vlmft.data.roles import fold
+from vlmft.data.roles import fold, shown
 from vlmft.sample import BadRowError
 
 N_ANNOTATORS = 10
@@ -27,19 +29,20 @@ READINGS: Mapping[str, str] = {
     "single": "lists of one text: that text",
     "choice": "a number or letter is the place of the answer in the row's list of choices",
 }
-LETTERS = "ABCDEFGHIJ"
+LETTERS = string.ascii_uppercase
 Asked: TypeAlias = tuple[Any, Any, str]
 """Of one row: its answer, its choices, its question."""
 
 
 def reading_of(column: str, rows: Sequence[Asked]) -> str:
-    """One of `READINGS`, from sampled rows that have an answer."""
+    """One of `READINGS`, from sampled rows that have an answer; raises ConfigError for places counted from 1."""
     values = [told(column, value) for value, _, _ in rows]
     lists = [value for value in values if isinstance(value, (list, tuple)) and value]
     if any(isinstance(value, Mapping) and _several(value) is not None for value in values):
         return "list"
     if not lists:
         if rows and all(_is_place(*row) for row in rows):
+            _require_from_zero(column, rows)
             return "choice"
         return "json" if any(isinstance(value, Mapping) for value in values) else "text"
     if all(isinstance(part, Mapping) and "answer" in part for value in lists for part in value):
@@ -71,6 +74,16 @@ def _is_place(value: Any, choices: Any, question: str) -> bool:
     if not found or isinstance(value, bool) or str(value).strip() in map(str, found.values()):
         return False
     return str(value).strip().isdigit() or (str(value).strip() in found and not _listed_in(question, found))
+
+
+def _require_from_zero(column: str, rows: Sequence[Asked]) -> None:
+    """Raises ConfigError where places of choices are counted from 1: each would be read as the next one."""
+    places = {int(value): len(options(choices)) for value, choices, _ in rows if str(value).strip().isdigit()}
+    if 0 not in places and any(place == n_choices for place, n_choices in places.items()):
+        raise ConfigError(
+            f"data.options.answers: Expected places of choices from 0 in {column!r}, got {sorted(places)[:4]}; write "
+            "the texts of the answers, or count from 0"
+        )
 
 
 def _listed_in(question: str, found: Mapping[str, Any]) -> bool:
@@ -149,6 +162,6 @@ def _chosen(field: str, value: Any, choices: Any) -> str:
     key = LETTERS[int(value)] if str(value).isdigit() and int(value) < len(LETTERS) else str(value).strip()
     if key not in found or isinstance(value, bool):
         raise BadRowError(
-            f"Expected the place of one of the row's choices as {field}, got {value!r} of {choices!r}; mend the row"
+            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; mend the row"
         )
     return text_of(field, found[key])
