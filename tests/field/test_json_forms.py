@@ -94,10 +94,7 @@ def test_a_mark_under_a_named_encoding(check: Check) -> None:
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "empty": ("t.json", b" \n", "got an empty file"),
     "no line": ("t.jsonl", b"", "got an empty file"),
-    "no row": ("t.json", b"[]", "got an empty list"),
     "number": ("t.json", b"3", "Expected rows with named fields, got 3"),
-    "lists": ("t.json", b'[["a.png", "q", "x"]]', "got a list of list; name the cells"),
-    "lines of lists": ("t.jsonl", b'["a.png", "q"]\n["b.png", "q"]', "got lists; name their cells"),
     "lengths": ("t.json", b'{"image": ["a.png", "b.png"], "answer": ["x"]}', "got 2 of image, 1 of answer"),
     "comma": ("t.json", b'[{"image": "a.png"},]', "Expected JSON, got an error"),
     "zeros": ("t.json", json.dumps(ROWS).encode() + b"\0\0", "zero bytes"),
@@ -119,6 +116,11 @@ def test_refused(read: Callable[..., list[str]], case: str) -> None:
     name, data, words = REFUSED[case]
     (found,) = read("columns", {name: data, **IMAGES}, name)
     assert found.startswith(f"REFUSED @/{name}: ") and words in found
+
+
+@pytest.mark.parametrize("text", ["[]", '["a", "b"]', '[["a.png", "q", "x"]]', '["a.png", "q"]\n["b.png", "q"]\n'])
+def test_rows_without_names(check: Check, text: str) -> None:
+    check("REFUSED data.path: Expected rows with named fields in t.jsonl..., got none...", "columns", {"t.jsonl": text})
 
 
 def test_bad_lines_are_rows_of_their_own(check: Check) -> None:

@@ -50,7 +50,7 @@ READ: dict[str, tuple[str, str | list[str]]] = {
         "REFUSED @/t.csv: Expected a quote to be closed...row 1...",
     ),
     "header": (HEAD, "REFUSED data.path: Expected rows with named fields in t.csv..., got none"),
-    "empty": ("", "REFUSED @/t.csv: Expected rows, got an empty file"),
+    "empty": ("", "REFUSED @/t.csv: Expected a header line and rows, got an empty file"),
     "twice": ("image,question,answer,answer\na.png,q,x,y\n", "REFUSED ...several called answer..."),
     "JSON": ('{"image": "a.png"}\n', "REFUSED @/t.csv: ...JSON; give it the suffix .jsonl"),
     "HTML": ("<html>", "REFUSED @/t.csv: ...an HTML page..."),

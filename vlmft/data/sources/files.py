@@ -145,7 +145,8 @@ def read_file(file: Path, encoding: str | None = None) -> File:
 def _require_form(suffix: str, head: bytes) -> None:
     """Raises FormError where a file's first bytes are those of another form than its suffix says."""
     if not head.strip():
-        raise FormError("Expected rows, got an empty file")
+        what = "a header line and rows" if suffix in CELLS else "rows"
+        raise FormError(f"Expected {what}, got an empty file")
     own = {".parquet": b"PAR1", **dict.fromkeys(SHEETS, b"PK\x03\x04")}.get(suffix)
     found = next((what for mark, what in HEADS.items() if head.startswith(mark) or head.lower().startswith(mark)), None)
     if own is not None and head.startswith(own):
@@ -206,8 +207,6 @@ def _lines(file: Path, named_lines: bool) -> File | None:
     # a .json of one line may be a container; in .jsonl a line is a row, also where it holds lists
     if not whole or (not second and (begins == "[" or not (named_lines or _is_row(text)))):
         return None
-    if begins == "[":
-        raise FormError("Expected an object with named fields in each line, got lists; name their cells")
     return File({"": JsonLines(file)}, "JSON Lines")
 
 

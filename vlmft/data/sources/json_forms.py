@@ -66,9 +66,8 @@ def is_row(value: Mapping[str, Any]) -> bool:
 
 def _of_list(value: list[Any]) -> tuple[Parts, str]:
     rows = [row for row in value if isinstance(row, dict)]
-    if not rows:
-        kind = f"a list of {type(value[0]).__name__}" if value else "an empty list"
-        raise FormError(f"Expected objects with named fields, got {kind}; name the cells of each row")
+    if not rows:  # predictions may be texts alone
+        return {"": value}, "a JSON list"
     tasks = rows[:5]
     if all(isinstance(row.get("data"), dict) and "annotations" in row for row in tasks):
         read = [_label_studio(row) for row in value]
