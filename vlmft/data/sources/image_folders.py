@@ -112,17 +112,14 @@ def _class_notes(by_split: Mapping[str, set[str]], inner: Sequence[str]) -> list
 
 
 def _caption_notes(folder: Path) -> list[str]:
-    several = [f for f in _files(folder) if len({_stored(t) for t in _beside(f)}) > 1]
+    texts = {file: found for file in _files(folder) if len(found := _beside(file)) > 1}
+    several = [file for file, found in texts.items() if len({text.read_bytes().strip() for text in found}) > 1]
     repeats = [f.name for f in folders_of(folder) if REPEATS.fullmatch(f.name)]
     told = (
         f"{len(several)} images have several files of text, such as {several[0].name if several else ''}; .txt is read"
     )
     said = f"numbers in the names of folders, as {repeats[0] if repeats else ''}, repeat no image"
     return [note for note, found in ((told, several), (said, repeats)) if found]
-
-
-def _stored(text: Path) -> bytes:
-    return text.read_bytes().strip()
 
 
 def _beside(file: Path) -> list[Path]:
