@@ -71,7 +71,7 @@ FORMS = ["csv", "tsv", "semicolon.csv", "json", "jsonl", "parquet"]
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_stored_record_becomes_exactly_this_question(tmp_path: Path, form: str, as_folder: bool) -> None:
     file = write(tmp_path, form)
-    dataset = Columns(path=str(tmp_path if as_folder else file))
+    dataset = Columns(path=str(tmp_path if as_folder else file), split="none")
     assert {s: list(ids) for s, ids in dataset.index().items()} == {
         "train": [f"columns/train/{n:06d}" for n in range(3)]
     }
@@ -89,6 +89,7 @@ def test_options(tmp_path: Path) -> None:
     file = write(tmp_path, "jsonl")
     dataset = Columns(
         path=str(file),
+        split="none",
         question_text="Who is it?",
         instruction="One word.",
         system="You know pets.",
@@ -112,7 +113,7 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     file = write(tmp_path, "csv")
     index = Columns(path=str(file), split="part").index()
     assert index == {"train": ["columns/train/000000", "columns/train/000002"], "val": ["columns/val/000001"]}
-    with pytest.raises(ConfigError, match="got 'pet'; set split_names"):
+    with pytest.raises(ConfigError, match="got 'pet' in row 0"):
         Columns(path=str(file), split="kind").index()
     assert list(Columns(path=str(file), split="kind", split_names={"pet": "train", "toy": "test"}).index()) == [
         "train",
@@ -125,11 +126,11 @@ def test_files_that_name_their_split(tmp_path: Path) -> None:
     write(tmp_path, "csv", "train-00001-of-00002")
     write(tmp_path, "jsonl", "validation")
     write(tmp_path, "json", "notes")  # names no split: not read
-    dataset = Columns(path=str(tmp_path))
+    dataset = Columns(path=str(tmp_path), split="none")
     assert {split: len(ids) for split, ids in dataset.index().items()} == {"train": 6, "val": 3}
     assert [sample_of(dataset, f"columns/train/{n:06d}").answer for n in (0, 3, 4)] == ["a cat", "a cat", "Чебурашка"]
     write(tmp_path / "alone", "csv", "test")  # one file has no split: it may be all that there is
-    assert list(Columns(path=str(tmp_path / "alone")).index()) == ["train"]
+    assert list(Columns(path=str(tmp_path / "alone"), split="none").index()) == ["train"]
 
 
 def test_lists_of_answers_and_of_images(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "absolute": ({"image": "/etc/hostname"}, "below the data folder"),
     "address": ({"image": "https://example.org/1.png"}, "rows ask no network"),
     "inline": ({"image": "data:image/png;base64,A"}, "Expected base64 in"),
-    "number": ({"image": 7}, "Expected an image's path or bytes, got int"),
+    "number": ({"image": 7}, "Expected an image file '7'"),
     "no answer": ({"answer": " "}, "Expected a text as answer, got ' '"),
     "null answer": ({"answer": None}, "Expected a text as answer, got None"),
     "not a number": ({"answer": float("nan")}, "Expected a text as answer, got nan"),

@@ -15,7 +15,7 @@ from typing import IO
 
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import NO_ROOM
-from vlmft.data.sources.tables import webdataset_shards
+from vlmft.data.sources.webdataset import webdataset_shards
 
 NAME = re.compile(r"\.(zip|tgz|tar(\.(gz|bz2|xz))?)$")
 MAX_MEMBERS, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES = 2_000_000, 8 << 30, 500 << 30

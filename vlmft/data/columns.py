@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmft.config.check import ConfigError
-from vlmft.data.answers import READINGS, answers_of, reading_of
+from vlmft.data.answers import READINGS, answers_of, notes_of, reading_of
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
 from vlmft.data.declared_splits import by_column, by_image_folder, split_column
-from vlmft.data.fields import MARK, images_of, listed_images, placed, text_of, texts_of
-from vlmft.data.roles import NONE, column_named, fold, image_columns, roles_of, shown, unread_of
+from vlmft.data.fields import MARK, images_of, listed_images, listed_text, placed, text_of, texts_of
+from vlmft.data.roles import NONE, column_named, fold, image_columns, roles_of, shown, some_of, unread_of
 from vlmft.data.sources.hub import class_names
 from vlmft.data.sources.locate import ImageFolders
 from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, known_names
@@ -126,7 +126,10 @@ class Columns(Dataset):
         tables = loaded.tables
         rows = [row for table in tables.values() for row in table.sample()]
         there = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
+        self._require_rows(tables, there)
         self._column = roles_of(self.named, there, rows, asks=self.question_text is None)
+        if "image" not in self._column and self.named["image"] != NONE:
+            self._column |= self._image_by_id(loaded, there)
         self.where = {column_named("data.options.where", c, there): pattern for c, pattern in self.where.items()}
         self._require_in_each(tables)
         loaded = with_images(loaded, self._image_names, self._one_file)
@@ -135,6 +138,37 @@ class Columns(Dataset):
         tables = self._kept(self._filtered(loaded.tables), loaded.declared)
         self._describe(there, rows)
         return tables
+
+    def _require_rows(self, tables: Mapping[Split, Table], there: Sequence[str]) -> None:
+        if there:
+            return
+        origin = next(iter(self._description.splits.values()), "the source")
+        table = next(iter(tables.values()))
+        try:
+            found = "none" if not len(table.rows) else shown(table.row(table.numbers[0]))
+        except BadRowError as error:
+            found = f"none that can be read ({error})"
+        raise ConfigError(f"data.path: Expected rows with named fields in {origin}, got {found}")
+
+    def _image_by_id(self, loaded: Loaded, there: Sequence[str]) -> dict[str, str]:
+        """The column of ids where images are called so, as in Kaggle's train.csv; what asks one question needs one."""
+        for column in [name for name in there if ID_COLUMN.search(fold(name)) and name not in self._column.values()]:
+            self._column["image"] = column
+            numbers = all(str(row.get(column)).isdigit() for table in loaded.tables.values() for row in table.sample(9))
+            if numbers and self.question_text is None:
+                continue  # the numbers of rows, which names of unrelated pictures end in, too
+            found = with_images(loaded, self._image_names, beside=False)
+            first = next(iter(found.tables.values()))
+            folders = first.folders[0]
+            if folders is not None and any(folders.has(value) for value in map(column_of(column), first.sample(9))):
+                return {"image": column}
+        self._column.pop("image", None)
+        if self.question_text is not None:
+            raise ConfigError(
+                f"data.options.image: Expected a column of images, one of {some_of(there)}, got none: every row would "
+                "ask the same of nothing; name it, and data.options.images if they lie elsewhere"
+            )
+        return {}
 
     def _require_in_each(self, tables: Mapping[Split, Table]) -> None:
         for split, table in tables.items():
@@ -150,31 +184,25 @@ class Columns(Dataset):
 
     def _image_names(self, row: Mapping[str, Any]) -> list[Any]:
         values = listed_images(row.get(self._column["image"])) if "image" in self._column else ()
+        values = [v.get("path") if isinstance(v, Mapping) and not v.get("bytes") else v for v in values]
         return [v for v in values if isinstance(v, (str, int)) and len(str(v)) < 1000 and "://" not in str(v)[:12]]
 
     def _read_answers(self, tables: Mapping[Split, Table], rows: Sequence[Mapping[str, Any]]) -> None:
         column = self._column["answer"]
-        values = [row[column] for row in rows if row.get(column) is not None]
         names = {tuple(found or ()) for t in tables.values() for found in _names_of(t, column)}
         if len(names) > 1:
             raise ConfigError(
                 f"data.options.answer: Expected one list of classes in {column!r}, got several; mend them"
             )
         self._class_names = list(names.pop()) or None
-        choices = [self._cell(row, "choices") for row in rows[:20]]
-        found = "text" if self._class_names else reading_of(fold(column), values, choices)
-        self._reading = self.answers or found
-        texts = [value.strip() for value in values if isinstance(value, str)]
-        if len(texts) > 1 and all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
-            self._description.notes.append(
-                f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers beside a gap; "
-                r"data.options.answer_pattern='(.*)\.0' teaches whole numbers"
-            )
-        numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values[:200])
-        if values and numbers and not self._class_names and fold(column) in CLASS_COLUMNS:
-            self._description.notes.append(
-                f"the answers are numbers in {column!r}, such as {values[0]}: if they stand for classes, write those"
-            )
+        asked = [
+            (self._named_class(row[column], lenient=True), self._cell(row, "choices"), str(self._cell(row, "question")))
+            for row in rows
+            if row.get(column) is not None
+        ]
+        self._reading = self.answers or reading_of(fold(column), asked)
+        named = self._reading if self._class_names is None else "classes"
+        self._description.notes += notes_of(column, [row[column] for row in rows if row.get(column) is not None], named)
 
     def _describe(self, there: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         told, column = self._description, self._column
@@ -192,6 +220,10 @@ class Columns(Dataset):
             told.notes.append("no column holds images: rows of text alone (data.options.image names one)")
         read = {name for role, name in column.items() if role != "choices" or self._reading == "choice"}
         told.unread = unread_of(there, rows, {*read, *self.where, "id"})
+        if told.unread and self._reading == "text" and "choices" in column:
+            told.notes.append(
+                f"the choices in {column['choices']!r} are not shown to the model; write them into the questions"
+            )
         if others := image_columns(there, rows, read):
             told.notes.append(f"more columns look like images and are not read: {', '.join(others)}")
 
@@ -230,7 +262,9 @@ class Columns(Dataset):
     def read(self, row_id: str) -> Record:
         """The row as it is stored, and its "id"; raises BadRowError for one that cannot be read."""
         table, number, _ = self._at(row_id)
-        return {**table.row(number), "id": row_id}
+        row = table.row(number)
+        own = {OWN_ID: row["id"]} if "id" in self._column.values() else {}
+        return {**row, **own, "id": row_id}
 
     def _at(self, row_id: str) -> tuple[Table, int, int]:
         """Table, number of the row in it, and number within the row ("messages/train/000012/1"), else 0."""
@@ -248,41 +282,43 @@ class Columns(Dataset):
     def to_sample(self, record: Record) -> Sample:
         """Images, question and instruction in one message; raises BadRowError where a field is missing or unfit."""
         column = self._column
-        images = (
-            images_of(record.get(column["image"]), self._folders(record["id"]), record["id"])
-            if "image" in column
-            else ()
-        )
+        shown_images = self._cell(record, "image")
+        images = images_of(shown_images, self._folders(record["id"]), record["id"]) if "image" in column else ()
         if "image" in column and not images:
             raise BadRowError(f"Expected an image in column {column['image']!r}, got none; fill it in or drop the row")
         answer, *references = self._answers(record)
-        tags = {tag: text_of(column[role], record.get(column[role])) for role, tag in TAGGED.items() if role in column}
+        tags = {tag: text_of(column[role], self._cell(record, role)) for role, tag in TAGGED.items() if role in column}
         prompt = self.prompt(placed(self.question(record), images), record)
         return Sample(record["id"], prompt, answer, tuple(references), tags=tags, question=self.bare_question(record))
 
     def _cell(self, record: Record, role: str) -> Any:
         """None where no column has that role."""
-        return record.get(self._column[role]) if role in self._column else None
+        column = self._column.get(role)
+        return None if column is None else record.get(OWN_ID if column == "id" and OWN_ID in record else column)
 
     def _answers(self, record: Record) -> tuple[str, ...]:
         """What to train on, then what is right."""
         column = self._column["answer"]
-        value = self._named_class(record.get(column))
+        value = self._named_class(self._cell(record, "answer"))
         choices = self._cell(record, "choices")
         answer, *right = map(self._bare, answers_of(column, value, self._reading, choices))
         if "references" not in self._column:
             return answer, *right
-        column = self._column["references"]
-        also = texts_of(column, record.get(column))
+        stored = listed_text(self._cell(record, "references"))
+        if stored in (None, "", [], ()):
+            return answer, *right
+        also = texts_of(self._column["references"], stored)
         return (answer, *also) if answer in also else (answer, answer, *also)
 
-    def _named_class(self, value: Any) -> Any:
-        """The name of a class that the table holds as a number."""
+    def _named_class(self, value: Any, lenient: bool = False) -> Any:
+        """The name of a class that the table holds as a number; `lenient`: the number itself where it is none."""
         if self._class_names is None or value is None:
             return value
         if isinstance(value, (list, tuple)):
-            return [self._named_class(one) for one in value]
+            return [self._named_class(one, lenient) for one in value]
         if not isinstance(value, int) or not 0 <= value < len(self._class_names):
+            if lenient:
+                return str(value)
             raise BadRowError(
                 f"Expected the number of one of {len(self._class_names)} classes, got {value!r}; mend the row"
             )
@@ -314,7 +350,7 @@ class Columns(Dataset):
     def _earlier(self, record: Record) -> list[Message]:
         """Turns of a column `history`: pairs of question and answer."""
         found = []
-        for pair in self._cell(record, "history") or ():
+        for pair in listed_text(self._cell(record, "history")) or ():  # type: ignore[attr-defined]
             if not isinstance(pair, (list, tuple)) or len(pair) != 2 or any(MARK in str(text) for text in pair):
                 raise BadRowError(f"Expected pairs of texts in history, got {str(pair)[:80]!r}; set data=messages")
             asked, answered = (text_of("history", text) for text in pair)
@@ -330,9 +366,15 @@ class Columns(Dataset):
         return match[1].strip()
 
 
-CLASS_COLUMNS = ("label", "labels", "class", "cls", "category")
+OWN_ID = "id of the row"
+"""Key of a record under which the source's own `id` stands where a role has that column."""
+ID_COLUMN = re.compile(r"(^|_)(id|uid|key|name|code)(_|$)")
 TAGGED: Mapping[str, str] = {"group": GROUP, "class_column": CLASS}
 """Role of a column -> the tag that its text becomes."""
+
+
+def column_of(name: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda row: row.get(name)
 
 
 def _names_of(table: Table, column: str) -> list[list[str] | None]:

@@ -18,22 +18,44 @@ from vlmft.data.sources.table import Table
 from vlmft.sample import SPLITS, Split
 
 SPLIT_COLUMNS = tuple("split data_split dataset_split set partition subset usage phase fold".split())
-"""Columns that may say a row's split: the first three say it, the others where they hold names of splits alone."""
+"""Columns that may say a row's split: the first three say it, the others where they hold names of splits, and any
+other column where it holds train and another name of a split and nothing else."""
 SAID_SPLITS = SPLIT_COLUMNS[:3]
+FLAGS = frozenset("is_train is_training is_test is_val is_valid is_validation train test val valid".split())
+"""Columns that say of a row that it is of one split, by 0 and 1."""
 
 Tables = Mapping[Split, Table]
 
 
 def split_column(tables: Tables, taken: Collection[str], names: Names) -> str | None:
     """The column that says the rows' splits; None where there is none."""
-    for usual in SPLIT_COLUMNS:
-        for column in next(iter(tables.values())).columns:
-            if fold(column) == usual and column not in taken:
-                cells = {str(row.get(column)) for table in tables.values() for row in table.sample()}
-                known = all(len(splits_in(cell, names)) == 1 for cell in cells)
-                if not cells <= {"None", ""} and (known or usual in SAID_SPLITS):
-                    return column
+    rows = [row for table in tables.values() for row in table.sample()]
+    there = [column for column in next(iter(tables.values())).columns if column not in taken and column]
+    usual = [column for name in SPLIT_COLUMNS for column in there if fold(column) == name]
+    for column in dict.fromkeys([*usual, *there]):
+        cells = {str(row.get(column)).strip()[:40] for row in rows}
+        if cells <= {"None", ""}:
+            continue
+        said = [names.get(cell.lower()) if column not in usual else _one(splits_in(cell, names)) for cell in cells]
+        if fold(column) in SAID_SPLITS or ("train" in said and column in usual):
+            return column
+        if None not in said and (column in usual or "train" in said) and len(cells) > (column not in usual):
+            return column
+        if fold(column) in FLAGS and len(cells) == 2 and {cell.lower() for cell in cells} < FLAG_CELLS:
+            first, second = sorted(cells)
+            own = _one(splits_in(fold(column).removeprefix("is_"), names))
+            raise ConfigError(
+                f"data.options.split: {column!r} says splits by {first} and {second}; set it to {column} with "
+                f"split_names={{{second}: {own}, {first}: {'test' if own == 'train' else 'train'}}}, or to none"
+            )
     return None
+
+
+FLAG_CELLS = frozenset(("0", "1", "true", "false", "yes", "no", "0.0", "1.0"))
+
+
+def _one(said: Collection[str]) -> str | None:
+    return next(iter(said)) if len(said) == 1 else None
 
 
 def by_column(tables: Tables, column: str, names: Names, told: Description) -> dict[Split, Table]:
@@ -45,13 +67,15 @@ def by_column(tables: Tables, column: str, names: Names, told: Description) -> d
     by_split: dict[str, list[int]] = {}
     for own, table in tables.items():
         for number, cell in zip(table.numbers, table.cells(column), strict=True):
-            said = splits_in(str(cell), names)
-            if len(said) != 1:
+            split = _one(splits_in(str(cell), names))
+            if split is None and not table.can_read(number):
+                split = own  # refused by name where it is used
+            if split is None:
                 raise ConfigError(
-                    f"data.options.split: Expected {', '.join(names)} in {column!r}, got {cell!r}; set split_names, or "
+                    f"data.options.split: Expected train, val or test in {column!r}, got {cell!r} in row {number}; set "
+                    f"data.options.split_names={{{str(cell) or repr('')}: train}}, val, test or none, or "
                     "data.options.split=none"
                 )
-            (split,) = said
             if len(tables) > 1 and split != own:
                 raise ConfigError(
                     f"data: {told.splits.get(own, own)} is {own} by its name, and its row {number} says {cell!r} in "
@@ -94,7 +118,7 @@ def by_image_folder(
 
 
 def _divided(table: Table, by_split: Mapping[str, list[int]], how: str, told: Description) -> dict[Split, Table]:
-    origin = next(iter(told.splits.values()), "")
+    origin = next(iter(told.splits.values()), "").removesuffix(", by name")
     if left_out := len(by_split.get(LEFT_OUT, ())):
         told.notes.append(f"{left_out} rows are left out by split_names")
     found = {split: replace(table, numbers=by_split[split]) for split in SPLITS if split in by_split}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from vlmft.data.images import image_from_bytes, open_image
 from vlmft.data.sources.json_forms import is_image_name
@@ -19,6 +20,14 @@ from vlmft.sample import BadRowError, Image
 
 MARK = "<image>"
 """Stands in a text where the next image of the row belongs."""
+MARK_LIKE = re.compile(
+    r"<\s*/?\s*(?:image|img|im)[ _-]?(?:\d+|placeholder|start|end|here|token)?\s*/?\s*>"
+    r"|<\|(?:image|vision|img)[^<>|]*\|>|<(?:video|audio)>",
+    re.IGNORECASE,
+)
+"""What other formats write in a question where an image, a video or a sound belongs."""
+UNSOUND = re.compile("[\0\ud800-\udfff]")
+"""Characters that no text in UTF-8 has: what a broken conversion leaves."""
 PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
 """What `str` makes of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
 PRINTED_DICT = re.compile(r"\{\s*'.*:.*\}", re.DOTALL)
@@ -40,6 +49,10 @@ def text_of(field: str, value: object) -> str:
     if not number and (not isinstance(value, str) or not value.strip()):
         raise BadRowError(f"Expected a text as {field}, got {value!r}; drop the row or fill it in")
     text = str(value).strip()
+    if UNSOUND.search(text):
+        raise BadRowError(
+            f"Expected a text as {field}, got {text[:80]!r} with a zero byte or half a character; mend it"
+        )
     if (PRINTED_LIST.fullmatch(text) or PRINTED_DICT.fullmatch(text)) and not _is_json(text):
         kind = "list" if text.startswith("[") else "dict"
         raise BadRowError(f"Expected the text of {field} itself, got a printed {kind} {text!r}; store it as JSON")
@@ -52,6 +65,20 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def listed_text(text: object) -> object:
+    """The list that a table's cell holds as text, in JSON or as Python prints it; any other value as it is."""
+    if not isinstance(text, str) or not (text := text.strip()).startswith("[") or not text.endswith("]"):
+        return text
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return found
+    return text
 
 
 def texts_of(field: str, value: object) -> tuple[str, ...]:
@@ -92,14 +119,9 @@ def listed_images(value: object) -> Sequence[Any]:
 
 
 def _listed(text: str) -> Sequence[Any]:
-    if text.startswith("[") and text.endswith("]"):
-        for read in (json.loads, ast.literal_eval):
-            try:
-                found = read(text)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-            if isinstance(found, list):
-                return found
+    found = listed_text(text)
+    if isinstance(found, list):
+        return found
     if not text.startswith("data:"):
         for separator in SEPARATORS:
             parts = [part.strip() for part in text.split(separator)]
@@ -109,17 +131,20 @@ def _listed(text: str) -> Sequence[Any]:
 
 
 def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
-    if isinstance(value, Mapping):
-        value = _stored(value)
-    if isinstance(value, (bytes, bytearray)):
-        return image_from_bytes(bytes(value), name)
-    if isinstance(value, int) and not isinstance(value, bool) and folders is not None and folders.numbers:
-        return _file(folders, value)
-    if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"Expected an image's path or bytes, got {type(value).__name__}; fill it in or drop the row")
+    stored = _stored(value) if isinstance(value, Mapping) else value
+    if isinstance(stored, (bytes, bytearray)):
+        return image_from_bytes(bytes(stored), name)
+    if isinstance(stored, int) and not isinstance(stored, bool) and folders is not None:
+        return _file(folders, stored)
+    if not isinstance(stored, str) or not stored.strip():
+        found = f"an object of {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
+        raise BadRowError(f"Expected an image's path or bytes, got {found}; fill it in or drop the row")
+    value = stored
     data = encoded_image(value)
     if data is not None:
         return image_from_bytes(data, name)
+    if value.startswith(("b'", "{'bytes'")) or _is_picture(value):
+        raise BadRowError(f"Expected an image's path or base64, got {value[:24]!r}…, which is neither; store it anew")
     if "://" in value and not value.lower().startswith("file:"):
         raise BadRowError(f"Expected an image file, got the address {value[:60]!r}; download it, rows ask no network")
     if folders is None:  # a path alone could name any file of this computer
@@ -131,9 +156,12 @@ def _file(folders: ImageFolders, value: str | int) -> Image:
     return Image(partial(open_image, folders.file(value)), str(value))
 
 
+STORED_KEYS = "bytes data base64 path file_name filename file image_path image url image_url uri src".split()
+
+
 def _stored(value: Mapping[Any, Any]) -> object:
     """Bytes before a path; an address under `url`, itself perhaps in an object."""
-    for key in ("bytes", "data", "base64", "path", "file_name", "image", "url", "image_url"):
+    for key in STORED_KEYS:
         inner = value.get(key)
         if inner:
             return _stored(inner) if isinstance(inner, Mapping) else inner
@@ -150,6 +178,7 @@ def encoded_image(text: str) -> bytes | None:
     inline = head[:5].lower() == "data:" and comma != ""
     if not inline and not BASE64.fullmatch(text[:4096]):
         return None
+    data = unquote(data) if "%" in data else data
     packed = "".join((data if inline else text).split()).translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
@@ -182,6 +211,7 @@ def placed(text: str, images: Sequence[Image]) -> tuple[str | Image, ...]:
     Raises:
         BadRowError: another number of marks than of images.
     """
+    require_own_marks(text)
     pieces = text.split(MARK)
     if len(pieces) == 1:
         return (*images, text)
@@ -191,6 +221,17 @@ def placed(text: str, images: Sequence[Image]) -> tuple[str | Image, ...]:
     for number, piece in enumerate(pieces):
         found += ([images[number - 1]] if number else []) + ([piece.strip()] if piece.strip() else [])
     return tuple(found)
+
+
+def require_own_marks(text: str) -> None:
+    """Raises BadRowError where a question marks a place as another format does: it would be learned as text."""
+    other = next((found[0] for found in MARK_LIKE.finditer(text) if found[0] != MARK), None) if "<" in text else None
+    if other is not None:
+        if other.strip("<>").lower() in ("video", "audio"):
+            raise BadRowError(f"Expected text and images, got {other!r} in a question; drop the row")
+        raise BadRowError(
+            f"Expected {MARK} as the mark of an image, got {other!r} in a question; write {MARK} where an image belongs"
+        )
 
 
 def mark_problem(n_images: int, n_marks: int) -> str:

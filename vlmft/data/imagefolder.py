@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import ClassVar
 
 from vlmft.config.check import ConfigError
 from vlmft.data.columns import Columns
 from vlmft.data.dataset import Record
-from vlmft.data.sources.image_folders import descended, folders_of, image_rows, listed
+from vlmft.data.sources.files import MENDS, SUFFIXES
+from vlmft.data.sources.image_folders import NO_CAPTION, descended, folders_of, image_rows, listed
 from vlmft.data.sources.locate import ImageFolders
 from vlmft.data.sources.split_names import known_names, splits_in
 from vlmft.data.sources.table import Table
-from vlmft.data.sources.tables import Loaded, webdataset_shards
-from vlmft.sample import SPLITS
+from vlmft.data.sources.tables import Loaded
+from vlmft.data.sources.webdataset import webdataset_shards
+from vlmft.sample import SPLITS, BadRowError
 
 QUESTION = "What is in this image?"
 MOST_LISTED = 20
@@ -63,16 +65,19 @@ class ImageFolder(Columns):
         root = Path(self.path).expanduser()
         tar = root.is_file() and webdataset_shards(root)
         if not root.is_dir() and not tar:
-            raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; name the folder itself")
+            mend = MENDS.get(root.suffix.lower(), "name the folder itself").partition(":")[0]
+            raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; {mend}")
         self.question_text = self.asked or QUESTION
         if tar or webdataset_shards(root) or _has_metadata(root, known_names(self.split_names)):
             return super()._load()
         found = image_rows(root, known_names(self.split_names))
         names = sorted({row["class"] for rows in found.rows.values() for row in rows if "class" in row})
         if not names and not found.captions:
+            there = next((f.name for f in sorted(root.iterdir()) if f.suffix.lower() in (*SUFFIXES, *MENDS)), "")
+            mend = MENDS.get(PurePath(there).suffix.lower(), "set data=columns for a table")
             raise ConfigError(
                 f"data.path: Expected images in class folders, with captions in .txt files or in a metadata.csv, got "
-                f"none below {str(root)!r}; a table of another name is data=columns"
+                f"none below {str(root)!r}; {f'there is {there}: ' if there else ''}{mend}"
             )
         if names:
             self._ask_for(root, names)
@@ -109,6 +114,8 @@ class ImageFolder(Columns):
         return self.asked or QUESTION
 
     def _answers(self, record: Record) -> tuple[str, ...]:
+        if NO_CAPTION in record:
+            raise BadRowError(f"Expected a caption, got {record[NO_CAPTION]}; write it, or take the image away")
         answer, *right = super()._answers(record)
         spellings = self._spellings.get(answer) if self._column["answer"] == "class" else None
         return (answer, *right) if spellings is None else (spellings[0], *spellings)
@@ -117,4 +124,4 @@ class ImageFolder(Columns):
 def _has_metadata(root: Path, names: Mapping[str, str]) -> bool:
     places = [root, descended(root)]
     places += [folder for folder in folders_of(root) if splits_in(folder.name, names)]
-    return any((folder / name).is_file() for folder in places for name in METADATA)
+    return any(file.name.lower() in METADATA for folder in places for file in folder.iterdir())

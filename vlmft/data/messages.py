@@ -16,6 +16,7 @@ from vlmft.data.progress import Progress
 from vlmft.data.roles import fold, image_columns, unread_of
 from vlmft.data.sources.conversations import (
     IMAGES,
+    MESSAGE_KEYS,
     PAIRS,
     SYSTEM,
     TURNS,
@@ -32,7 +33,8 @@ from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 BITS = 20
 """Of the number that stands for a row and one of its answers, so many tell the answer."""
-READ = {*TURNS, *IMAGES, *SYSTEM, "history", "id", *(name for pair in PAIRS for name in pair)}
+READ = {*TURNS, *SYSTEM, "id"}
+READ_OF_PAIRS = {"history", *(name for pair in PAIRS for name in pair)}
 
 
 class Messages(Columns):
@@ -92,8 +94,12 @@ class Messages(Columns):
         told = self._description
         told.roles = {"turns": repr(turns) if turns else "a question and an answer"}
         told.roles |= {role: repr(name) for role, name in self._column.items()}
-        read = {name for name in there if fold(name) in READ or (fold(name) == "input" and "instruction" in folded)}
+        pairs = any(not {*TURNS} & {fold(name) for name in row} for row in rows)
+        known = {*READ, *READ_OF_PAIRS} if pairs else READ
+        read = {name for name in there if fold(name) in known}
         told.unread = unread_of(there, rows, {*read, *self._column.values()})
+        if turns:
+            told.unread |= _unread_of_turns(folded[turns], rows)
         if others := image_columns(there, rows, {*read, *self._column.values()}):
             told.notes.append(f"fields look like images and are not read: {', '.join(others)}")
         return tables
@@ -172,13 +178,21 @@ def _spelled(table: str, number: int) -> str:
     return f"{table}/{number >> BITS:06d}/{number & (1 << BITS) - 1}"
 
 
+def _unread_of_turns(column: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Keys of messages that no one reads, each with the first value that is there."""
+    turns = [turn for row in rows if isinstance(row.get(column), list) for turn in row[column]]
+    messages = [turn for turn in turns if isinstance(turn, Mapping)]
+    there = list(dict.fromkeys(key for message in messages for key in message))
+    return {f"{column}: {key}": value for key, value in unread_of(there, messages, MESSAGE_KEYS).items()}
+
+
 def _image_names(row: Mapping[str, Any]) -> list[Any]:
     """Paths of images that a row names, in its list and in its turns."""
     try:
         inside = [piece.source for turn in turns_of(row) for piece in turn.pieces if isinstance(piece, Slot)]
+        named = [*images_in(row), *inside]
     except BadRowError:
-        inside = []
-    named = [*images_in(row), *inside]
+        return []
     return [
         v for v in named if isinstance(v, str) and len(v) < 1000 and "://" not in v[:12] and not v.startswith("data:")
     ]

@@ -5,23 +5,27 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.fields import looks_like_images
+from vlmft.data.fields import listed_text, looks_like_images
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "image": tuple(
         "image images file_name filename image_path image_file img img_path photo picture image_name image_filename "
-        "file_path filepath path file jpg jpeg png webp image_url image_id".split()
+        "file_path filepath path file jpg jpeg png webp image_url image_id imageid imagename imagepath "
+        "imagefile".split()
     ),
     "question": tuple("question query problem prompt instruction text_input prefix user".split()),
     "answer": tuple(
-        "answer answers label labels solution caption captions text response output completion suffix target "
-        "ground_truth multiple_choice_answer choice class category class_name label_name description txt cls".split()
+        "answer answers label_name class_name category_name label_text label labels solution caption captions text "
+        "response output completion suffix target ground_truth multiple_choice_answer choice class category "
+        "description txt cls direct_answers gold_answers all_answers valid_answers correct_answer references "
+        "correct_choice_idx answer_index answer_idx".split()
     ),
     "references": tuple("references answers direct_answers gold_answers all_answers valid_answers".split()),
-    "system": ("system", "system_prompt"),
+    "system": ("system", "system_prompt", "system_message", "system_instruction"),
     "history": ("history",),
     "input": ("input",),
     "choices": ("choices", "options"),
@@ -31,6 +35,7 @@ NONE = "none"
 """Said of a role: no column, though one has its usual name."""
 
 
+@lru_cache(maxsize=1 << 12)
 def fold(name: str) -> str:
     """Without case, blanks and punctuation: " Image-Path " is image_path."""
     return re.sub(r"\W+", "_", name.strip().casefold()).strip("_")
@@ -48,7 +53,11 @@ def column_named(key: str, name: str, there: Sequence[str]) -> str:
         return same[0]
     near = difflib.get_close_matches(name, there, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{key}: Expected a column of {', '.join(there)}, got {name!r}{hint}")
+    raise ConfigError(f"{key}: Expected a column of {some_of(there)}, got {name!r}{hint}")
+
+
+def some_of(names: Sequence[str], most: int = 30) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def usual(role: str, there: Sequence[str], taken: Iterable[str] = ()) -> str | None:
@@ -84,14 +93,17 @@ def roles_of(
 
 
 def _has_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(isinstance(row.get(column), (list, tuple)) for row in rows)
+    return any(isinstance(listed_text(row.get(column)), (list, tuple)) for row in rows)
 
 
 def _image_by_look(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> dict[str, str]:
     looks = image_columns(there, rows, taken)
     if len(looks) > 1:
         told = " and ".join(looks)
-        raise ConfigError(f"data.options.image: Expected one column of images, got {told}; say which is the image")
+        raise ConfigError(
+            f"data.options.image: Expected one column of images, got {told}; say which is the image, or write them "
+            "into one column as a list"
+        )
     return {"image": looks[0]} if looks else {}
 
 
@@ -100,13 +112,13 @@ def image_columns(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken
     found = []
     for column in there:
         cells = [row.get(column) for row in rows[:200] if row.get(column) not in (None, "")]
-        if column not in set(taken) and cells and sum(map(looks_like_images, cells)) * 2 >= len(cells):
+        if column and column not in set(taken) and cells and sum(map(looks_like_images, cells)) * 2 >= len(cells):
             found.append(column)
     return found
 
 
 def _require(found: Mapping[str, str], there: Sequence[str], rows: Sequence[Mapping[str, Any]], *, asks: bool) -> None:
-    listed = ", ".join(there)
+    listed = some_of(there)
     asked_and_answered = [found[role] for role in ("question", "answer") if role in found]
     turns = [column for column in asked_and_answered if any(_is_turns(row.get(column)) for row in rows)]
     if "answer" not in found:

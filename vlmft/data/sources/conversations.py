@@ -8,11 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmft.data.fields import MARK, mark_problem
+from vlmft.data.fields import (
+    MARK,
+    UNSOUND,
+    listed_images,
+    listed_text,
+    mark_problem,
+    require_own_marks,
+    text_of,
+)
 from vlmft.data.roles import USUAL_NAMES, fold
 from vlmft.sample import BadRowError, Role
 
-TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns")
+TURNS = tuple("messages conversations conversation dialog dialogue dialogs chat turns contents texts".split())
 """Fields that hold the list of turns."""
 PAIRS = (
     ("prompt", "completion"),
@@ -20,7 +28,12 @@ PAIRS = (
     ("instruction", "output"),
     ("instruction", "response"),
     ("question", "answer"),
+    ("question", "response"),
+    ("query", "answer"),
     ("prompt", "response"),
+    ("prompt", "answer"),
+    ("user", "assistant"),
+    ("input", "output"),
 )
 """Fields of a row that is one question and its answer: TRL's, ms-swift's, Alpaca's and others."""
 IMAGES = USUAL_NAMES["image"]
@@ -31,8 +44,17 @@ ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("user", "human", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot", "answer"), "assistant"),
 }
-IMAGE_KINDS = ("image", "image_url", "input_image")
+IMAGE_KINDS = ("image", "image_url", "input_image", "inline_data", "inlineData")
 TEXT_KINDS = ("text", "input_text", "output_text")
+LEARNED = ("weight", "loss", "train", "training", "train_on_turn", "trainable")
+"""Keys of a message by which a row keeps its answer from training."""
+MESSAGE_KEYS = {"role", "from", "speaker", "content", "value", "text", "parts", "image", "images", "tool_calls"} | {
+    *LEARNED,
+    "function_call",
+    "user",
+    "assistant",
+}
+"""What is read of a message."""
 QWEN_TAG = re.compile(r"<img>\s*(.*?)\s*</img>", re.DOTALL)
 """Qwen-VL's own form: the image's path in the text."""
 
@@ -74,12 +96,20 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
         BadRowError: no turns, an unknown role, no answer, two answers to one question, an answer with an image, other
             media, another number of marks than of images.
     """
+    row = _folded(row)
     for key in OTHER_MEDIA:
         if row.get(key):
             raise BadRowError(f"Expected text and images, got {key}; drop the row")
     turns, images = turns_of(row), images_in(row)
-    marks = sum(piece == Slot() for turn in turns for piece in turn.pieces)
-    if marks == 0 and images:  # images without a place stand before the first question
+    slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Slot)]
+    marks = sum(slot == Slot() for slot in slots)
+    if marks == 0 and slots and images:
+        if len(images) != len(slots) or any(slot.source != one for slot, one in zip(slots, images, strict=True)):
+            raise BadRowError(
+                f"Expected images in the turns or in a list, got {len(slots)} and {len(images)}; take one of them out"
+            )
+        images = ()
+    elif marks == 0 and images:  # images without a place stand before the first question
         first = next((i for i, turn in enumerate(turns) if turn.role == "user"), 0)
         turns[first] = Turn(turns[first].role, (Slot(),) * len(images) + turns[first].pieces)
     elif marks != len(images):
@@ -90,16 +120,27 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
         found = ", ".join(turn.role for turn in turns)
         raise BadRowError(f"Expected each answer after a question, got turns of {found or 'none'}; mend the row")
     learned = [i for i in ends if turns[i].learned]
+    if not learned:
+        raise BadRowError("Expected an answer to learn, got none but those with weight 0 or train false; drop the row")
     return [(Exchange(tuple(turns[:i]), images, len(ends) > 1), _answer(turns[i])) for i in learned]
 
 
-def images_in(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The row's own images, under the first of their usual names that holds some."""
-    from vlmft.data.fields import listed_images
+def _folded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """By names in lower case; of two that differ in case alone the first."""
+    return {fold(str(key)): value for key, value in reversed([*row.items()])}
 
-    keys = {fold(str(key)): key for key in reversed(list(row))}
-    found = (listed_images(row[keys[name]]) for name in IMAGES if name in keys)
-    return tuple(next((images for images in found if images), ()))
+
+def images_in(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The row's own images, under the first of their usual names that holds some.
+
+    Raises:
+        BadRowError: `image` and `images` hold different ones.
+    """
+    folded = _folded(row)
+    found = {name: tuple(images) for name in IMAGES if (images := listed_images(folded.get(name)))}
+    if {"image", "images"} <= found.keys() and found["image"] != found["images"]:
+        raise BadRowError("Expected images in one field, got others in image than in images; take one out")
+    return next(iter(found.values()), ())
 
 
 def turns_of(row: Mapping[str, Any]) -> list[Turn]:
@@ -108,7 +149,10 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
     Raises:
         BadRowError: as `exchanges_of`.
     """
+    row = _folded(row)
     stored = next((found for key in TURNS if (found := _listed(row.get(key))) is not None), None)
+    if stored is not None and row.get("history"):
+        raise BadRowError("Expected the earlier turns among the others, got a history beside them; put them first")
     if stored is None:
         stored = _pair(row)
     if stored is None:
@@ -117,10 +161,11 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
         raise BadRowError(
             f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; mend the row"
         )
-    turns = _merged([_turn(message) for message in stored])
-    system = next((row[key] for key in SYSTEM if isinstance(row.get(key), str) and row[key].strip()), None)
+    turns = _merged([_turn(message) for said in stored for message in _both(said)])
+    system = next((row[key] for key in SYSTEM if row.get(key) not in (None, "", [])), None)
     if system is None:
         return turns
+    system = text_of("system", system[0] if isinstance(system, list) and len(system) == 1 else system)
     if turns and turns[0].role == "system":
         if turns[0].pieces != (system,):
             raise BadRowError("Expected one system text, got one in a field and another in a turn; take one out")
@@ -130,12 +175,17 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
 
 def _listed(value: Any) -> list[Any] | None:
     """A list of turns, also one that a table holds as its text."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise BadRowError(f"Expected turns in JSON, got a text that is none ({error}); mend the row") from error
-    return list(value) if isinstance(value, (list, tuple)) else None
+    found = listed_text(value)
+    if isinstance(found, str) and found.startswith("["):
+        raise BadRowError(f"Expected turns in JSON, got a text that is none ({found[:60]!r}); mend the row")
+    return list(found) if isinstance(found, (list, tuple)) else None
+
+
+def _both(said: Any) -> list[Any]:
+    """A turn, or the two of {"user": ..., "assistant": ...}."""
+    if not isinstance(said, Mapping) or not {"user", "assistant"} <= said.keys():
+        return [said]
+    return [{"role": role, "content": said[role]} for role in ("user", "assistant")]
 
 
 def _pair(row: Mapping[str, Any]) -> list[Any] | None:
@@ -151,15 +201,21 @@ def _pair(row: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _turns_or_text(value: Any, role: str) -> list[Any]:
-    found = _listed(value) if isinstance(value, (list, tuple)) else None
-    return found if found is not None else [{"role": role, "content": value}]
+    turns = isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping) and ROLE_KEYS & value[0].keys()
+    return list(value) if turns else [{"role": role, "content": value}]
 
 
 def _history(pairs: Any) -> Iterator[dict[str, Any]]:
-    for pair in pairs or ():
+    for pair in listed_text(pairs) or ():  # type: ignore[attr-defined]
+        if isinstance(pair, Mapping) and ROLE_KEYS & pair.keys():
+            yield dict(pair)
+            continue
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; mend the row")
         yield from ({"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True))
+
+
+ROLE_KEYS = {"role", "from", "speaker"}
 
 
 def _merged(turns: Sequence[Turn]) -> list[Turn]:
@@ -181,17 +237,56 @@ def _turn(message: Any) -> Turn:
     role = ROLES.get(str(said).lower())
     if role is None:
         raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {said!r}; mend or drop the row")
-    if message.get("tool_calls"):
+    if message.get("tool_calls") or message.get("function_call"):
         raise BadRowError("Expected text and images, got calls of tools; drop the row")
     content = next(
         (message[key] for key in ("content", "value", "text", "parts") if message.get(key) is not None), None
     )
-    pieces = content if isinstance(content, (list, tuple)) else [{"type": "text", "text": content}]
-    found = tuple(made for piece in pieces for made in _pieces(piece, marked=role != "assistant"))
+    found = tuple(made for piece in _parts(content, role) for made in _pieces(piece, marked=role != "assistant"))
+    found = _own_images(message, found)
     if not found:
         raise BadRowError(f"Expected a text or an image as content, got {content!r}; mend the row")
-    learned = message.get("weight", 1) != 0 and message.get("loss", True) is not False
-    return Turn(role, found, learned and message.get("train", True) is not False)
+    said = {key: str(message[key]).lower() for key in LEARNED if message.get(key) is not None}
+    if odd := [key for key in said if said[key] not in ("0", "0.0", "1", "1.0", "true", "false")]:
+        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; mend the row")
+    return Turn(role, found, not {"0", "0.0", "false"} & {*said.values()})
+
+
+def _parts(content: Any, role: Role) -> Sequence[Any]:
+    """A message's content as a list of texts and objects; a list or object that is an answer itself as JSON."""
+    if isinstance(content, str) and content.lstrip().startswith('[{"type"'):
+        content = listed_text(content)
+    if role == "assistant" and _is_json_answer(content):
+        return [json.dumps(content, ensure_ascii=False)]
+    if isinstance(content, (list, tuple)):
+        return content
+    number = isinstance(content, (bool, int, float))
+    return [text_of("content", content) if number else content]
+
+
+def _is_json_answer(content: Any) -> bool:
+    if isinstance(content, Mapping):
+        return not PART_KEYS & content.keys()
+    listed = isinstance(content, (list, tuple)) and len(content) > 1
+    return listed and not any(isinstance(part, Mapping) and PART_KEYS & part.keys() for part in content)
+
+
+PART_KEYS = {"type", *TEXT_KINDS, *IMAGE_KINDS}
+"""Keys of one part of a message's content."""
+
+
+def _own_images(message: Mapping[str, Any], pieces: tuple[str | Slot, ...]) -> tuple[str | Slot, ...]:
+    """The pieces with the images that the message itself lists, at its marks or before its text."""
+    own = [*listed_images(message.get("images")), *listed_images(message.get("image"))]
+    marks = [place for place, piece in enumerate(pieces) if piece == Slot()]
+    if not own:
+        return pieces
+    if not marks:
+        return (*map(Slot, own), *pieces)
+    if len(marks) != len(own):
+        raise BadRowError(mark_problem(len(own), len(marks)))
+    found = dict(zip(marks, map(Slot, own), strict=True))
+    return tuple(found.get(place, piece) for place, piece in enumerate(pieces))
 
 
 def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
@@ -200,17 +295,18 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
         piece = {"type": "text", "text": piece}
     if not isinstance(piece, Mapping):
         raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; mend the row")
-    kind = piece.get("type") or next(
-        (key for key in ("text", "image", "image_url") if piece.get(key) is not None), None
-    )
+    kind = piece.get("type") or next((key for key in ("text", *IMAGE_KINDS) if piece.get(key) is not None), None)
     if kind in IMAGE_KINDS:
-        keys = ("image", "image_url", "path", "url", "source", "file_path")
+        keys = (*IMAGE_KINDS, "path", "url", "source", "file_path")
         return [Slot(next((piece[key] for key in keys if piece.get(key)), None))]
     text = piece.get("text")
     if kind not in TEXT_KINDS or not isinstance(text, str):
         raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; mend the row")
+    if UNSOUND.search(text):
+        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or half a letter; mend it")
     if not marked:
         return [text]
+    require_own_marks(QWEN_TAG.sub("", text))
     return [made for tagged, plain in _tagged(text) for made in ([Slot(plain)] if tagged else _marked(plain))]
 
 

@@ -6,10 +6,13 @@ The one reader for rows to train on and for predictions to score. Nothing here i
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import itertools
 import json
 import os
+import re
+import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.sources.json_forms import FormError, Parts, is_image_name, parts_of
+from vlmft.data.sources.json_forms import FormError, NoWordsError, Parts, is_image_name, parts_of
 from vlmft.data.sources.text import Text, read_text
 from vlmft.sample import BadRowError
 
+SAMPLED_ROWS = 50
+"""From which is told whether a header is one."""
 LONGEST_CELL = 1 << 28
 """In characters. The csv module stops at 131,072 by itself, which an image in base64 passes."""
 LINES, LISTS = (".jsonl", ".ndjson", ".jsonlines"), (".json",)
@@ -29,13 +34,36 @@ CELLS, BINARY, SHEETS = (".csv", ".tsv", ".tab"), (".parquet", ".arrow"), (".xls
 SUFFIXES = (*LINES, *LISTS, *CELLS, *BINARY, *SHEETS)
 MENDS: Mapping[str, str] = {
     **dict.fromkeys((".xls", ".ods", ".numbers"), "save it as .xlsx or as CSV in UTF-8"),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), "unpack it"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tgz"), "unpack it"),
+    ".tar": "unpack it: images with texts beside them are data=imagefolder",
     **dict.fromkeys(
         (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz"), "no pickle is read; write JSON Lines or parquet"
     ),
     **dict.fromkeys((".yaml", ".yml", ".xml", ".toml", ".h5", ".feather"), "write its rows as JSON Lines or parquet"),
 }
 """Files that often stand where a table should, and what to do about each."""
+HEADS: Mapping[bytes, str] = {
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+    b"PK\x03\x04": "an Excel workbook or a zip; give it the suffix .xlsx, or unpack it",
+    b"PAR1": "a parquet file; give it the suffix .parquet",
+    b"\x1f\x8b": "a gzip file; unpack it",
+    b"SQLite": "a database; export its rows as CSV",
+    b"<!doctype html": "an HTML page; download the file itself",
+    b"<html": "an HTML page; download the file itself",
+    b"<?xml": "XML; write its rows as JSON Lines or parquet",
+}
+"""How files begin, in lower case but for their binary marks, that are something else than their suffix says."""
+EXCEL_ERRORS = frozenset("#N/A #REF! #DIV/0! #NAME? #VALUE! #NUM! #NULL!".split())
+ESCAPED_QUOTE = re.compile(r'\\"[^",;\t\r\n]')
+"""A quote within a cell as C writes it; CSV doubles it, and reads this one as the cell's end."""
+
+
+class NoAnswersError(ConfigError):
+    """A file of annotations that are no words, as of boxes; `found` says of what."""
+
+    def __init__(self, file: Path, error: NoWordsError) -> None:
+        super().__init__(f"{file}: {error}")
+        self.found = error.found
 
 
 @dataclass(frozen=True)
@@ -81,7 +109,7 @@ class JsonLines(Sequence[Any]):
         line = os.pread(self.stream.fileno(), self.lengths[number], self.starts[number])
         try:
             return json.loads(line.decode("utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRowError(f"Expected JSON in line {number + 1} of {self.file.name}, got {error}") from error
 
 
@@ -92,19 +120,42 @@ def read_file(file: Path, encoding: str | None = None) -> File:
         ConfigError: no such file, another kind of file, or one that is damaged or holds no rows.
     """
     suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in (*SUFFIXES, ".txt"):
         mend = MENDS.get(suffix, "write a table as JSON Lines, CSV or parquet")
         raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {mend}")
     if not file.is_file():
         raise ConfigError(f"{file}: Expected a file, got none there; check the path")
     try:
+        with file.open("rb") as stream:
+            head = stream.read(64)
+        _require_form(suffix, head)
         if suffix in BINARY:
             return _arrow(file)
         if suffix in SHEETS:
             return _workbook(file)
+        if suffix == ".txt" and head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] not in (b"{", b"["):
+            suffix = ".tsv"
         return _cells(file, encoding) if suffix in CELLS else _json(file, encoding)
+    except NoWordsError as error:
+        raise NoAnswersError(file, error) from error
     except FormError as error:
         raise ConfigError(f"{file}: {error}") from error
+
+
+def _require_form(suffix: str, head: bytes) -> None:
+    """Raises FormError where a file's first bytes are those of another form than its suffix says."""
+    if not head.strip():
+        what = "a header line and rows" if suffix in CELLS else "rows"
+        raise FormError(f"Expected {what}, got an empty file")
+    own = {".parquet": b"PAR1", **dict.fromkeys(SHEETS, b"PK\x03\x04")}.get(suffix)
+    found = next((what for mark, what in HEADS.items() if head.startswith(mark) or head.lower().startswith(mark)), None)
+    if own is not None and head.startswith(own):
+        return
+    if found is None and (own is not None or (suffix in CELLS and head.lstrip(b"\xef\xbb\xbf").startswith(b'{"'))):
+        kind = "JSON; give it the suffix .jsonl" if own is None else f"a file that begins {head[:12]!r}; save it anew"
+        found = kind
+    if found is not None:
+        raise FormError(f"Expected what {suffix} says, got {found}")
 
 
 # --- JSON
@@ -116,6 +167,8 @@ def _json(file: Path, encoding: str | None) -> File:
     if encoding is None and (lines := _lines(file, named_lines)) is not None:
         return lines
     text = read_text(file, encoding)
+    if not text.text.strip():
+        raise FormError("Expected rows, got an empty file")
     try:
         value = json.loads(text.text)
     except ValueError as error:
@@ -123,7 +176,8 @@ def _json(file: Path, encoding: str | None) -> File:
         if rows is None and named_lines:
             return File({"": _parsed_lines(file, text)}, f"JSON Lines in {text.encoding}")
         if rows is None:
-            raise FormError(f"Expected JSON, got an error ({error}); mend the file") from error
+            zeros = "zero bytes in it" if "\0" in text.text else f"an error ({error})"
+            raise FormError(f"Expected JSON, got {zeros}; mend the file") from error
         return File({"": rows}, f"JSON objects one after another in {text.encoding}")
     except RecursionError as error:
         raise FormError("Expected rows with named columns, got lists in lists too deep to read") from error
@@ -214,7 +268,7 @@ def _cells(file: Path, encoding: str | None) -> File:
     text = read_text(file, encoding)
     csv.field_size_limit(LONGEST_CELL)
     lines, delimiter = text.text, None
-    if lines[:5].startswith("sep=") and lines[4:5]:  # Excel's own first line
+    if lines[:4].lower() == "sep=" and lines[4:5]:  # Excel's own first line
         delimiter, lines = lines[4], lines.partition("\n")[2]
     head = lines.lstrip("\r\n").partition("\n")[0]
     delimiter = delimiter or _delimiter(file, head)
@@ -225,12 +279,37 @@ def _cells(file: Path, encoding: str | None) -> File:
     filled = [row for row in found if any(cell.strip() for cell in row)]
     if not filled:
         raise FormError("Expected a header line and rows, got an empty file")
+    _require_closed(filled)
     names = _header(filled[0])
+    _require_below(names, [[cell.strip() for cell in row] for row in filled[1:SAMPLED_ROWS]])
     form = f"{'TSV' if delimiter == chr(9) else 'CSV'} in {text.encoding}"
     left_out = len([row for row in found if row]) - len(filled)
     notes = [f"{left_out} rows of empty cells are left out"] if left_out else []
     notes += ["a column without a name is not read"] if "" in names else []
+    if escaped := ESCAPED_QUOTE.search(lines):
+        line = lines.count("\n", 0, escaped.start()) + 1
+        notes.append(f'line {line} has \\" in it, which ends a quoted cell in CSV: double the quotes of texts')
     return File({"": [_row(names, row) for row in filled[1:]]}, form, tuple(notes))
+
+
+def _require_closed(rows: Sequence[Sequence[str]]) -> None:
+    """Raises FormError where a quote that is not closed has taken the rest of the file for one cell."""
+    for cell in rows[-1]:
+        if cell.count("\n") > 1 and len(rows[-1]) != len(rows[0]):
+            raise FormError(
+                f"Expected a quote to be closed, got one opened in row {len(rows) - 1} that takes "
+                f"{cell.count(chr(10))} lines; double the quotes of texts"
+            )
+
+
+def _require_below(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Raises FormError where a title stands above the header: one cell above rows of several."""
+    filled = [sum(cell not in (None, "") for cell in row) for row in rows]
+    if len([name for name in names if name]) == 1 and filled and min(filled) > 1:
+        title = next(name for name in names if name)
+        raise FormError(
+            f"Expected a header of {max(filled)} names, got {title[:60]!r} alone; delete the lines above it"
+        )
 
 
 def _delimiter(file: Path, head: str) -> str:
@@ -276,26 +355,40 @@ def _workbook(file: Path) -> File:
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
-    except (OSError, ValueError, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        openpyxl.utils.exceptions.InvalidFileException,
+    ) as error:
         raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it anew, or as CSV") from error
     parts = {name: list(_sheet_rows(rows)) for name, rows in sheets.items()}
     filled = {name: rows for name, rows in parts.items() if rows}
     if not filled:
         raise FormError("Expected a sheet with a header and rows, got none")
+    notes = (
+        ("a column without a name is not read",) if any("" in row for rows in filled.values() for row in rows) else ()
+    )
     if len(filled) == 1:
-        return File({"": next(iter(filled.values()))}, "an Excel workbook")
-    return File(filled, f"an Excel workbook with the sheets {', '.join(filled)}")
+        return File({"": next(iter(filled.values()))}, "an Excel workbook", notes)
+    return File(filled, f"an Excel workbook with the sheets {', '.join(filled)}", notes)
 
 
 def _sheet_rows(rows: Sequence[Sequence[Any]]) -> Iterator[dict[str, Any]]:
     filled = [row for row in rows if any(cell not in (None, "") for cell in row)]
     names = _header(["" if cell is None else str(cell) for cell in filled[0]]) if filled else []
+    _require_below(names, filled[1:SAMPLED_ROWS])
     for row in filled[1:]:
         yield {name: _plain(cell) for name, cell in zip(names, row, strict=False) if name or cell is not None}
 
 
 def _plain(cell: Any) -> Any:
-    """A whole number as such: Excel stores every number as a float; a date as its text."""
+    """A whole number as such: Excel stores every number as a float; a date as its text; an error as nothing."""
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
+    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
+        return str(cell.date())
+    if cell in EXCEL_ERRORS:
+        return None
     return cell if cell is None or isinstance(cell, (str, int, float, bool)) else str(cell)

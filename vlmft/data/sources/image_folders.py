@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES
 from vlmft.data.sources.locate import SKIPPED
-from vlmft.data.sources.split_names import LEFT_OUT, Names, splits_in
+from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, Names, splits_in
 from vlmft.data.sources.text import read_text
 
 NOT_IMAGES = frozenset(
@@ -20,6 +22,12 @@ NOT_IMAGES = frozenset(
 )
 """Suffixes of files that lie beside images; hidden files do so, too. Every other file is a row, or a bad one."""
 CAPTIONS = (".txt", ".caption", ".json")
+NO_CLASSES = frozenset(
+    "images image imgs img pictures photos jpegimages files masks mask labels annotations captions depth".split()
+)
+"""Names of folders that hold images or what belongs to them, and no class."""
+REPEATS = re.compile(r"\d+_.+")
+"""How kohya's scripts name a folder whose images come so often in an epoch."""
 
 Row = Mapping[str, Any]
 
@@ -55,6 +63,8 @@ def image_rows(root: Path, names: Names) -> Found:
                     f"data.path: Expected a folder for each class in {folder}, got images; sort them, write a "
                     f"metadata.csv, or leave them out (data.options.split_names={{{folder.name}: none}})"
                 )
+        else:
+            found.notes += _caption_notes(folder)
         found.rows.setdefault(split, []).extend(rows)
     if not splits and not found.captions:
         _by_inner_splits(found, names)
@@ -62,7 +72,60 @@ def image_rows(root: Path, names: Names) -> Found:
         found.notes.append(f"{len(left_out)} images are left out by split_names")
     if not found.captions and (loose := sum(_pictures(folder) for folder in {top, *(f for _, f in splits)})):
         found.notes.append(f"{loose} images lie in no class folder and are not read")
+    _require_classes(found, top)
     return found
+
+
+def _require_classes(found: Found, top: Path) -> None:
+    """Raises ConfigError where the folders hold no classes but images, or folders of the same names."""
+    by_split = {split: {row["class"] for row in rows if "class" in row} for split, rows in found.rows.items()}
+    for names in map(sorted, filter(None, by_split.values())):
+        if all(name.lower() in NO_CLASSES or name.lower() in SPLIT_NAMES for name in names):
+            raise ConfigError(
+                f"data.path: Expected a folder for each class in {top}, got {listed(names)}; sort the images into "
+                "classes, write their answers into a table (data=columns), put a .txt beside each, or take them away"
+            )
+    inner: dict[str, set[str]] = {}
+    for row in itertools.chain(*found.rows.values()):
+        within = row["image"].split("/")[-2:-1]
+        if "class" in row and within != [row["class"]] and within[0].lower() not in SPLIT_NAMES:
+            inner.setdefault(within[0], set()).add(row["class"])
+    shared = sorted(name for name, classes in inner.items() if len(classes) > 1)
+    if len(shared) > 1:
+        one, other = sorted(inner[shared[0]])[:2]
+        raise ConfigError(
+            f"data.path: Expected classes in one level of folders, got {listed(shared)} in {one} and in {other}; move "
+            f"the classes up, or set data.options.split_names={{{one}: train, {other}: val}} if those are splits"
+        )
+    found.notes += _class_notes(by_split, sorted(inner) if not shared else [])
+
+
+def _class_notes(by_split: Mapping[str, set[str]], inner: Sequence[str]) -> list[str]:
+    notes = [f"folders within class folders are not read as classes: {listed(inner)}"] if inner else []
+    known = by_split.get("train", set())
+    for split in ("val", "test"):
+        if known and (new := sorted(by_split.get(split, set()) - known)):
+            notes.append(f"classes of {split} that train has not: {listed(new)}")
+    if known and all(map(REPEATS.fullmatch, known)):
+        notes.append(f"the number in the name of a folder, as {min(known)!r}, is read as part of the class")
+    return notes
+
+
+def _caption_notes(folder: Path) -> list[str]:
+    texts = {file: found for file in _files(folder) if len(found := _beside(file)) > 1}
+    several = [file for file, found in texts.items() if len({text.read_bytes().strip() for text in found}) > 1]
+    repeats = [f.name for f in folders_of(folder) if REPEATS.fullmatch(f.name)]
+    told = (
+        f"{len(several)} images have several files of text, such as {several[0].name if several else ''}; .txt is read"
+    )
+    said = f"numbers in the names of folders, as {repeats[0] if repeats else ''}, repeat no image"
+    return [note for note, found in ((told, several), (said, repeats)) if found]
+
+
+def _beside(file: Path) -> list[Path]:
+    """The files of text that belong to an image: a.txt or a.png.txt of a.png."""
+    names = (place for end in CAPTIONS for place in (file.with_suffix(end), file.with_name(file.name + end)))
+    return [place for place in names if place.is_file()]
 
 
 def descended(root: Path) -> Path:
@@ -76,7 +139,10 @@ def _splits(top: Path, names: Names) -> list[tuple[str, Path]]:
     """The folders that are splits, in order; [] where folders are classes."""
     said = {folder: splits_in(folder.name, names) for folder in folders_of(top)}
     splits = {folder: next(iter(found)) for folder, found in said.items() if len(found) == 1}
-    if "train" not in splits.values() or (len(splits) == 1 and len(said) > 1 and not folders_of(next(iter(splits)))):
+    alone = len(set(splits.values())) > 1 and len(splits) == len(said) and all(map(folders_of, splits))
+    if ("train" not in splits.values() and not alone) or (
+        len(splits) == 1 and len(said) > 1 and not folders_of(next(iter(splits)))
+    ):
         return []  # a class may be called "train", as that of vehicles is
     others = [folder for folder in said if folder not in splits and (folders_of(folder) or _pictures(folder))]
     if others and not any(map(folders_of, splits)):
@@ -134,22 +200,26 @@ def class_images(root: Path, folder: Path) -> list[dict[str, Any]]:
 def caption_rows(root: Path, folder: Path) -> list[dict[str, Any]] | None:
     """Of each image below `folder` its caption from the file of its name beside it; None where no image has one."""
     files = list(_files(folder))
-    beside = {file: next((t for s in CAPTIONS if (t := file.with_suffix(s)).is_file()), None) for file in files}
+    beside = {file: next(iter(_beside(file)), None) for file in files}
     if not any(beside.values()):
         return None
-    return [{"image": file.relative_to(root).as_posix(), **_caption(text)} for file, text in beside.items()]
+    return [{"image": file.relative_to(root).as_posix(), **_caption(file, text)} for file, text in beside.items()]
 
 
-def _caption(file: Path | None) -> dict[str, Any]:
+NO_CAPTION = ""
+"""Key of a row without a caption, whose value says why; a column without a name is told to nobody."""
+
+
+def _caption(image: Path, file: Path | None) -> dict[str, Any]:
     if file is None:
-        return {"caption": None}
+        return {"caption": None, NO_CAPTION: f"no file such as {image.with_suffix('.txt').name} beside {image.name}"}
     text = read_text(file).text.strip()
     if file.suffix != ".json":
-        return {"caption": text}
+        return {"caption": text} if text else {"caption": None, NO_CAPTION: f"an empty file {file.name}"}
     try:
         found = json.loads(text)
-    except ValueError:
-        return {"caption": None}
+    except (ValueError, RecursionError) as error:
+        return {"caption": None, NO_CAPTION: f"a file {file.name} that is no JSON ({error})"}
     return found if isinstance(found, dict) else {"caption": found}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -14,6 +15,10 @@ LABEL_STUDIO_VALUES = ("choices", "text", "taxonomy", "rating", "number")
 
 ASKED = ("question", "query", "prompt", "caption", "text", "instruction")
 """Texts of a row: an object that has one is a row, whatever lists it holds."""
+TEXT_FIELDS = frozenset((*ASKED, "image", "image_path", "img", "file_name", "answer"))
+"""The same, and texts that name an image or answer."""
+TURN_FIELDS = frozenset("messages conversations conversation dialog dialogue chat turns contents texts".split())
+"""Fields of a row that hold its turns."""
 
 Parts = Mapping[str, Sequence[Any]]
 """Name of a list of rows, "" for the only one -> the rows."""
@@ -21,6 +26,14 @@ Parts = Mapping[str, Sequence[Any]]
 
 class FormError(ValueError):
     """A JSON value that holds no rows, or rows that are no questions; the message says what was found instead."""
+
+
+class NoWordsError(FormError):
+    """Annotations that are no words; `found` says what they are."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"Expected annotations in words, got {found}; write questions and answers as JSON Lines")
+        self.found = found
 
 
 def parts_of(value: Any) -> tuple[Parts, str]:
@@ -33,6 +46,8 @@ def parts_of(value: Any) -> tuple[Parts, str]:
         return _of_list(value)
     if not isinstance(value, dict) or not value:
         raise FormError(f"Expected rows with named fields, got {str(value)[:60]}")
+    if is_row(value):
+        return {"": [value]}, "one JSON object"
     for form in FORMS:
         found = form(value)
         if found is not None:
@@ -40,11 +55,34 @@ def parts_of(value: Any) -> tuple[Parts, str]:
     raise FormError(f"Expected a list of rows, got an object with {_told(value)}")
 
 
+def is_row(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a row itself, by a question or an image in a text, or by its turns."""
+    folded = {str(key).lower(): inner for key, inner in value.items()}
+    if any(isinstance(folded.get(name), str) for name in TEXT_FIELDS):
+        return True
+    turns = [row for name in TURN_FIELDS for row in folded.get(name) or () if isinstance(folded[name], list)]
+    return bool(turns) and all(isinstance(turn, dict) and TURN_KEYS & turn.keys() for turn in turns)
+
+
 def _of_list(value: list[Any]) -> tuple[Parts, str]:
-    tasks = [row for row in value[:5] if isinstance(row, dict)]
-    if tasks and all(isinstance(row.get("data"), dict) and "annotations" in row for row in tasks):
-        return {"": [_label_studio(row) for row in value]}, "Label Studio's JSON"
+    rows = [row for row in value if isinstance(row, dict)]
+    if not rows:  # predictions may be texts alone
+        return {"": value}, "a JSON list"
+    tasks = rows[:5]
+    if all(isinstance(row.get("data"), dict) and "annotations" in row for row in tasks):
+        read = [_label_studio(row) for row in value]
+        if not any(row.keys() - task["data"].keys() - {"id"} for row, task in zip(read, rows, strict=False)):
+            kinds = {result.get("type") for task in rows for note in task["annotations"] for result in note["result"]}
+            raise NoWordsError(f"Label Studio's {', '.join(sorted(map(str, kinds))) or 'tasks without annotations'}")
+        return {"": read}, "Label Studio's JSON"
+    if all("annotator" in row and {"annotation_id", "lead_time"} & row.keys() for row in tasks):
+        return {"": [{k: _chosen(v) for k, v in row.items()} for row in rows]}, "Label Studio's short JSON"
     return {"": value}, "a JSON list"
+
+
+def _chosen(value: Any) -> Any:
+    """The list of several choices, which Label Studio's short form writes as {"choices": [...]}."""
+    return value["choices"] if isinstance(value, dict) and value.keys() == {"choices"} else value
 
 
 def _coco(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
@@ -53,8 +91,8 @@ def _coco(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
     if not images or not notes:
         return None
     if not any("caption" in note for note in notes):
-        what = "boxes" if any("bbox" in note for note in notes) else _told(notes[0])
-        raise FormError(f"Expected COCO annotations with a caption, got {what}; write answers in words")
+        what = "segments" if any("segments_info" in note for note in notes) else _told(notes[0])
+        raise NoWordsError(f"COCO's {'boxes' if any('bbox' in note for note in notes) else what}")
     captions: dict[Any, list[Any]] = {}
     for note in notes:
         captions.setdefault(note.get("image_id"), []).append(note.get("caption"))
@@ -68,9 +106,9 @@ def _coco(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 def _vqa(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
     """One half of VQAv2: its questions or its annotations, which `joined_vqa` brings together."""
-    for half in ("questions", "annotations"):
+    for half, others in (("questions", {"answers", "answer", "multiple_choice_answer"}), ("annotations", {"question"})):
         rows = _rows(value.get(half))
-        if rows and "question_id" in rows[0]:
+        if rows and "question_id" in rows[0] and not others & rows[0].keys():
             return {half: rows}, f"VQA's {half}"
     return None
 
@@ -85,7 +123,10 @@ def joined_vqa(questions: Sequence[Mapping[str, Any]], notes: Sequence[Mapping[s
     asked = {question.get("question_id") for question in questions}
     if by_id.keys() != asked:
         lost = sorted(map(str, by_id.keys() ^ asked))
-        raise FormError(f"Expected an annotation for each question, got {len(lost)} ids in one file alone ({lost[0]})")
+        raise FormError(
+            f"Expected an annotation for each question, got {len(lost)} ids in one file alone, such as {lost[0]}; "
+            "take files of one release"
+        )
     return [{**by_id[question["question_id"]], **question} for question in questions]
 
 
@@ -109,14 +150,20 @@ def _viewer(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 def _by_column(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
     """Columns of one length: lists of plain values, or pandas' {"0": ..., "1": ...}."""
+    if all(map(is_image_name, value)):
+        return None
     cells = list(value.values())
-    if all(isinstance(cell, list) for cell in cells) and len({len(cell) for cell in cells}) == 1 and len(cells) > 1:
-        if any(isinstance(one, (dict, list)) for cell in cells[:1] for one in cell[:5]):
+    if all(isinstance(cell, list) for cell in cells) and len(cells) > 1:
+        if any(isinstance(one, dict) for cell in cells for one in cell[:5]):
             return None
+        if len({len(cell) for cell in cells}) > 1:
+            told = ", ".join(f"{len(cell)} of {name}" for name, cell in [*value.items()][:6])
+            raise FormError(f"Expected columns of one length, got {told}; mend the file")
         return {"": [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]}, "columns in JSON"
     if all(isinstance(cell, dict) and cell for cell in cells) and len(cells) > 1:
         keys = list(cells[0])
-        if all(key.isdigit() for key in keys) and all(list(cell) == keys for cell in cells):
+        named = any(str(name).lower() in TEXT_FIELDS for name in value)
+        if (named or all(key.isdigit() for key in keys)) and all(list(cell) == keys for cell in cells):
             return {"": [{name: value[name][key] for name in value} for key in keys]}, "pandas' columns in JSON"
     return None
 
@@ -126,10 +173,11 @@ def _by_key(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
     if rows := _keyed(value):
         kind = "image" if all(map(is_image_name, rows)) else "id"
         return {"": [{kind: key, **row} for key, row in rows.items()]}, f"a JSON object by {kind}"
-    plain = all(isinstance(row, (str, list)) and row for row in value.values())
-    if plain and all(map(is_image_name, value)):
-        return {"": [{"image": key, "caption": row} for key, row in value.items()]}, "a JSON object by image"
-    return None
+    if not all(map(is_image_name, value)):
+        return None
+    if all(_rows(rows) for rows in value.values()):
+        return {"": [{"image": key, **row} for key, rows in value.items() for row in rows]}, "a JSON object by image"
+    return {"": [{"image": key, "caption": row} for key, row in value.items()]}, "a JSON object by image"
 
 
 def _keyed(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -199,6 +247,10 @@ def _rows(value: Any) -> list[dict[str, Any]]:
     return [] if all({"role", "from"} & row.keys() and {"content", "value"} & row.keys() for row in value) else value
 
 
+TURN_KEYS = frozenset(("role", "from", "speaker", "content", "value", "user", "assistant"))
+"""Keys of a turn."""
+
+
 def _told(value: Mapping[str, Any]) -> str:
     return ", ".join(list(map(str, value))[:8])
 
@@ -210,20 +262,28 @@ def is_image_name(text: object) -> bool:
 def _label_studio(task: Any) -> Any:
     """One task of Label Studio's full export: its data, and each control's answers under the control's name.
 
-    A control that several people filled in has a list of their answers; one that is alone is called `answer`.
+    What several people said is a list of {"answer": ...}, as of VQA's annotators; a control that is alone is called
+    `answer`.
     """
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
         return task
     answers: dict[str, list[Any]] = {}
     for annotation in task.get("annotations") or ():
+        own: dict[str, list[Any]] = {}
         for result in () if annotation.get("was_cancelled") else annotation.get("result") or ():
             value = result.get("value") or {}
             kind = next((kind for kind in LABEL_STUDIO_VALUES if kind in value), None)
             if kind is not None:
-                answers.setdefault(str(result.get("from_name")), []).append(_only(value[kind]))
+                own.setdefault(str(result.get("from_name")), []).append(_only(value[kind]))
+        for name, texts in own.items():
+            answers.setdefault(name, []).append(_only(texts))
     names = {next(iter(answers)): "answer"} if len(answers) == 1 else {}
-    said = {names.get(name, name): _only(list(texts)) for name, texts in answers.items()}
+    said = {names.get(name, name): texts[0] if len(texts) == 1 else _people(texts) for name, texts in answers.items()}
     return {"id": task.get("id"), **task["data"], **said}
+
+
+def _people(answers: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"answer": json.dumps(a, ensure_ascii=False) if isinstance(a, list) else a} for a in answers]
 
 
 def _only(value: Any) -> Any:

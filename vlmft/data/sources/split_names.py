@@ -25,7 +25,7 @@ Names = Mapping[str, str]
 
 def known_names(said: Mapping[str, str]) -> Names:
     """`SPLIT_NAMES`, and what the settings say beside or against them."""
-    return {**SPLIT_NAMES, **{name.lower(): split for name, split in said.items()}}
+    return {**SPLIT_NAMES, **{str(name).lower(): split for name, split in said.items()}}
 
 
 def splits_in(name: str, names: Names) -> set[str]:

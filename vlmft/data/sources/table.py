@@ -91,6 +91,9 @@ class Table:
             return (values[number] for number in self.numbers)
         return ((row or {}).get(column) for row in map(self._row_or_none, self.numbers))
 
+    def can_read(self, number: int) -> bool:
+        return self._row_or_none(number) is not None
+
     def _row_or_none(self, number: int) -> dict[str, Any] | None:
         try:
             return self.row(number)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from vlmft.config.check import ConfigError
 from vlmft.data.cache import stamps
-from vlmft.data.sources.files import SUFFIXES, File, read_file
-from vlmft.data.sources.hub import load_saved, load_undecoded, undecoded
+from vlmft.data.sources.files import MENDS, SUFFIXES, File, NoAnswersError, read_file
+from vlmft.data.sources.hub import load_saved, load_undecoded
+from vlmft.data.sources.hub_card import declared_files
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, FormError, joined_vqa
 from vlmft.data.sources.locate import ImageFolders, settled
 from vlmft.data.sources.split_names import LEFT_OUT, Names, known_names, split_of, splits_in
 from vlmft.data.sources.table import Chained, Table
+from vlmft.data.sources.webdataset import fields, require_plain_names, webdataset_shards
 from vlmft.sample import SPLITS, Split
 
 NO_TABLES = frozenset(
@@ -27,9 +26,6 @@ NO_TABLES = frozenset(
     "class_names.json croissant.json bad_rows.jsonl".split()
 )
 """Files that lie beside rows and hold none."""
-OTHER_TABLES = (".xls", ".ods", ".numbers", ".yaml", ".yml", ".xml", ".txt", ".pkl", ".pickle", ".gz")
-TEXT_MEMBERS = frozenset(".txt .json .cls .caption .text".split())
-PEEKED_MEMBERS = 50
 
 
 @dataclass
@@ -86,10 +82,18 @@ def load_tables(
     if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
         return _library_tables(load_saved(place), names, "save_to_disk", ImageFolders(place, place, named))
     if shards := webdataset_shards(place):
+        if place.is_dir() and (beside := [file for file in sorted(place.glob("*")) if _is_table(file)]):
+            raise ConfigError(
+                f"data.path: Expected tables or tar files, got {beside[0].name} and {shards[0].name} in {place}; name "
+                "one of them, and unpack a tar that holds the images of a table"
+            )
         return _web_tables(shards, names, top)
-    files = declared_files(place, subset) or table_files(place)
-    parts = [part for file in files for part in _parts(file, top, names, encoding, several=len(files) > 1)]
+    declared = declared_files(place, subset, _is_table)
+    files = declared or dict.fromkeys(table_files(place))
+    _require_other_names(files)
+    parts, notes = _read(files, top, names, encoding)
     found = _by_split(_joined(parts), names)
+    found.notes += notes
     found.tables = {
         split: replace(table, folders=tuple(replace(f, top=top, named=named) for f in table.folders if f is not None))
         for split, table in found.tables.items()
@@ -141,68 +145,71 @@ def _no_tables(place: Path) -> str:
     there = f"got {str(place)!r}"
     if not place.exists():
         return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}, which is not there"
-    near = [f.name for f in itertools.islice(place.rglob("*"), 5_000) if f.suffix.lower() in OTHER_TABLES]
-    hint = f"; {near[0]} is none" if near else ""
+    near = [f for f in itertools.islice(place.rglob("*"), 5_000) if f.suffix.lower() in {*MENDS, ".txt"}]
+    mend = "name the file itself if it is a table"
+    hint = f"; there is {near[0].name}: {MENDS.get(near[0].suffix.lower(), mend)}" if near else ""
     pictures = any(f.suffix.lower() in IMAGE_SUFFIXES for f in itertools.islice(place.rglob("*"), 5_000))
     if pictures:
         hint += "; images in class folders, or with .txt captions beside them, are data=imagefolder"
     return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}{hint}"
 
 
-def declared_files(place: Path, subset: str | None) -> list[Path]:
-    """The data files that the card of a cloned Hub repository declares (`configs` in README.md); [] where it has none.
-
-    Raises:
-        ConfigError: several subsets, and none of them is named.
-    """
-    card = place / "README.md"
-    if not card.is_file():
-        return []
-    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
-    try:
-        said = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:
-        return []
-    configs = said.get("configs") if isinstance(said, dict) else None
-    named = {str(c.get("config_name", "default")): c.get("data_files") for c in configs or () if isinstance(c, dict)}
-    named = {name: files for name, files in named.items() if files}
-    if not named:
-        return []
-    if (subset is None and len(named) > 1) or (subset is not None and subset not in named):
-        raise ConfigError(
-            f"data.options.subset: Expected one of {', '.join(named)}, which {card} declares, got {subset!r}"
-        )
-    patterns = [*_patterns(named[subset or next(iter(named))])]
-    found = [file for pattern in patterns for file in sorted(place.glob(pattern)) if _is_table(file)]
-    return list(dict.fromkeys(found))
+def _require_other_names(files: Iterable[Path]) -> None:
+    """Raises ConfigError for two files whose names differ in their suffix alone, as those of rows in two forms do."""
+    first: dict[Path, Path] = {}
+    for file in files:
+        other = first.setdefault(file.with_suffix(""), file)
+        if other != file:
+            raise ConfigError(
+                f"data.path: Expected the rows once, got {other.name} and {file.name} in {file.parent}; name one of "
+                "them, or move the other away"
+            )
 
 
-def _patterns(files: Any) -> Iterator[str]:
-    """Of `data_files`: a pattern, a list of them, or of {split, path}."""
-    for one in files if isinstance(files, list) else [files]:
-        inner = one.get("path") if isinstance(one, dict) else one
-        yield from (str(pattern) for pattern in (inner if isinstance(inner, list) else [inner]))
+def _read(
+    files: Mapping[Path, str | None], top: Path, names: Names, encoding: str | None
+) -> tuple[list[Part], list[str]]:
+    """The parts of the files, and which files are left out because they hold no answers in words."""
+    parts: list[Part] = []
+    refused: dict[Path, NoAnswersError] = {}
+    for file, split in files.items():
+        try:
+            parts += _parts(file, split, top, names, encoding, several=len(files) > 1)
+        except NoAnswersError as error:
+            refused[file] = error
+    if not parts:
+        raise next(iter(refused.values()))
+    return parts, [f"not read: {file.relative_to(top)} ({error.found})" for file, error in refused.items()]
 
 
-def _parts(file: Path, top: Path, names: Names, encoding: str | None, several: bool) -> Iterator[Part]:
+def _parts(
+    file: Path, said: str | None, top: Path, names: Names, encoding: str | None, several: bool
+) -> Iterator[Part]:
+    """`said`: the split that the card of a repository gives the file; `several`: whether there are other files."""
     found: File = read_file(file, encoding)
     below = file.relative_to(top)
     lists = {name: splits_in(name, names) for name in found.parts if name}
     declared = {name: next(iter(splits)) for name, splits in lists.items() if len(splits) == 1}
-    halves = lists.keys() <= {"questions", "annotations"}
+    halves = found.form.startswith("VQA's")
     if len(found.parts) > 1 and declared.keys() != lists.keys():
-        told = ", ".join(name for name in lists if name not in declared)
+        told = next(name for name in lists if name not in declared)
+        as_what = "none" if "train" in declared.values() else "train"
         raise ConfigError(
             f"{file}: Expected one list of rows, or lists named train, val and test, got {', '.join(lists)}; save one "
-            f"alone, or set data.options.split_names={{{told.split(', ')[0]}: train}}, with none for what is left out"
+            f"alone, or set data.options.split_names={{{told}: {as_what}}}, with none for what is left out"
         )
-    by_name = split_of(below, names)
-    if not several and by_name != "train":
-        by_name = None  # one file has no split: it may be all that there is
+    by_name, notes = split_of(below, names), list(found.notes)
+    if said is not None:
+        by_name = next(iter(splits_in(str(said), names)), None)
+        if by_name is None:
+            raise ConfigError(f"README.md: Expected train, val or test for {below}, got {said!r}; set split_names")
+    elif not several and by_name not in ("train", None):
+        notes.append(f"its name says {by_name}, but it is the only file and is taken for all that there is")
+        by_name = None
     for name, rows in found.parts.items():
         split = declared.get(name) or by_name
         label = f"{below.as_posix()} ({name})" if name and not halves else below.as_posix()
-        form = "; ".join((name if halves and name else found.form, *found.notes))
+        form = "; ".join((name if halves and name else found.form, *notes))
         yield Part(split, rows, file, label, form)
 
 
@@ -211,22 +218,24 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     halves: dict[str, list[Part]] = {"questions": [], "annotations": []}
     found: list[Part] = []
     for part in parts:
-        halves.get(part.form, found).append(part)
+        (found if part.split == LEFT_OUT else halves.get(part.form, found)).append(part)
     for asked in halves["questions"]:
-        reasons = []
-        for told in halves["annotations"]:
-            try:
-                rows = joined_vqa(asked.rows, told.rows)
-            except FormError as error:
-                reasons.append(str(error))
-                continue
-            found.append(replace(asked, rows=rows, form=f"VQA's questions, answers in {told.name}", split=asked.split))
-            break
-        else:
-            reason = reasons[0] if reasons else "there is no file of annotations"
+        ids = {question.get("question_id") for question in asked.rows}
+        shared = {
+            part.name: len(ids & {note.get("question_id") for note in part.rows}) for part in halves["annotations"]
+        }
+        told = max(halves["annotations"], key=lambda part: shared[part.name], default=None)
+        if told is None or not shared[told.name]:
+            stem = asked.split or "test"
             raise ConfigError(
-                f"{asked.file}: Expected questions and annotations in one folder, got {reason}; put both there"
+                f"{asked.file}: Expected a file of annotations for its questions in the same folder, got none; put it "
+                f"there, or leave the questions out (data.options.split_names={{{stem}: none}})"
             )
+        try:
+            rows = joined_vqa(asked.rows, told.rows)
+        except FormError as error:
+            raise ConfigError(f"{asked.file}: {error} (annotations: {told.name})") from error
+        found.append(replace(asked, rows=rows, form=f"VQA's questions, answers in {told.name}"))
     if halves["annotations"] and not halves["questions"]:
         raise ConfigError(
             f"{halves['annotations'][0].file}: Expected VQA's questions beside it, got none; put both there"
@@ -300,53 +309,16 @@ def _library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folder
     return found
 
 
-# --- WebDataset
-
-
-def webdataset_shards(place: Path) -> list[Path]:
-    """The tar files at `place` whose members come in groups of one name, an image and its text; [] for other tars."""
-    tars = (
-        [place]
-        if place.suffix == ".tar" and place.is_file()
-        else sorted(place.glob("*.tar")) or sorted(place.glob("*/*.tar"))
-    )
-    return tars if tars and _is_webdataset(tars[0]) else []
-
-
-def _is_webdataset(file: Path) -> bool:
-    try:
-        with tarfile.open(file) as tar:
-            names = [PurePosixPath(m.name) for m in itertools.islice(tar, PEEKED_MEMBERS) if m.isfile()]
-    except (tarfile.TarError, OSError):
-        return False
-    pictures = {name.with_suffix("") for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
-    texts = {name.with_suffix("") for name in names if name.suffix.lower() in TEXT_MEMBERS}
-    return len(pictures & texts) > 0 and len(pictures & texts) >= len(texts) - 1
-
-
 def _web_tables(shards: Sequence[Path], names: Names, top: Path) -> Loaded:
+    require_plain_names(shards[0])
     by_split: dict[str, list[str]] = {}
     for shard in shards:
         by_split.setdefault(split_of(shard.relative_to(top), names) or "train", []).append(str(shard))
-    loaded = {split: _fields(rows) for split, rows in load_undecoded("webdataset", by_split, None).items()}
+    loaded = {split: fields(rows) for split, rows in load_undecoded("webdataset", by_split, None).items()}
     found = _library_tables(loaded, names, "WebDataset tar files", None)
     marks = stamps(shards)
     found.tables = {split: replace(table, sources=marks) for split, table in found.tables.items()}
     return found
-
-
-def _fields(rows: Any) -> Any:
-    """The fields of a member .json as columns of their own, where no other member has that name."""
-    import datasets
-
-    if "json" not in rows.column_names:
-        return rows
-    for name, feature in rows.features.items():
-        if isinstance(feature, datasets.Image):  # trap: an undecoded one would be flattened, too
-            rows = rows.cast_column(name, datasets.Image(decode=True))
-    rows = undecoded(rows.flatten())
-    inner = {name: name.removeprefix("json.") for name in rows.column_names if name.startswith("json.")}
-    return rows.rename_columns({old: new for old, new in inner.items() if new not in rows.column_names})
 
 
 # --- images
@@ -364,7 +336,7 @@ def with_images(loaded: Loaded, values_of: Callable[[Mapping[str, Any]], Sequenc
         for number, place in enumerate(table.folders):
             if place is not None:
                 values = [value for row in table.sample_of(number) for value in values_of(row)]
-                place, sentence = settled(place, values, beside)
+                place, sentence = settled(place, values, split if loaded.declared else "", beside)
                 notes += [sentence] if sentence else []
             folders.append(place)
         tables[split] = replace(table, folders=tuple(folders))

@@ -40,7 +40,8 @@ def read_text(file: Path, encoding: str | None = None) -> Text:
         raise ConfigError(f"{file}: Expected a file that can be read, got {error.strerror}; check the path") from error
     except (UnicodeDecodeError, LookupError) as error:
         how = f"text in {encoding}" if encoding else "text in UTF-8, UTF-16 or a known code page"
-        raise ConfigError(f"{file}: Expected {how}, got {error}; save it as UTF-8, or name its encoding") from error
+        mend = "save it as UTF-8, or name its encoding (data.options.encoding=cp1250)"
+        raise ConfigError(f"{file}: Expected {how}, got {error}; {mend}") from error
 
 
 def decoded(data: bytes, encoding: str | None = None) -> Text:
@@ -51,12 +52,12 @@ def decoded(data: bytes, encoding: str | None = None) -> Text:
         LookupError: no such encoding.
     """
     if encoding is not None:
-        return Text(data.decode(encoding), encoding)
+        return Text(data.decode(encoding).removeprefix("\ufeff"), encoding)
     for mark, name in MARKS.items():
         if data.startswith(mark):
             return Text(data.decode(name), name.removesuffix("-sig").upper())
-    if bare := _utf16_without_a_mark(data):
-        return Text(data.decode(bare), "UTF-16 without a mark")
+    if bare := _wide_without_a_mark(data):
+        return Text(data.decode(bare), f"{bare[:6].upper()} without a mark")
     try:
         return Text(data.decode("utf-8"), "UTF-8")
     except UnicodeDecodeError:
@@ -66,9 +67,12 @@ def decoded(data: bytes, encoding: str | None = None) -> Text:
         return found
 
 
-def _utf16_without_a_mark(data: bytes) -> str | None:
-    """Its plain letters have a zero for every second byte, which UTF-8 never has."""
+def _wide_without_a_mark(data: bytes) -> str | None:
+    """UTF-16's plain letters have a zero for every second byte, UTF-32's all letters two of four; UTF-8 has none."""
     head = data[:LOOKED_AT_BYTES]
+    for name, first in (("utf-32-le", 2), ("utf-32-be", 0)):
+        if len(head) >= 8 and not any(head[first::4]) and not any(head[first + 1 :: 4][:-1]):
+            return name
     odd, even = head[1::2].count(0), head[::2].count(0)
     if max(odd, even) < len(head) / 8:
         return None
