@@ -125,6 +125,10 @@ def suspicions(cards: Mapping[Split, SplitCard]) -> list[str]:
         named = [answer for answer in answers if answer.strip().lower() in SPLIT_NAMES]
         if named and told.answers <= FEW_ANSWERS:
             found.append(f"answers of {split} are names of splits ({', '.join(named)}): were folders of splits meant?")
+        if told.repeated * 2 >= told.looked_at >= FEW_ROWS:
+            found.append(
+                f"{told.repeated:,} of {told.looked_at:,} rows of {split} repeat others: is a file read twice?"
+            )
         for gap in [answer for answer in answers if answer in GAPS]:
             share = told.top_answers[gap]
             found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a gap")
