@@ -110,13 +110,15 @@ def _read_otherwise(
     tried: dict[str, list[Scored]] = {}
     if each[0].extracted is not None:
         whole = [one.extracted.whole for one in each if one.extracted is not None]
-        tried["--extract none"] = [scored(rows, metric, labels) for rows in whole]
+        tried["--extract none"] = [scored(rows, metric, labels, alone=True) for rows in whole]
     hows = dict.fromkeys(one.how for file in each for one in readings(file.rows, metric)) if offers else {}
     for how in hows:
-        tried[f"--extract {how}"] = [scored(one.rows, metric_under(how, metric), labels, how) for one in each]
+        tried[f"--extract {how}"] = [
+            scored(one.rows, metric_under(how, metric), labels, how, alone=True) for one in each
+        ]
     for name in other_metrics(each[0].rows, metric):
         with contextlib.suppress(ConfigError):  # not all references are JSON
-            tried[f"--metric {name}"] = [scored(one.rows, name, labels) for one in each]
+            tried[f"--metric {name}"] = [scored(one.rows, name, labels, alone=True) for one in each]
     values = [one.value for one in each]
     return [(option, _results(found)) for option, found in tried.items() if [one.value for one in found] != values]
 

@@ -42,7 +42,7 @@ def beside_it(one: Scored, metric: str | None, labels: Labels | None, *, offers:
 
 def _as_they_are(one: Scored, metric: str, labels: Labels | None) -> Beside:
     assert one.extracted is not None
-    whole = scored(one.extracted.whole, metric, labels)
+    whole = scored(one.extracted.whole, metric, labels, alone=True)
     sentence = (
         f"with --extract {one.extracted.how}: {one.extracted.sentence}; as they are (--extract none): {_figure(whole)}"
     )
@@ -50,7 +50,7 @@ def _as_they_are(one: Scored, metric: str, labels: Labels | None) -> Beside:
 
 
 def _under(one: Scored, metric: str, labels: Labels | None, how: str) -> list[Beside]:
-    other = scored(one.rows, metric_under(how, metric), labels, how)
+    other = scored(one.rows, metric_under(how, metric), labels, how, alone=True)
     assert other.extracted is not None
     if other.value == one.value:
         return []
@@ -77,7 +77,7 @@ _WHAT = {
 
 def _by_another(one: Scored, labels: Labels | None, name: str) -> list[Beside]:
     try:
-        other = scored(one.rows, name, labels)
+        other = scored(one.rows, name, labels, alone=True)
     except ConfigError as error:
         return [Beside(f"--metric {name}", 0.0, f"most references are JSON, but not all: {error}")]
     if other.value == one.value and name == "relaxed_accuracy_units":
@@ -89,7 +89,7 @@ def _years(one: Scored, metric: str, labels: Labels | None) -> list[Beside]:
     """Where the normalised figure is no strict one and more: rows that the strict one alone takes."""
     if metric != "relaxed_accuracy":
         return []
-    strict = scored(one.rows, "relaxed_accuracy_strict", labels)
+    strict = scored(one.rows, "relaxed_accuracy_strict", labels, alone=True)
     refused = [row_id for row_id, value in one.values.items() if value < strict.values[row_id]]
     if not refused:
         return []

@@ -178,14 +178,17 @@ def metrics_of(rows: PredictionRows, said: str | None, extract: str = "none") ->
     return ["count_accuracy" if counts else "exact_match"]
 
 
-def scored(rows: PredictionRows, metric: str | None, labels: Labels | None, extract: str = "none") -> Scored:
-    """The rows under a metric, their answers taken out as `extract` says, or their own scores where there is none.
+def scored(
+    rows: PredictionRows, metric: str | None, labels: Labels | None, extract: str = "none", *, alone: bool = False
+) -> Scored:
+    """The rows under a metric, their answers taken out as `extract` says, or their own scores where there is none;
+    `alone` as in `summarise`.
 
     Raises ConfigError.
     """
     if extract in READ_OTHERWISE and metric is not None:
         taken = extracted(rows, extract)
-        return replace(scored(taken.rows, metric, labels), extracted=taken)
+        return replace(scored(taken.rows, metric, labels, alone=alone), extracted=taken)
     if metric is None:
         assert rows.scores is not None
         name = f"score in column {rows.columns['score']}"
@@ -204,7 +207,7 @@ def scored(rows: PredictionRows, metric: str | None, labels: Labels | None, extr
         raise ConfigError(f"--metric {metric}: {error}") from error
     values = {row_id: row.score.value for row_id, row in found.items()}
     groups, kind = units_of(rows)
-    summary = summarise(str(rows.path), found, references, metric, groups=groups, kind=kind)
+    summary = summarise(str(rows.path), found, references, metric, groups=groups, kind=kind, alone=alone)
     return Scored(rows, variant(metric), values, summary, found)
 
 
