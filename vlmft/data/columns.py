@@ -12,7 +12,7 @@ from vlmft.config.check import ConfigError
 from vlmft.data.answers import READINGS, answers_of, notes_of, reading_of
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
 from vlmft.data.declared_splits import by_column, by_image_folder, split_column
-from vlmft.data.fields import MARK, images_of, listed_images, listed_text, placed, text_of, texts_of
+from vlmft.data.fields import MARK, images_of, listed_images, listed_text, names_among, placed, text_of, texts_of
 from vlmft.data.roles import NONE, column_named, fold, image_columns, roles_of, shown, some_of, unread_of
 from vlmft.data.sources.hub import class_names
 from vlmft.data.sources.locate import ImageFolders
@@ -184,8 +184,7 @@ class Columns(Dataset):
 
     def _image_names(self, row: Mapping[str, Any]) -> list[Any]:
         values = listed_images(row.get(self._column["image"])) if "image" in self._column else ()
-        values = [v.get("path") if isinstance(v, Mapping) and not v.get("bytes") else v for v in values]
-        return [v for v in values if isinstance(v, (str, int)) and len(str(v)) < 1000 and "://" not in str(v)[:12]]
+        return names_among([v.get("path") if isinstance(v, Mapping) and not v.get("bytes") else v for v in values])
 
     def _read_answers(self, tables: Mapping[Split, Table], rows: Sequence[Mapping[str, Any]]) -> None:
         column = self._column["answer"]

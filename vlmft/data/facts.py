@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
-import re
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -29,8 +28,8 @@ from vlmft.sample import BadRowError, Image, Sample
 Poll = Callable[[], None]
 CONTENT = f"S{LOOK.itemsize}"
 NUMBERS = ("asks", "answers", "words", "pictured", "classes", "text_bytes", "marked", "images", "form")
-MARKED = re.compile(r"[<\[]")
-"""How special tokens of models begin: a text without these holds none, but of models that have others."""
+MARKS = ("<", "[")
+"""Signs of which special tokens of models hold one: a text without it does not hold the token."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Facts:
     text_bytes: np.ndarray
     """(n,) int64: UTF-8 bytes of all texts of the prompt and of the answer; no tokenizer makes more tokens of them."""
     marked: np.ndarray
-    """(n,) int64: 1 where a text may hold a special token of a model (`MARKED`)."""
+    """(n,) int64: which of `MARKS` stand in a text of the row, as `marks_in` says it."""
     images: np.ndarray
     """(n,) int64: images of the row, repeated ones too."""
     form: np.ndarray
@@ -107,6 +106,14 @@ class Facts:
         shown = shown[np.argsort(shown[:, 0], kind="stable")]
         contents, first = np.unique(shown[:, 1], return_index=True)
         return self.contents[contents].view(LOOK), shown[first, 0]
+
+    def sizes(self) -> list[list[tuple[int, int]]]:
+        """Of each row the (width, height) of its different images, in pixels."""
+        looks = self.contents.view(LOOK)
+        found: list[list[tuple[int, int]]] = [[] for _ in range(len(self))]
+        for row, content in self.shows[self.pictured[self.shows[:, 0]] > 0].tolist():
+            found[row].append((int(looks["width"][content]), int(looks["height"][content])))
+        return found
 
     def groups(self, *, with_near_duplicates: bool = False) -> np.ndarray:
         """(n,) the number of the least content that each row hangs together with, -1 for a bad row.
@@ -176,7 +183,7 @@ class Reading:
         self.pictured.append(bool(sample.prompt.images))
         texts = [*(message.text for message in sample.prompt.messages), sample.answer]
         self.text_bytes.append(sum(len(text.encode(errors="surrogatepass")) for text in texts))
-        self.marked.append(any(map(MARKED.search, texts)))
+        self.marked.append(marks_in(texts))
         self.images.append(len(sample.prompt.images))
         self.form.append(_hash(" ".join(message.role for message in sample.prompt.messages)))
 
@@ -207,6 +214,12 @@ class Reading:
             "digests": np.array(list(self.digests), CONTENT),
             "unread": np.array(list(self.bad), np.int64),
         }
+
+
+def marks_in(texts: Iterable[str]) -> int:
+    """Bit i is set where any of the texts holds `MARKS[i]`."""
+    whole = "".join(texts)
+    return sum((mark in whole) << i for i, mark in enumerate(MARKS))
 
 
 def sources_of(dataset: Dataset) -> tuple[str, ...] | None:

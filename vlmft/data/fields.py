@@ -33,6 +33,7 @@ PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
 PRINTED_DICT = re.compile(r"\{\s*'.*:.*\}", re.DOTALL)
 BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
 """The least length is that of no path without a dot."""
+LONGEST_NAME = 1000
 SEPARATORS = (";", "|", ",", "\n")
 """Between several images in one cell of a table."""
 
@@ -186,6 +187,12 @@ def encoded_image(text: str) -> bytes | None:
         if not inline:
             return None
         raise BadRowError(f"Expected base64 in {text[:40]!r}, got {error}; mend the row") from error
+
+
+def names_among(values: Sequence[Any]) -> list[Any]:
+    """Of images as they are stored, those that are paths or numbers of files: no addresses, no data."""
+    short = [v for v in values if isinstance(v, (str, int)) and len(str(v)) < LONGEST_NAME]
+    return [v for v in short if "://" not in str(v)[:12] and not str(v).startswith("data:")]
 
 
 def looks_like_images(value: object) -> bool:

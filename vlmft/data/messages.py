@@ -11,7 +11,7 @@ import numpy as np
 from vlmft.data.cache import Arrays, code_of, kept, sha256
 from vlmft.data.columns import Columns
 from vlmft.data.dataset import Ids, Record
-from vlmft.data.fields import images_of, text_of
+from vlmft.data.fields import images_of, names_among, text_of
 from vlmft.data.progress import Progress
 from vlmft.data.roles import fold, image_columns, unread_of
 from vlmft.data.sources.conversations import (
@@ -193,6 +193,4 @@ def _image_names(row: Mapping[str, Any]) -> list[Any]:
         named = [*images_in(row), *inside]
     except BadRowError:
         return []
-    return [
-        v for v in named if isinstance(v, str) and len(v) < 1000 and "://" not in v[:12] and not v.startswith("data:")
-    ]
+    return names_among([name for name in named if isinstance(name, str)])

@@ -15,7 +15,7 @@ from vlmft.data.card import SplitCard, card
 from vlmft.data.dataset import CLASS, Dataset, Ids
 from vlmft.data.facts import Facts, survey
 from vlmft.data.ledger import Ledger
-from vlmft.data.near_duplicates import LOOK, NearPair, Shown, near_across
+from vlmft.data.near_duplicates import NearPair, Shown, near_across
 from vlmft.data.order import Mix, epoch_order
 from vlmft.data.sources.table import Chained
 from vlmft.data.splits import assert_disjoint, assign
@@ -242,10 +242,7 @@ class Rows:
         ids, facts = self._shown[split]
         places = np.sort(epoch_order(len(ids), self.seed, epoch=0)[:most])
         some = facts.take(places)
-        looks = some.contents.view(LOOK)
-        sizes: list[list[tuple[int, int]]] = [[] for _ in places]
-        for row, content in some.shows[some.pictured[some.shows[:, 0]] > 0].tolist():
-            sizes[row].append((int(looks["width"][content]), int(looks["height"][content])))
+        sizes = some.sizes()
         return [(self.sample(ids[place]), sizes[row]) for row, place in enumerate(places) if row not in some.bad]
 
     def mix(self) -> Mix | None:

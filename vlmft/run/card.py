@@ -46,7 +46,7 @@ from vlmft.data.near_duplicates import DISTANCE, NearPair, Shown
 from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
 from vlmft.models.family import Family
 from vlmft.run.folder import CARD_FILE, write_json
-from vlmft.run.usable import ImageTokens, row_tokens
+from vlmft.run.usable import ImageTokens, row_tokens, sizes_of
 from vlmft.run.without_looking import readable_of_splits
 from vlmft.sample import BadRowError, Split
 
@@ -149,10 +149,8 @@ def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: C
             poll()
             problem = None
             looked_at += 1
-            if len(sizes) != len(sample.prompt.images):  # the row shows one image twice
-                sizes = [image.load().size for image in sample.prompt.images]
             try:
-                n_tokens = row_tokens(family, sample, sizes, image_tokens)
+                n_tokens = row_tokens(family, sample, sizes_of(sample, sizes), image_tokens)
             except BadRowError as error:
                 refused, problem = refused + 1, str(error)
             else:

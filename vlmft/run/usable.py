@@ -1,7 +1,8 @@
 """Rows that a model will not take, found before the first step: among all rows, without encoding them all.
 
-Most rows cannot fail, and facts of them show it: a text without "<" and "[" holds no special token, one of few bytes
-is not too long, and turns of roles that the template took once it takes again. Only the others are looked at whole.
+Most rows cannot fail, and facts of them show it: a text without "<" holds no special token that has one, one of few
+bytes is not too long, and turns of roles that the template took once it takes again. Only the others are looked at
+whole.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vlmft.data.facts import MARKED, Facts
-from vlmft.data.near_duplicates import LOOK
+from vlmft.data.facts import Facts, marks_in
 from vlmft.data.rows import Rows
 from vlmft.models.family import Family
 from vlmft.models.refusals import refuse_length
@@ -38,12 +38,13 @@ def _of_split(
     data: Rows, family: Family, image_tokens: ImageTokens, split: str, poll: Callable[[], None]
 ) -> list[BadRow]:
     ids, facts = data.facts_of(split)  # type: ignore[arg-type]
+    places = _suspects(facts, family, image_tokens, lambda place: data.sample(ids[place]))
     found = []
-    for place in _suspects(facts, family, image_tokens, lambda place: data.sample(ids[place])).tolist():
+    for place, sizes in zip(places.tolist(), facts.take(places).sizes(), strict=True):
         poll()
         sample = data.sample(ids[place])
         try:
-            require_fit(family, sample, _sizes(facts, place, sample), image_tokens)
+            require_fit(family, sample, sizes_of(sample, sizes), image_tokens)
         except BadRowError as error:
             found.append(BadRow(sample.id, str(error)))
     return found
@@ -56,8 +57,10 @@ def _suspects(
     good = ~np.isin(np.arange(len(facts)), list(facts.bad))
     if not good.any():
         return np.zeros(0, np.int64)
-    hidden = not all(map(MARKED.search, family.control_texts))
-    suspect = np.full(len(facts), hidden) | (facts.marked > 0)
+    marks = [marks_in([token]) for token in family.control_texts]
+    suspect = np.full(len(facts), 0 in marks)  # a token without any of the marks may stand in every text
+    for own in set(marks):
+        suspect |= (facts.marked & own) == own
     most = family.max_images
     suspect |= np.zeros(len(facts), bool) if most is None else facts.images > most
     overhead = 0
@@ -82,13 +85,9 @@ def _largest(facts: Facts, image_tokens: ImageTokens) -> int:
         return 1 << 30
 
 
-def _sizes(facts: Facts, place: int, sample: Sample) -> list[tuple[int, int]]:
-    """(width, height) of each image of the row, decoded again only where it shows one twice."""
-    shown = facts.shows[facts.shows[:, 0] == place, 1] if facts.pictured[place] else np.zeros(0, np.int64)
-    looks = facts.contents[shown].view(LOOK)
-    if len(looks) == len(sample.prompt.images):
-        return [(int(width), int(height)) for width, height in zip(looks["width"], looks["height"], strict=True)]
-    return [image.load().size for image in sample.prompt.images]
+def sizes_of(sample: Sample, known: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """(width, height) of each image of the row, from those of its different ones: decoded only where it repeats one."""
+    return known if len(known) == len(sample.prompt.images) else [i.load().size for i in sample.prompt.images]
 
 
 def row_tokens(family: Family, sample: Sample, sizes: Sequence[tuple[int, int]], image_tokens: ImageTokens) -> int:

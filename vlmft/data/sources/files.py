@@ -29,6 +29,7 @@ SAMPLED_ROWS = 50
 """From which is told whether a header is one."""
 LONGEST_CELL = 1 << 28
 """In characters. The csv module stops at 131,072 by itself, which an image in base64 passes."""
+FILLED = re.compile(r"\S")
 LINES, LISTS = (".jsonl", ".ndjson", ".jsonlines"), (".json",)
 CELLS, BINARY, SHEETS = (".csv", ".tsv", ".tab"), (".parquet", ".arrow"), (".xlsx", ".xlsm")
 SUFFIXES = (*LINES, *LISTS, *CELLS, *BINARY, *SHEETS)
@@ -228,13 +229,19 @@ def _is_row(text: str) -> bool:
 def _one_after_another(text: str) -> list[Any] | None:
     """Objects over several lines each, as `jq` prints them; None where something else stands between them."""
     decoder, place, found = json.JSONDecoder(), 0, []
-    while (place := place + len(text[place:]) - len(text[place:].lstrip())) < len(text):
+    while (place := _next_filled(text, place)) < len(text):
         try:
             value, place = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
             return None
         found.append(value)
     return found if len(found) > 1 and all(isinstance(row, dict) for row in found) else None
+
+
+def _next_filled(text: str, place: int) -> int:
+    """The place of the next character that is no white space; the text's end where there is none."""
+    filled = FILLED.search(text, place)
+    return len(text) if filled is None else filled.start()
 
 
 def _parsed_lines(file: Path, text: Text) -> list[Any]:

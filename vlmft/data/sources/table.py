@@ -6,6 +6,7 @@ import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from vlmft.data.sources.locate import ImageFolders
@@ -70,7 +71,14 @@ class Table:
 
     def sample(self, most: int = SAMPLED_ROWS) -> list[dict[str, Any]]:
         """Rows that can be read, of at most `most` spread over the table, the first and the last among them."""
-        return self._spread(self.numbers, most)
+        return self._sampled if most == SAMPLED_ROWS else self._spread(self.numbers, most)
+
+    @cached_property
+    def _sampled(self) -> list[dict[str, Any]]:
+        return self._spread(self.numbers, SAMPLED_ROWS)
+
+    def __getstate__(self) -> dict[str, Any]:  # a worker needs no sample
+        return {name: value for name, value in vars(self).items() if name != "_sampled"}
 
     def sample_of(self, part: int) -> list[dict[str, Any]]:
         """The same of one of its files."""

@@ -145,11 +145,11 @@ def _no_tables(place: Path) -> str:
     there = f"got {str(place)!r}"
     if not place.exists():
         return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}, which is not there"
-    near = [f for f in itertools.islice(place.rglob("*"), 5_000) if f.suffix.lower() in {*MENDS, ".txt"}]
+    there_too = list(itertools.islice(place.rglob("*"), 5_000))
+    near = [f for f in there_too if f.suffix.lower() in {*MENDS, ".txt"}]
     mend = "name the file itself if it is a table"
     hint = f"; there is {near[0].name}: {MENDS.get(near[0].suffix.lower(), mend)}" if near else ""
-    pictures = any(f.suffix.lower() in IMAGE_SUFFIXES for f in itertools.islice(place.rglob("*"), 5_000))
-    if pictures:
+    if any(f.suffix.lower() in IMAGE_SUFFIXES for f in there_too):
         hint += "; images in class folders, or with .txt captions beside them, are data=imagefolder"
     return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}{hint}"
 
