@@ -216,6 +216,22 @@ def test_other_settings_or_other_code_have_facts_of_their_own(
     assert counted["rows"] == 83
 
 
+def test_all_code_that_reads_rows_is_in_the_key() -> None:
+    """That of subfolders, too: a later reader of files must not be given an earlier one's facts."""
+    folder = Path(cache.__file__).parent
+    files = [path for path in cache.code_files(Columns) if path.is_relative_to(folder)]
+    named = {path.relative_to(folder).as_posix() for path in files}
+    assert {
+        "columns.py",
+        "facts.py",
+        "images.py",
+        "sources/files.py",
+        "sources/tables.py",
+        "sources/locate.py",
+    } <= named
+    assert len([name for name in named if name.startswith("sources/")]) >= 10
+
+
 def test_a_row_that_could_not_be_read_is_tried_again(kept: Path, rows: Path) -> None:
     lost = rows.parent / "3.bmp"
     lost.rename(rows.parent / "aside")

@@ -97,6 +97,21 @@ def test_rows_that_cannot_fail_are_not_tokenised(
     assert looked_at == []
 
 
+def test_json_answers_are_no_suspects_where_no_token_has_their_brackets(
+    tmp_path: Path, families: Mapping[str, Family], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all("<" in token for token in families["tiny"].control_texts)
+    rows = rows_of(tmp_path, [row("Where?", f"[{n}, 2, 3, 4]", "small.png") for n in range(20)])
+    looked_at: list[str] = []
+    monkeypatch.setattr(usable, "require_fit", lambda family, sample, *rest: looked_at.append(sample.id))
+    monkeypatch.setattr(families["tiny"], "max_length_tokens", 1024)
+    refuse_unusable(rows, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
+    assert looked_at == []
+    monkeypatch.setattr(families["tiny"], "control_texts", [*families["tiny"].control_texts, "[IMG]"])
+    refuse_unusable(rows, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
+    assert len(looked_at) == 20, "a model whose tokens have them"
+
+
 def test_the_error_counts_names_three_and_says_what_goes_on(tmp_path: Path, families: Mapping[str, Family]) -> None:
     some = [row("fine", "x", "small.png")] * 3 + [row("a<end_of_utterance>", "x", "small.png")] * 5
     rows = rows_of(tmp_path, some, OnBadRow["raise"])

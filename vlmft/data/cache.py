@@ -82,10 +82,15 @@ def sha256(*parts: object) -> str:
 
 @functools.lru_cache(maxsize=64)
 def code_of(dataset_class: type) -> str:
-    """Hash of the code that turns a file into rows and pixels: this folder's, Pillow's version, the class's own."""
-    own = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in dataset_class.__mro__}
-    files = {*Path(__file__).parent.glob("*.py"), Path(vlmft.sample.__file__), *(Path(name) for name in own if name)}
+    """Hash of the code that turns a file into rows and pixels, and of Pillow's version."""
+    files = code_files(dataset_class)
     return sha256(PIL.__version__, *(hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)))
+
+
+def code_files(dataset_class: type) -> set[Path]:
+    """The code that turns a file into rows and pixels: this folder's and its subfolders', and the class's own."""
+    own = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in dataset_class.__mro__}
+    return {*Path(__file__).parent.rglob("*.py"), Path(vlmft.sample.__file__), *(Path(name) for name in own if name)}
 
 
 def kept(name: str, fingerprint: str | None, make: Callable[[], Arrays]) -> Arrays:
