@@ -10,7 +10,7 @@ import socket
 import socketserver
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -210,3 +210,15 @@ def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
         yield server
         server.over.set()
         server.shutdown()
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """told(run_score, "file.csv", "--metric", "exact_match"): what the tool prints under --json."""
+
+    def run(tool: Callable[[Sequence[str]], None], *arguments: object) -> dict[str, Any]:
+        tool([*map(str, arguments), "--json"])
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return run

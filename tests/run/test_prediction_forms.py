@@ -28,16 +28,6 @@ Json = Callable[..., dict[str, Any]]
 Row = Callable[[int, str, str], dict[str, Any]]
 
 
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Json:
-    def run(tool: Tool, *arguments: object) -> dict[str, Any]:
-        tool([*map(str, arguments), "--json"])
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
-
-    return run
-
-
 def made(row: Row) -> list[dict[str, Any]]:
     return [row(i, said, gold) for i, (said, gold) in enumerate(zip(SAID, COLOURS, strict=True))]
 

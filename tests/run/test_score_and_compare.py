@@ -27,16 +27,6 @@ Tool = Callable[[Sequence[str]], None]
 Json = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Json:
-    def run(tool: Tool, *arguments: object) -> dict[str, Any]:
-        tool([*map(str, arguments), "--json"])
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
-
-    return run
-
-
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """By the ending: JSONL, JSON, CSV or TSV."""
     if path.suffix in (".jsonl", ".json"):
