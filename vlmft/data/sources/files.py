@@ -229,19 +229,13 @@ def _is_row(text: str) -> bool:
 def _one_after_another(text: str) -> list[Any] | None:
     """Objects over several lines each, as `jq` prints them; None where something else stands between them."""
     decoder, place, found = json.JSONDecoder(), 0, []
-    while (place := _next_filled(text, place)) < len(text):
+    while (filled := FILLED.search(text, place)) is not None:
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, place = decoder.raw_decode(text, filled.start())
         except (ValueError, RecursionError):
             return None
         found.append(value)
     return found if len(found) > 1 and all(isinstance(row, dict) for row in found) else None
-
-
-def _next_filled(text: str, place: int) -> int:
-    """The place of the next character that is no white space; the text's end where there is none."""
-    filled = FILLED.search(text, place)
-    return len(text) if filled is None else filled.start()
 
 
 def _parsed_lines(file: Path, text: Text) -> list[Any]:
