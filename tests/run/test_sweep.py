@@ -202,11 +202,12 @@ def test_real_jobs_with_a_failing_one_and_finished_trackers(tmp_path: Path) -> N
     """Six runs, three with a layer name that matches nothing; the others have an offline W&B run of their own."""
     settings = (
         "model=tiny", "data=shapes", "data.options.train_rows=32", "data.limit_val=16", "trainer.max_steps=2",
-        "preflight=false", "logger.mode=offline", "train.lr=1e-3,2e-3,3e-3",
+        "preflight=false", "logger.mode=offline", "logger.init_timeout_seconds=120", "train.lr=1e-3,2e-3,3e-3",
         "model.lora.target_modules=[q_proj],[nope]",
     )  # fmt: skip
-    code, _, _ = swept(tmp_path, *settings, script=ROOT / "train.py")
+    code, output, errors = swept(tmp_path, *settings, script=ROOT / "train.py")
     assert code == 1
+    assert "going on with metrics.jsonl alone" not in output + errors
     jobs = sweep_of(tmp_path)["jobs"]
     assert [j["state"] for j in jobs] == ["finished"] * 3 + ["failed"] * 3
     assert all(j["metric"] == "val/shapes/count_accuracy" and j["n"] == 16 and j["interval"] for j in jobs[:3])
