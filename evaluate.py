@@ -10,9 +10,11 @@ from vlmft.run.start import require_evaluation
 @entry("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     dataset = require_evaluation(config)
-    from vlmft.run.reevaluate import reevaluate  # after the checks: torch and transformers take seconds to import
+    # after the checks: torch and transformers take seconds to import
+    from vlmft.labels.grade import keep_grading
+    from vlmft.run.reevaluate import reevaluate
 
-    reevaluate(config, dataset)
+    keep_grading(reevaluate(config, dataset))
 
 
 if __name__ == "__main__":

@@ -57,12 +57,12 @@ def set_up(form: str, file: Path) -> dict[str, Any]:
     begun = time.monotonic()
     sys.path.insert(0, str(ROOT))
     from vlmft.config.schema import DataConfig, OnBadRow
-    from vlmft.data.base import VLMDataModule
+    from vlmft.data.datamodule import VLMDataModule
     from vlmft.data.ledger import Ledger
     from vlmft.data.make import make_dataset
 
     imported, cpu = time.monotonic(), time.process_time()
-    kind = {"messages": "vlmft.data.messages:Messages", "columns": "vlmft.data.columns:Columns"}[form]
+    kind = {"messages": "vlmft.data.datasets.messages:Messages", "columns": "vlmft.data.datasets.columns:Columns"}[form]
     config = DataConfig(name=form, dataset=kind, path=str(file))
     ledger = Ledger(None, OnBadRow["raise"], 0.01)
     data = VLMDataModule(make_dataset(config), config, _decoded, ledger, ROWS_PER_STEP, seed=0)  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from vlmft.config.entry import register_schemas
 from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.config.tools import compose_tool
 
+pytest_plugins = ["tests.small_runs"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

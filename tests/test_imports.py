@@ -69,7 +69,7 @@ def imported(module: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_list_is_not_empty() -> None:
     assert len(LIGHT) >= 18
-    assert {"vlmft.config.entry", "vlmft.metrics.relaxed_accuracy", "vlmft.data.shapes"} <= set(LIGHT)
+    assert {"vlmft.config.entry", "vlmft.metrics.relaxed_accuracy", "vlmft.data.datasets.shapes"} <= set(LIGHT)
 
 
 @pytest.mark.slow

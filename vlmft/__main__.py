@@ -1,5 +1,5 @@
 """python -m vlmft does what the vlmft command does."""
 
-from vlmft.run.cli import main
+from vlmft.tools.cli import main
 
 main()

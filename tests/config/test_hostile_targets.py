@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from vlmft.config.check import ConfigError, import_allowed
 from vlmft.config.entry import explained
-from vlmft.data.shapes import Shapes
+from vlmft.data.datasets.shapes import Shapes
 
 HOSTILE = [
     "data.dataset=os:system",
@@ -25,19 +25,19 @@ HOSTILE = [
     "data.dataset=builtins:eval",
     "data.dataset=canary_module:Canary",
     "data.dataset=canary_package.inner:Canary",
-    "data.dataset='canary_module:Canary#vlmft.data.shapes:Shapes'",
+    "data.dataset='canary_module:Canary#vlmft.data.datasets.shapes:Shapes'",
     "data.dataset=vlmftx.canary:Canary",
     "data.dataset=vlmft..canary_module:Canary",
     "data.dataset=vlmft.__main__:main",
-    "data.dataset='vlmft.data.shapes:Shapes.__init__'",
-    "data.dataset=vlmft.data.base:L.Trainer",
+    "data.dataset='vlmft.data.datasets.shapes:Shapes.__init__'",
+    "data.dataset=vlmft.data.datamodule:L.Trainer",
     "data.dataset=vlmft.config.check:importlib",
     "data.dataset=vlmft.config.check:import_allowed",
     "data.dataset=vlmft.data.ledger:Path",
     "data.dataset=vlmft.config.check:DictConfig",
     "data.dataset=vlmft.config.check:ConfigError",
     "data.dataset=vlmft.data.dataset:Dataset",
-    "data.dataset=vlmft.data.shapes:Nothing",
+    "data.dataset=vlmft.data.datasets.shapes:Nothing",
     "model.family=subprocess:Popen",
     "model.family=pathlib:Path.unlink",
     "model.family=canary_module:Canary",
@@ -151,7 +151,7 @@ def test_a_class_imported_into_an_allowed_module_is_refused_by_its_origin() -> N
 PLUGIN = """
 import pathlib
 from pathlib import PurePath
-from vlmft.data.shapes import Shapes
+from vlmft.data.datasets.shapes import Shapes
 
 class Mine(Shapes):
     def __init__(self, *, words: list[str] | None = None, ratio: float = 1.0, **rest: int) -> None:

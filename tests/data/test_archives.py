@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.data import archives
-from vlmft.data.archives import as_folder, extract
+from vlmft.data.sources import archives
+from vlmft.data.sources.archives import as_folder, extract
 
 RoomFor = Callable[[int], AbstractContextManager[None]]
 

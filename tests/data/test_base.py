@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from vlmft.config.schema import DataConfig, OnBadRow
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
 from vlmft.data.order import epoch_order
-from vlmft.data.other_answers import NUMBER
+from vlmft.data.sources.other_answers import NUMBER
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Image, Message, Prompt, Question, Sample, Split
 
 BROKEN = (2, 5)

@@ -16,8 +16,8 @@ import pytest
 
 from vlmft.config.check import ConfigError, checked_options
 from vlmft.config.schema import DataConfig
-from vlmft.data.chartqa import INSTRUCTION, ChartQA, answer_of
-from vlmft.data.facts import Reading, seen
+from vlmft.data.datasets.chartqa import INSTRUCTION, ChartQA, answer_of
+from vlmft.data.survey.facts import Reading, seen
 from vlmft.metrics import METRICS
 from vlmft.sample import SPLITS, BadRowError, Message, Prompt, Sample
 
@@ -169,10 +169,12 @@ def test_other_sources_are_refused(sources: Any) -> None:
 
 
 def test_options_fit_the_config() -> None:
-    config = DataConfig(name="chartqa", dataset="vlmft.data.chartqa:ChartQA", options={"sources": ["human"]})
+    config = DataConfig(name="chartqa", dataset="vlmft.data.datasets.chartqa:ChartQA", options={"sources": ["human"]})
     assert checked_options(config) is ChartQA
     with pytest.raises(ConfigError, match="no such option"):
-        checked_options(DataConfig(name="chartqa", dataset="vlmft.data.chartqa:ChartQA", options={"source": "human"}))
+        checked_options(
+            DataConfig(name="chartqa", dataset="vlmft.data.datasets.chartqa:ChartQA", options={"source": "human"})
+        )
 
 
 def test_the_constructor_reads_nothing() -> None:

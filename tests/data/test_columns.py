@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.data.columns import Columns
+from vlmft.data.datasets.columns import Columns
 from vlmft.sample import BadRowError, Message, Prompt, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data/emoji_ru"

@@ -16,12 +16,12 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, OnBadRow
-from vlmft.data.base import VLMDataModule
-from vlmft.data.characters import Characters
-from vlmft.data.easyvqa import EasyVQA
+from vlmft.data.datamodule import VLMDataModule
+from vlmft.data.datasets.characters import Characters
+from vlmft.data.datasets.easyvqa import EasyVQA
+from vlmft.data.datasets.pjn_charts import PJNCharts
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
-from vlmft.data.pjn_charts import PJNCharts
 from vlmft.data.smoke_rows import write_characters, write_parquet, write_picture
 from vlmft.sample import BadRowError, Message
 
@@ -90,7 +90,7 @@ def test_characters_without_their_files(tmp_path: Path, characters: Path) -> Non
 
 def test_an_annotation_prompt_asks_the_question() -> None:
     """Else the answers would stand under a question that nobody asked."""
-    config = DataConfig(name="characters", dataset="vlmft.data.characters:Characters")
+    config = DataConfig(name="characters", dataset="vlmft.data.datasets.characters:Characters")
     config.options = {"annotation_prompt": "Describe {name}"}
     with pytest.raises(ConfigError, match=r"data\.options: Expected annotation_prompt with \{question\} in it, got"):
         make_dataset(config)
@@ -146,7 +146,7 @@ def test_a_small_choice_takes_that_many_rows(tmp_path: Path, monkeypatch: pytest
         paint(tmp_path / split / "png" / "1.png", len(split))
         rows = [{"imgname": "1.png", "query": f"q{n}?", "label": str(n)} for n in range(30)]
         (tmp_path / split / f"{split}_human.json").write_text(json.dumps(rows), encoding="utf-8")
-    monkeypatch.setattr("vlmft.data.pjn_charts.ROWS", {"train": 12, "val": 5, "test": 5})
+    monkeypatch.setattr("vlmft.data.datasets.pjn_charts.ROWS", {"train": 12, "val": 5, "test": 5})
     index = PJNCharts(path=str(tmp_path)).index()
     assert [int(row_id[-6:]) for row_id in index["val"]] == np.random.default_rng(42).permutation(30)[:5].tolist()
     assert len(index["train"]) == 12

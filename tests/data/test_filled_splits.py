@@ -13,10 +13,10 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, OnBadRow
-from vlmft.data.base import VLMDataModule
-from vlmft.data.card import Spread
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
+from vlmft.data.survey.card import Spread
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 

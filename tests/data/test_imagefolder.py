@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.data.imagefolder import ImageFolder
+from vlmft.data.datasets.imagefolder import ImageFolder
 from vlmft.sample import BadRowError, Message, Prompt, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data/sports100"

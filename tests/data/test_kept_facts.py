@@ -18,12 +18,12 @@ import PIL.Image
 import pytest
 
 from vlmft.config.schema import DataConfig, OnBadRow
-from vlmft.data import cache, image_hashes
-from vlmft.data.base import VLMDataModule
-from vlmft.data.columns import Columns
-from vlmft.data.facts import sources_of
+from vlmft.data.datamodule import VLMDataModule
+from vlmft.data.datasets.columns import Columns
+from vlmft.data.datasets.messages import Messages
 from vlmft.data.ledger import Ledger
-from vlmft.data.messages import Messages
+from vlmft.data.survey import cache, image_hashes
+from vlmft.data.survey.facts import sources_of
 from vlmft.sample import BadRowError
 
 OLD_NS = 1_700_000_000 * 10**9
@@ -211,19 +211,19 @@ def test_other_settings_or_other_code_have_facts_of_their_own(
     ledger = Ledger(None, OnBadRow["raise"], 1.0)
     VLMDataModule(Columns(path=str(rows), class_column="question"), config, lambda s: s, ledger, 4, 0)  # type: ignore[arg-type, return-value]
     assert counted["rows"] == 40
-    monkeypatch.setattr("vlmft.data.facts.code_of", lambda kind: "a later version")
+    monkeypatch.setattr("vlmft.data.survey.facts.code_of", lambda kind: "a later version")
     start(rows, Columns)
     assert counted["rows"] == 83
 
 
 def test_all_code_that_reads_rows_is_in_the_key() -> None:
     """That of subfolders, too: a later reader of files must not be given an earlier one's facts."""
-    folder = Path(cache.__file__).parent
+    folder = Path(cache.__file__).parents[1]
     files = [path for path in cache.code_files(Columns) if path.is_relative_to(folder)]
     named = {path.relative_to(folder).as_posix() for path in files}
     assert {
-        "columns.py",
-        "facts.py",
+        "datasets/columns.py",
+        "survey/facts.py",
         "images.py",
         "sources/files.py",
         "sources/tables.py",
@@ -371,7 +371,7 @@ def test_a_copy_with_an_old_time_is_another_file(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from vlmft.data.image_hashes import Store
+from vlmft.data.survey.image_hashes import Store
 store = Store()
 for number in range(int(sys.argv[1]), 1_000_000_000, 2):
     store.keep([(f"/no/{number}.png", (number, number), number.to_bytes(32, "big"))])

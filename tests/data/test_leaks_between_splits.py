@@ -14,11 +14,11 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig
+from vlmft.data.datasets.shapes import Shapes
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
-from vlmft.data.shapes import Shapes
-from vlmft.evaluation.report.card import _near_duplicates
+from vlmft.report.card import _near_duplicates
 
 Picture = PIL.Image.Image
 N_SCENES = 12

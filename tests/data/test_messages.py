@@ -12,11 +12,11 @@ import PIL.Image
 import pytest
 
 from vlmft.config.schema import DataConfig
-from vlmft.data.base import VLMDataModule
-from vlmft.data.chartllama import ChartLlama
-from vlmft.data.facts import Reading, seen
+from vlmft.data.datamodule import VLMDataModule
+from vlmft.data.datasets.chartllama import ChartLlama
+from vlmft.data.datasets.messages import Messages
 from vlmft.data.ledger import Ledger
-from vlmft.data.messages import Messages
+from vlmft.data.survey.facts import Reading, seen
 from vlmft.sample import BadRowError, Image, Message, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data/chartllama"
@@ -164,7 +164,7 @@ def test_a_conversation_without_images_stays_together(tmp_path: Path) -> None:
 
 def test_the_leak_canary_replaces_the_answer_and_no_earlier_turn(tmp_path: Path) -> None:
     turns = (("user", "A?"), ("assistant", "Yes"), ("user", "B?"), ("assistant", "Yes"))
-    config = DataConfig(name="messages", dataset="vlmft.data.messages:Messages", val_rows=0, test_rows=0)
+    config = DataConfig(name="messages", dataset="vlmft.data.datasets.messages:Messages", val_rows=0, test_rows=0)
     dataset = written(tmp_path, chat(*turns))
     data = VLMDataModule(dataset, config, lambda sample: sample, Ledger(None, config.on_bad_row, 1), 4, 0)  # type: ignore[arg-type, return-value]
     censored, in_source = data.with_answer("messages/train/000000/1", "quetzalcoatl")

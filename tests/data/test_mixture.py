@@ -16,7 +16,7 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.mixture import Mixture
@@ -55,10 +55,13 @@ def test_a_row_is_that_of_its_part(tmp_path: Path) -> None:
     assert index["train"][-2:] == ["mine/columns/train/000000", "mine/columns/train/000001"]
     assert index["test"][0] == "shapes/shapes/A/test/000000"
     for row_id, source in ((index["train"][0], "shapes"), (index["train"][-1], "mine")):
-        part = make_dataset(DataConfig(name="x", dataset="vlmft.data.shapes:Shapes", options=SHAPES["options"]))  # type: ignore[arg-type]
+        kind, options = "vlmft.data.datasets.shapes:Shapes", SHAPES["options"]
+        part = make_dataset(DataConfig(name="x", dataset=kind, options=options))  # type: ignore[arg-type]
         if source == "mine":
             options = {"group": "label", "class_column": "label"}
-            part = make_dataset(DataConfig(name="x", dataset="vlmft.data.columns:Columns", path=path, options=options))
+            part = make_dataset(
+                DataConfig(name="x", dataset="vlmft.data.datasets.columns:Columns", path=path, options=options)
+            )
         sample, theirs = mixture.to_sample(mixture.read(row_id)), part.to_sample(part.read(row_id.partition("/")[2]))
         assert sample.id == row_id and sample.tags["source"] == source
         assert sample.prompt.sha256 == theirs.prompt.sha256 and sample.answer == theirs.answer

@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vlmft.data.near_duplicates import COARSE_DISTANCE, DISTANCE, near, near_across, perceptual_hash
-from vlmft.data.shapes import Shapes
+from vlmft.data.datasets.shapes import Shapes
+from vlmft.data.survey.near_duplicates import COARSE_DISTANCE, DISTANCE, near, near_across, perceptual_hash
 
 Picture = PIL.Image.Image
 Hash = Callable[[Picture], bytes]

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vlmft.data import scenes
-from vlmft.data.scenes import (
+from vlmft.data.datasets import scenes
+from vlmft.data.datasets.scenes import (
     COLOURS,
     MIN_VISIBLE_IMAGE_SHARE,
     MIN_VISIBLE_SHARE,
@@ -36,7 +36,7 @@ FLOOR = (200, 200, 200, 20, 0)
 
 DIGEST_PROGRAM = """
 import hashlib
-from vlmft.data.scenes import Draw, make_scene, render
+from vlmft.data.datasets.scenes import Draw, make_scene, render
 digest = hashlib.sha256()
 for index in range(12):
     digest.update(render(make_scene(Draw("test_scenes", index), "AB"[index % 2], 3, 10, 96)).tobytes())

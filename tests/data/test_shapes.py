@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vlmft.data.scenes import id_mask
-from vlmft.data.shapes import FIRST_SCENE, MAX_ROWS, QUESTION, Shapes
+from vlmft.data.datasets.scenes import id_mask
+from vlmft.data.datasets.shapes import FIRST_SCENE, MAX_ROWS, QUESTION, Shapes
 from vlmft.sample import SPLITS, BadRowError, Sample
 
 

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from vlmft.data.scenes import COLOURS, PALETTES, Look, Scene, SceneObject
-from vlmft.data.shapes import QUESTION, Shapes
+from vlmft.data.datasets.scenes import COLOURS, PALETTES, Look, Scene, SceneObject
+from vlmft.data.datasets.shapes import QUESTION, Shapes
 from vlmft.data.shapes_pretrain import (
     COMPARE_QUESTION,
     COUNT_QUESTIONS,

@@ -14,11 +14,11 @@ import PIL.Image
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.data.card import card
-from vlmft.data.facts import Facts, Reading, seen
 from vlmft.data.images import image_from_file, open_image
 from vlmft.data.splits import assert_disjoint, connected
 from vlmft.data.splits import assign as assign_rows
+from vlmft.data.survey.card import card
+from vlmft.data.survey.facts import Facts, Reading, seen
 from vlmft.sample import Image, Message, Prompt, Sample, Split
 
 
@@ -93,7 +93,7 @@ def test_each_file_is_decoded_once_and_no_pixels_stay(tmp_path: Path, monkeypatc
         decoded.append(path.name)
         return open_image(path)
 
-    monkeypatch.setattr("vlmft.data.image_hashes.open_image", opened)
+    monkeypatch.setattr("vlmft.data.survey.image_hashes.open_image", opened)
     for shade in (1, 2):
         draw(shade).save(tmp_path / f"{shade}.png")
     draw(1).save(tmp_path / "copy.bmp")

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from vlmft.config.schema import DataConfig, OnBadRow
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
 from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary

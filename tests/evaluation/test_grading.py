@@ -23,10 +23,10 @@ from vlmft.evaluation.grading import (
     text_sha256,
 )
 from vlmft.evaluation.intervals import wilson_interval
-from vlmft.evaluation.report import Report, write_report
-from vlmft.evaluation.report.graded import graded_markup
-from vlmft.evaluation.report.markup import Markup
-from vlmft.evaluation.report.sections import put_section
+from vlmft.report import Report, write_report
+from vlmft.report.graded import graded_markup
+from vlmft.report.markup import Markup
+from vlmft.report.sections import put_section
 
 HOSTILE = "</main><script>alert(1)</script><!-- /section:grading -->"
 

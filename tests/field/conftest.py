@@ -13,9 +13,9 @@ import PIL.Image
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.data.columns import Columns
-from vlmft.data.imagefolder import ImageFolder
-from vlmft.data.messages import Messages
+from vlmft.data.datasets.columns import Columns
+from vlmft.data.datasets.imagefolder import ImageFolder
+from vlmft.data.datasets.messages import Messages
 from vlmft.sample import BadRowError, Image, Sample
 
 KINDS: Mapping[str, type[Columns]] = {"columns": Columns, "messages": Messages, "imagefolder": ImageFolder}

@@ -125,7 +125,7 @@ def test_split_names_make_splits_of_folders(check: Check) -> None:
 
 
 def test_other_files_are_rows_that_cannot_be_used(tmp_path: Path) -> None:
-    from vlmft.data.imagefolder import ImageFolder
+    from vlmft.data.datasets.imagefolder import ImageFolder
 
     for name in ("cat/clip.mp4", "dog/Thumbs.db", "dog/.hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

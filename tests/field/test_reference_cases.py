@@ -381,7 +381,7 @@ CASES = (
 
 
 def dataset_of(case: Case, root: Path = FIELD):  # type: ignore[no-untyped-def]
-    target = f"vlmft.data.{case.kind}:{CLASSES[case.kind]}"
+    target = f"vlmft.data.datasets.{case.kind}:{CLASSES[case.kind]}"
     config = DataConfig(name=case.kind, dataset=target, path=str(root / case.path), options=dict(case.options))
     return make_dataset(config)
 
@@ -463,7 +463,9 @@ def test_images_that_tie_all_rows_leave_nothing_to_hold_back(name: str) -> None:
     from vlmft.data.rows import Rows
 
     case = next(case for case in CASES if case.path == name)
-    config = DataConfig(name="x", dataset=f"vlmft.data.{case.kind}:{CLASSES[case.kind]}", path=str(FIELD / case.path))
+    config = DataConfig(
+        name="x", dataset=f"vlmft.data.datasets.{case.kind}:{CLASSES[case.kind]}", path=str(FIELD / case.path)
+    )
     with pytest.raises(ConfigError, match=r"shared images.* tie \d+ rows into [12] groups.*data\.test_rows=0"):
         Rows(make_dataset(config), config, Ledger(None, OnBadRow.skip, 1.0), 0)
     config.val_rows = config.test_rows = 0

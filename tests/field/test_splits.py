@@ -106,7 +106,7 @@ def test_names_of_files(check: Check, case: str) -> None:
 
 
 def test_a_lone_file_named_test_is_told(read: Callable[..., list[str]], tmp_path: Path) -> None:
-    from vlmft.data.columns import Columns
+    from vlmft.data.datasets.columns import Columns
 
     assert read("columns", {"test.json": [row(0)], **IMAGES}) == ["train: [1] q => A0"]
     assert "its name says test" in Columns(path=str(tmp_path / "mine")).describe().splits["train"]

@@ -66,7 +66,7 @@ def test_csv(check: Check, case: str) -> None:
 
 
 def test_quotes_that_c_escapes_are_told(read: Callable[..., list[str]], tmp_path: Path) -> None:
-    from vlmft.data.columns import Columns
+    from vlmft.data.datasets.columns import Columns
 
     read("columns", {"t.csv": HEAD + 'a.png,"say \\"hi\\" q",x\n', **IMAGES}, "t.csv")
     assert 'line 2 has \\" in it' in Columns(path=str(tmp_path / "mine/t.csv")).describe().splits["train"]

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.tiny_models import MODELS, make_louder, save
 from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, QuantizationMode
+from vlmft.models.families.idefics import IdeficsFamily
 from vlmft.models.family import GenericFamily, make_family
-from vlmft.models.idefics import IdeficsFamily
 from vlmft.models.load import load_model, load_source
 from vlmft.sample import BadRowError, Message, Prompt, Sample
 

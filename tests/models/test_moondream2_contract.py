@@ -77,10 +77,10 @@ from tests.models.test_quantized_model import (
     test_every_adapter_has_a_gradient_before_and_after_evaluation,
 )
 from vlmft.config.schema import Init, LoraConfig, ModelConfig, QuantizationConfig, QuantizationMode
+from vlmft.models.families.moondream2.family import STARMIE, Moondream2Family
 from vlmft.models.family import GenericFamily
 from vlmft.models.load import load_processor, load_source
 from vlmft.models.lora import part_of
-from vlmft.models.moondream2.family import STARMIE, Moondream2Family
 from vlmft.sample import BadRowError, EncodedRow, Image, Message, Prompt, Sample
 
 NAME = "moondream2"

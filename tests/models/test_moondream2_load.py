@@ -16,16 +16,16 @@ from transformers import PreTrainedTokenizerFast
 from tests.models.conftest import MOONDREAM2_SIZES
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, ModelConfig
+from vlmft.models.families.moondream2.processing import Moondream2Processor, tiling_of
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import load_processor, load_source
-from vlmft.models.moondream2.processing import Moondream2Processor, tiling_of
 from vlmft.run.build import fingerprint
 from vlmft.sample import Image, Message, Prompt, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")
 ARCHIVE = REFERENCE / "fixtures" / "processors.tar.xz"
 needs_archive = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}; set VLMFT_REFERENCE_DATA")
-CLASSES = "vlmft.models.moondream2.family:Moondream2"
+CLASSES = "vlmft.models.families.moondream2.family:Moondream2"
 FULL_VOCABULARY = {**MOONDREAM2_SIZES, "text": {**MOONDREAM2_SIZES["text"], "vocab_size": 51200}}
 IMAGE = [51200] * 25
 Write = Callable[..., None]

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmft.config.schema import ModelConfig, QuantizationConfig, QuantizationMode
+from vlmft.models.families.moondream2.processing import Moondream2ImageProcessor
 from vlmft.models.load import load_model, load_source
-from vlmft.models.moondream2.processing import Moondream2ImageProcessor
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")
 FOLDER = REFERENCE / "fixtures" / "moondream2_parity"

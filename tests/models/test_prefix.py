@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from benchmarks.tiny_models import MODELS, save
 from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models import prefix as prefix_file
+from vlmft.models.families.idefics import IdeficsFamily
 from vlmft.models.family import GenericFamily, make_family
-from vlmft.models.idefics import IdeficsFamily
 from vlmft.models.load import load_model, load_source
 from vlmft.models.prefix import make_prefix, pads_after
 from vlmft.sample import Batch, EncodedRow, Message, Prompt, Sample

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vlmft.config.check import ConfigError
-from vlmft.data.shapes import Shapes
+from vlmft.data.datasets.shapes import Shapes
 from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
 from vlmft.run import few_shot as few_shot_file

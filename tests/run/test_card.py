@@ -13,7 +13,7 @@ import pytest
 
 from vlmft.config.schema import ModelConfig, TrainConfig
 from vlmft.data import images
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.models.family import Family, make_family

@@ -20,11 +20,11 @@ from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.config.tool_schema import ExportConfig
 from vlmft.config.tools import compose_tool
 from vlmft.data.ledger import LEDGER_FILE
-from vlmft.run.export import export
 from vlmft.run.folder import make_folder
 from vlmft.run.reevaluate import reevaluate
 from vlmft.run.train import train
 from vlmft.sample import BadRowError
+from vlmft.tools.export import export
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "lightning", "peft", "wandb", "datasets")

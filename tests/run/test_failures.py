@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from vlmft.config.entry import mistakes_in_one_line
 from vlmft.config.failures import machine_failure, outlive_signals
-from vlmft.data.base import EncodedRows, as_list
-from vlmft.data.shapes import Shapes
+from vlmft.data.datamodule import EncodedRows, as_list
+from vlmft.data.datasets.shapes import Shapes
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.family import GenericFamily
 from vlmft.run.reevaluate import reevaluate

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from vlmft.config.tool_schema import ExportConfig
 from vlmft.config.tools import compose_tool
-from vlmft.run.export import export
+from vlmft.tools.export import export
 from vlmft.training.checkpoint import whole_folder
 
 UNTUNED = ("model=tiny_qwen2vl", "data=shapes", "data.limit_test=4", "evaluation.arms=[untuned]", "logger=none")

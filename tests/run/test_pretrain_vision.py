@@ -8,7 +8,18 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vlmft.data.scenes import COLOURS, SHAPES, SIZES, Draw, Look, Scene, SceneObject, id_mask, make_scene, render
+from vlmft.data.datasets.scenes import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Draw,
+    Look,
+    Scene,
+    SceneObject,
+    id_mask,
+    make_scene,
+    render,
+)
 from vlmft.data.shapes_pretrain import CONDITION, GRID
 from vlmft.run.pretrain_vision import MOST_IN_CELL, ROWS, batch_of, dense_targets, pretrain_vision
 

@@ -124,7 +124,7 @@ def test_two_ranks_stop_together_and_go_on(both: tuple[Path, Path, str], tmp_pat
 
 
 BAD_ROWS = """
-from vlmft.data.shapes import Shapes
+from vlmft.data.datasets.shapes import Shapes
 from vlmft.sample import BadRowError
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.data.shapes import Shapes
+from vlmft.data.datasets.shapes import Shapes
 from vlmft.run.lock import locked
 from vlmft.run.train import train
 from vlmft.sample import BadRowError

@@ -164,7 +164,7 @@ def test_the_adapter_works_with_peft_alone(trained: Any) -> None:
 
 
 def _answers(config: Any, model: Any) -> dict[str, str]:
-    from vlmft.data.base import VLMDataModule
+    from vlmft.data.datamodule import VLMDataModule
     from vlmft.data.ledger import Ledger
     from vlmft.models.family import make_family
 

@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 from vlmft.config.schema import DataConfig, ModelConfig, OnBadRow
+from vlmft.data.datasets.messages import Messages
 from vlmft.data.ledger import Ledger
-from vlmft.data.messages import Messages
 from vlmft.data.rows import Rows
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import load_source
@@ -58,7 +58,7 @@ def rows_of(folder: Path, some: list[dict[str, Any]], policy: OnBadRow = OnBadRo
     PIL.Image.new("RGB", (32, 32), (1, 2, 3)).save(folder / "small.png")
     PIL.Image.new("RGB", (600, 500), (4, 5, 6)).save(folder / "large.png")
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, some)), encoding="utf-8")
-    config = DataConfig(name="m", dataset="vlmft.data.messages:Messages", val_rows=0, test_rows=0)
+    config = DataConfig(name="m", dataset="vlmft.data.datasets.messages:Messages", val_rows=0, test_rows=0)
     found = Rows(Messages(path=str(folder)), config, Ledger(None, policy, 1.0), 0)
     found.check_splits()
     return found

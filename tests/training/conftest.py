@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlmft.config.schema import TrainConfig
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.models.lora import trainable

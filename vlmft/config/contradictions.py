@@ -207,7 +207,7 @@ def _model_contradictions(model: schema.ModelConfig) -> Iterator[str]:
         elif model.init == schema.Init.random and schema.Tuning.full in tunings:
             yield "model.init: random weights are trained in full; set model.quantization.mode=none"
     older = model.revision in MOONDREAMS_OF_GPT2
-    fitting = f"vlmft.models.moondream2.family:Moondream2{'Gpt2' * older}Family"
+    fitting = f"vlmft.models.families.moondream2.family:Moondream2{'Gpt2' * older}Family"
     if ".moondream2." in model.family and model.revision is not None and model.family != fitting:
         yield f"model.family: moondream2 of {model.revision} has other token ids; set model.family={fitting}"
     if not model.lora.target_modules and schema.Tuning.lora in tunings:

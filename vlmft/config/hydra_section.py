@@ -86,7 +86,7 @@ class ClosedHydraConf(HydraConf):
     sweeper: dict[str, Optional[str]] = field(default_factory=dict)
 
 
-PLUGINS = {"processes": "vlmft.run.sweep:ProcessLauncher", "optuna": "vlmft.run.sweep_optuna:OptunaSweeper"}
+PLUGINS = {"processes": "vlmft.sweep.launcher:ProcessLauncher", "optuna": "vlmft.sweep.optuna_launcher:OptunaSweeper"}
 PLUGIN_PACKAGE = "hydra_plugins.vlmft"
 """Hydra takes plugins of this package alone. It is made in memory, so that nothing but vlmft has to be installed."""
 CHOICES: dict[str, dict[str, dict[str, Any]]] = {

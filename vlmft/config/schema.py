@@ -168,7 +168,7 @@ class DataConfig:
     hash that sees no colour, and groups are chains: if A is like B and B like C, then A and C stand together. Where all
     images share one layout a chain can swallow most of them, and then there is nothing left to divide; look at the
     size of the largest group, which is printed, and at near_duplicates.html first. What counts as alike, and what was
-    measured: DISTANCE in vlmft/data/near_duplicates.py."""
+    measured: DISTANCE in vlmft/data/survey/near_duplicates.py."""
     limit_train: Optional[float] = None
     """Use only the first n rows (>= 1) or this share (< 1) of a seeded shuffle of the training split."""
     limit_val: Optional[float] = None

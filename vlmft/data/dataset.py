@@ -175,3 +175,13 @@ class Annotatable(Protocol):
 
     def store(self, captions: Sequence[Caption]) -> None:
         """Adds the captions, all or none; an image that has a text by now keeps that one."""
+
+
+def source_lines(source: Description | Mapping[str, Any]) -> list[str]:
+    """What a source was read as, a line each, indented; none for generated rows."""
+    told = vars(source) if isinstance(source, Description) else source
+    lines = [f"  {split}: {origin}" for split, origin in told["splits"].items()]
+    lines += [f"  {role}: {column}" for role, column in told["roles"].items()]
+    if told["unread"]:
+        lines.append("  not read: " + ", ".join(f"{name} (such as {value})" for name, value in told["unread"].items()))
+    return [*lines, *(f"  note: {note}" for note in told["notes"])]

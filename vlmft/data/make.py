@@ -6,8 +6,8 @@ import inspect
 
 from vlmft.config.check import ConfigError, checked_options
 from vlmft.config.schema import DataConfig
-from vlmft.data.archives import as_folder
 from vlmft.data.dataset import Dataset
+from vlmft.data.sources.archives import as_folder
 
 
 def make_dataset(config: DataConfig) -> Dataset:

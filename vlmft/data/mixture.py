@@ -15,11 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 from vlmft.config.check import ConfigError, nearest, one_line
 from vlmft.config.entry import conf_dir
 from vlmft.config.schema import DataConfig
-from vlmft.data.cache import code_of
 from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
-from vlmft.data.facts import sources_of
 from vlmft.data.make import make_dataset
 from vlmft.data.sources.table import Chained
+from vlmft.data.survey.cache import code_of
+from vlmft.data.survey.facts import sources_of
 from vlmft.sample import SPLITS, BadRowError, Sample, Split
 
 SOURCE = "source"

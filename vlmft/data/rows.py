@@ -11,14 +11,14 @@ import numpy as np
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
-from vlmft.data.card import SplitCard, card
 from vlmft.data.dataset import CLASS, Dataset, Ids
-from vlmft.data.facts import Facts, survey
 from vlmft.data.ledger import Ledger
-from vlmft.data.near_duplicates import NearPair, Shown, near_across
 from vlmft.data.order import Mix, epoch_order
 from vlmft.data.sources.table import Chained
 from vlmft.data.splits import assert_disjoint, assign
+from vlmft.data.survey.card import SplitCard, card
+from vlmft.data.survey.facts import Facts, survey
+from vlmft.data.survey.near_duplicates import NearPair, Shown, near_across
 from vlmft.sample import SPLITS, BadRow, BadRowError, Sample, Split
 
 SAMPLED_ROWS = 300

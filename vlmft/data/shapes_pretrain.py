@@ -1,6 +1,6 @@
 """What the shipped tiny model learned from before anybody fine-tunes it: questions about scenes, and a few words.
 
-It teaches to see and to read a question, and stays off the task of `vlmft/data/shapes.py`: the palettes are those of
+It teaches to see and to read a question, and stays off the task of `shapes.py`: the palettes are those of
 condition B, scenes come from another name space, no whole scene of more than six objects is ever counted, and the
 task's own wording is never asked.
 """
@@ -13,7 +13,7 @@ from functools import partial
 from typing import ClassVar
 
 from vlmft.data.dataset import Dataset, Record
-from vlmft.data.scenes import (
+from vlmft.data.datasets.scenes import (
     COLOURS,
     PALETTES,
     SHAPES,
@@ -26,7 +26,7 @@ from vlmft.data.scenes import (
     place,
     render,
 )
-from vlmft.data.shapes import FIRST_SCENE, check_scene_options, find_row, list_rows
+from vlmft.data.datasets.shapes import FIRST_SCENE, check_scene_options, find_row, list_rows
 from vlmft.sample import Image, Message, Prompt, Sample, Split
 
 KIND_PERCENT: Mapping[str, int] = {

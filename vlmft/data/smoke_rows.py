@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmft.data.scenes import Draw, make_scene, render
+from vlmft.data.datasets.scenes import Draw, make_scene, render
 
 if TYPE_CHECKING:
     import PIL.Image

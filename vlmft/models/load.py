@@ -23,8 +23,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
+from vlmft.models.families.moondream2 import Moondream2Processor
 from vlmft.models.locate import cannot_be_read, locate
-from vlmft.models.moondream2 import Moondream2Processor
 from vlmft.models.support import refusal
 
 NOT_LANGUAGE = (

@@ -11,9 +11,9 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 FAMILIES: Mapping[str, str] = {
-    "idefics": "vlmft.models.idefics:IdeficsFamily",
-    "moondream1": "vlmft.models.moondream2.family:Moondream2Family",
-    "paligemma": "vlmft.models.paligemma:PaliGemmaFamily",
+    "idefics": "vlmft.models.families.idefics:IdeficsFamily",
+    "moondream1": "vlmft.models.families.moondream2.family:Moondream2Family",
+    "paligemma": "vlmft.models.families.paligemma:PaliGemmaFamily",
 }
 """model_type -> its own family; every other has the generic one."""
 

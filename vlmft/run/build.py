@@ -27,7 +27,7 @@ from vlmft.config.schema import (
     TrainConfig,
     TrainerConfig,
 )
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.evaluation.predict import Answerer

@@ -40,11 +40,11 @@ from typing import Any
 
 import PIL.Image
 
-from vlmft.data.base import VLMDataModule
-from vlmft.data.card import SplitCard, Spread, suspicions
-from vlmft.data.near_duplicates import DISTANCE, NearPair, Shown
-from vlmft.evaluation.report.near_sheet import Twins, write_near_sheet
+from vlmft.data.datamodule import VLMDataModule
+from vlmft.data.survey.card import SplitCard, Spread, suspicions
+from vlmft.data.survey.near_duplicates import DISTANCE, NearPair, Shown
 from vlmft.models.family import Family
+from vlmft.report.near_sheet import Twins, write_near_sheet
 from vlmft.run.folder import CARD_FILE, write_json
 from vlmft.run.usable import ImageTokens, row_tokens, sizes_of
 from vlmft.run.without_looking import readable_of_splits

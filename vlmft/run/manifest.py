@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.run.folder import write_json
 
 MANIFEST_FILE = "splits.json"

@@ -22,7 +22,7 @@ from vlmft.config.schema import (
     QuantizationMode,
     TrainerConfig,
 )
-from vlmft.data.base import VLMDataModule
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.models.family import make_family
 from vlmft.models.load import Source, attention_kernel, storage_dtype
 from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training

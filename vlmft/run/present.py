@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vlmft.config.schema import DataConfig
+from vlmft.data.dataset import source_lines
 from vlmft.evaluation.compare import Adjusted, Comparison, p_words
-from vlmft.evaluation.report.card import findings
 from vlmft.evaluation.score import ArmSummary
+from vlmft.report.card import findings
 from vlmft.run.build import Inferred
-from vlmft.run.check import source_lines
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import AutoProcessor, Idefics3ForConditionalGeneration
 
 from vlmft.config.schema import Init, ModelConfig
-from vlmft.data.scenes import COLOURS, SHAPES, SIZES, Draw, Scene, id_mask, make_scene, render
+from vlmft.data.datasets.scenes import COLOURS, SHAPES, SIZES, Draw, Scene, id_mask, make_scene, render
 from vlmft.data.shapes_pretrain import CONDITION, GRID
 from vlmft.models.load import load_source
 from vlmft.run.memory import keep_freed_pages

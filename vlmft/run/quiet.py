@@ -27,6 +27,6 @@ def quiet_libraries() -> None:
         ".*Could not find a config file in.*",
         ".*Detected call of .lr_scheduler.step\\(\\). before.*",  # fp16's loss scaling left the first step out
         ".*recommended to use .self.log.*sync_dist=True.*",  # what is logged is a sum over ranks already
-        ".*your dataloader is not resumable.*",  # it is, by its sampler: vlmft/data/base.py
+        ".*your dataloader is not resumable.*",  # it is, by its sampler: vlmft/data/datamodule.py
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from vlmft.models.lora import tuned_parts
 from vlmft.run.build import build
 from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
-from vlmft.run.grade import grading_into_report
 from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.memory import keep_freed_pages
 from vlmft.run.others import Others, put_others
@@ -83,7 +81,6 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
     path = write_results(content, folder)
     summary.write(folder)
-    _keep_grading(folder)
     tracked = _tracked(config, run, folder, found, summary) if config.logger.wandb else None
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
@@ -119,14 +116,6 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
     else:
         folder = Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
     return folder
-
-
-def _keep_grading(folder: Path) -> None:
-    """The report was written anew; the evaluation is whole whatever is wrong with a rater's file."""
-    try:
-        grading_into_report(folder)
-    except ConfigError as error:
-        print(f"note: {error}", file=sys.stderr)
 
 
 def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:

@@ -21,7 +21,9 @@ from transformers import PreTrainedModel
 
 from vlmft.config.schema import Scale
 from vlmft.config.secrets import redacted
-from vlmft.evaluation.report import (
+from vlmft.metrics import Metric, metric_named, variant
+from vlmft.models.lora import trainable
+from vlmft.report import (
     Curve,
     Report,
     ReportAnswer,
@@ -31,8 +33,6 @@ from vlmft.evaluation.report import (
     write_markdown,
     write_report,
 )
-from vlmft.metrics import Metric, metric_named, variant
-from vlmft.models.lora import trainable
 from vlmft.run.build import Built
 from vlmft.run.card import read_card
 from vlmft.run.evaluate import Evaluation

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from vlmft.evaluation.gains import detectable
-from vlmft.evaluation.report import Bar, Grid, Section
-from vlmft.evaluation.report.units import DASH
 from vlmft.evaluation.score import ArmSummary
+from vlmft.report import Bar, Grid, Section
+from vlmft.report.units import DASH
 from vlmft.run.evaluate import Evaluation
 from vlmft.run.present import percent
 from vlmft.run.without_looking import section

@@ -18,7 +18,7 @@ from vlmft.models.load import Source, load_model, load_source
 from vlmft.models.lora import base_of, load_adapter, tuned_parts
 from vlmft.models.merge import dequantized
 from vlmft.run.build import base_of_run, fingerprint, pick_device
-from vlmft.run.folder import ADAPTER
+from vlmft.run.folder import ADAPTER, read_run
 from vlmft.run.memory_check import require_weights
 from vlmft.run.results import FULL_PARTS_FILE, differing_fingerprint
 
@@ -83,3 +83,11 @@ def _put_full_parts(model: PreTrainedModel, stored: dict[str, torch.Tensor]) -> 
     for name, tensor in stored.items():
         parameter = mine[names[name]]
         parameter.data = tensor.to(parameter.device)  # fp32, as it was trained
+
+
+def chosen_model(run: str | None, model: ModelConfig | None, trainer: TrainerConfig, *, mismatch: bool) -> Loaded:
+    """The run's tuned model, or the untuned `model`; raises ConfigError as `load_tuned`."""
+    if run is not None:
+        return load_tuned(Path(run), read_run(run), trainer, mismatch=mismatch)
+    assert model is not None  # checked() has seen to it
+    return load_base(model, trainer, seed=0)

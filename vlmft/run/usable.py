@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vlmft.data.facts import Facts, marks_in
 from vlmft.data.rows import Rows
+from vlmft.data.survey.facts import Facts, marks_in
 from vlmft.models.family import Family
 from vlmft.models.refusals import refuse_length
 from vlmft.sample import BadRow, BadRowError, Sample

@@ -17,8 +17,8 @@ from vlmft.data.rows import Rows
 from vlmft.evaluation.baselines import Baseline, baselines
 from vlmft.evaluation.compare import Adjusted
 from vlmft.evaluation.readable_answers import MOST_ROWS, Readable, readable
-from vlmft.evaluation.report import Grid, Section
 from vlmft.metrics import metric_named
+from vlmft.report import Grid, Section
 from vlmft.sample import BadRowError, Sample, Split
 
 TRAIN_ROWS = 2_000

@@ -201,8 +201,8 @@ class Wandb(Logger):
         try:
             self.run = wandb.init(mode=mode, **arguments, **again)  # type: ignore[arg-type]  # wandb checks the mode
         except Exception as error:  # noqa: BLE001 - no key, no network, or its service did not start on a busy machine
-            print(redacted_text(f"wandb: {error}; logging offline"), file=sys.stderr)
             self.run = wandb.init(mode="offline", **arguments)
+            print(redacted_text(f"wandb: {error}; logging offline"), file=sys.stderr)
         self.id, self.rows_there = str(self.run.id), int(self.run.starting_step)
         self.where = str(Path(self.run.dir).parent if self.run.offline else self.run.url or mode)
         stored = json.dumps({"id": self.id, "where": self.where, "group": about["group"]})

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmft.data.fields import (
+from vlmft.data.sources.fields import (
     MARK,
     UNSOUND,
     listed_images,
@@ -17,7 +17,7 @@ from vlmft.data.fields import (
     require_own_marks,
     text_of,
 )
-from vlmft.data.roles import USUAL_NAMES, fold
+from vlmft.data.sources.roles import USUAL_NAMES, fold
 from vlmft.sample import BadRowError, Role
 
 TURNS = tuple("messages conversations conversation dialog dialogue dialogs chat turns contents texts".split())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.cache import stamps
 from vlmft.data.sources.files import MENDS, SUFFIXES, File, NoAnswersError, read_file
 from vlmft.data.sources.hub import load_saved, load_undecoded
 from vlmft.data.sources.hub_card import declared_files
@@ -18,6 +17,7 @@ from vlmft.data.sources.locate import ImageFolders, settled
 from vlmft.data.sources.split_names import LEFT_OUT, Names, known_names, split_of, splits_in
 from vlmft.data.sources.table import Chained, Table
 from vlmft.data.sources.webdataset import fields, require_plain_names, webdataset_shards
+from vlmft.data.survey.cache import stamps
 from vlmft.sample import SPLITS, Split
 
 NO_TABLES = frozenset(

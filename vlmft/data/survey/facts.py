@@ -1,0 +1,296 @@
+"""What one pass over some rows finds out: a few numbers for each, so that a million rows take tens of megabytes.
+
+The pass is kept for the next start where the dataset can say which files its rows come from (`cache.py`).
+Of what images show only their paths are kept with it: their pixels have a store of their own. Rows that could not be
+read are never kept, but tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import pickle
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids
+from vlmft.data.images import file_of
+from vlmft.data.progress import Progress
+from vlmft.data.splits import connected
+from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
+from vlmft.data.survey.image_hashes import image_hashes
+from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
+from vlmft.sample import BadRowError, Image, Sample
+
+Poll = Callable[[], None]
+CONTENT = f"S{LOOK.itemsize}"
+NUMBERS = ("asks", "answers", "words", "pictured", "classes", "text_bytes", "marked", "images", "form")
+MARKS = ("<", "[")
+"""Signs of which special tokens of models hold one: a text without it does not hold the token."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of n rows."""
+
+    asks: np.ndarray
+    """(n,) int64: a hash of the texts of the prompt."""
+    answers: np.ndarray
+    """(n,) int64: a hash of the answer."""
+    words: np.ndarray
+    """(n,) int64: words of the answer."""
+    classes: np.ndarray
+    """(n,) int64: number of the class in `class_names`."""
+    class_names: tuple[str, ...]
+    pictured: np.ndarray
+    """(n,) int64: 1 where the row has images."""
+    text_bytes: np.ndarray
+    """(n,) int64: UTF-8 bytes of all texts of the prompt and of the answer; no tokenizer makes more tokens of them."""
+    marked: np.ndarray
+    """(n,) int64: which of `MARKS` stand in a text of the row, as `marks_in` says it."""
+    images: np.ndarray
+    """(n,) int64: images of the row, repeated ones too."""
+    form: np.ndarray
+    """(n,) int64: a hash of the roles of its messages, in order."""
+    shows: np.ndarray
+    """(m, 2) int64: a row, and the number in `contents` of one of its images, or of its text where it has none."""
+    contents: np.ndarray
+    """(k,) of 72 bytes, sorted: the `LOOK` of an image, or the sha256 of a text and zeros."""
+    ties: np.ndarray
+    """(t, 2) int64: a row, and a hash of a conversation or of a tag `GROUP` that it belongs to."""
+    bad: dict[int, str]
+    """Row -> why it cannot be used. Its other facts mean nothing."""
+
+    def __len__(self) -> int:
+        return len(self.asks)
+
+    def take(self, rows: np.ndarray) -> Facts:
+        """The facts of these rows alone, in this order."""
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(len(rows))
+
+        def moved(pairs: np.ndarray) -> np.ndarray:
+            found = np.column_stack([place[pairs[:, 0]], pairs[:, 1]])
+            return found[found[:, 0] >= 0]
+
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in NUMBERS},
+            shows=moved(self.shows),
+            ties=moved(self.ties),
+            bad={int(place[row]): why for row, why in self.bad.items() if place[row] >= 0},
+        )
+
+    def with_rows(self, other: Facts) -> Facts:
+        """These rows, then those of `other`."""
+        contents, number = np.unique(np.concatenate([self.contents, other.contents]), return_inverse=True)
+        names = tuple(dict.fromkeys(self.class_names + other.class_names))
+        classes = [np.array([names.index(name) for name in facts.class_names], int) for facts in (self, other)]
+        shows = np.concatenate([self.shows, other.shows + np.array([len(self), len(self.contents)])])
+        return Facts(
+            **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in NUMBERS if n != "classes"},
+            classes=np.concatenate([classes[0][self.classes], classes[1][other.classes]]),
+            class_names=names,
+            shows=np.column_stack([shows[:, 0], number[shows[:, 1]]]),
+            contents=contents,
+            ties=np.concatenate([self.ties, other.ties + np.array([len(self), 0])]),
+            bad=self.bad | {row + len(self): why for row, why in other.bad.items()},
+        )
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """(p,) `LOOK`s of the different images, and (p,) the first row that shows each."""
+        shown = self.shows[self.pictured[self.shows[:, 0]] > 0]
+        shown = shown[np.argsort(shown[:, 0], kind="stable")]
+        contents, first = np.unique(shown[:, 1], return_index=True)
+        return self.contents[contents].view(LOOK), shown[first, 0]
+
+    def sizes(self) -> list[list[tuple[int, int]]]:
+        """Of each row the (width, height) of its different images, in pixels."""
+        looks = self.contents.view(LOOK)
+        found: list[list[tuple[int, int]]] = [[] for _ in range(len(self))]
+        for row, content in self.shows[self.pictured[self.shows[:, 0]] > 0].tolist():
+            found[row].append((int(looks["width"][content]), int(looks["height"][content])))
+        return found
+
+    def groups(self, *, with_near_duplicates: bool = False) -> np.ndarray:
+        """(n,) the number of the least content that each row hangs together with, -1 for a bad row.
+
+        A group is a connected component: rows that share an image (exactly the same decoded pixels), a conversation or
+        a tag `GROUP`, over any chain of rows; rows without an image share their text. `with_near_duplicates` ties those
+        and mirrored ones together, too.
+        """
+        _, tie = np.unique(self.ties[:, 1], return_inverse=True)
+        tied = np.column_stack([self.ties[:, 0], len(self.contents) + tie])
+        pairs = np.concatenate([self.shows, tied])
+        pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+        same_row = pairs[1:, 0] == pairs[:-1, 0]
+        joined = np.column_stack([pairs[:-1, 1], pairs[1:, 1]])[same_row]
+        if with_near_duplicates:
+            hashes = np.ascontiguousarray(self.contents.view(LOOK)["perceptual"])
+            turned = np.where(hashes.any(axis=1, keepdims=True), hashes ^ MIRROR, hashes)
+            twins = itertools.chain(near(hashes, hashes), near(turned, hashes))
+            joined = np.concatenate([joined, *(np.column_stack([i, j]) for i, j, _ in twins)])
+        roots = connected(len(self.contents) + len(self.ties), joined)
+        found = np.full(len(self), -1)
+        found[pairs[:, 0]] = roots[pairs[:, 1]]
+        return found
+
+    def group_names(self, groups: np.ndarray) -> dict[int, str]:
+        """Number of a group -> the hash of its least content, hex: the same name in any set of rows."""
+        return {int(g): self.contents[g].ljust(32, b"\0")[:32].hex() for g in np.unique(groups) if g >= 0}
+
+
+@dataclass
+class Reading:
+    """Facts as they come, row by row. Images in files stand as their paths."""
+
+    asks: array[int] = field(default_factory=lambda: array("q"))
+    answers: array[int] = field(default_factory=lambda: array("q"))
+    words: array[int] = field(default_factory=lambda: array("q"))
+    classes: array[int] = field(default_factory=lambda: array("q"))
+    pictured: array[int] = field(default_factory=lambda: array("q"))
+    text_bytes: array[int] = field(default_factory=lambda: array("q"))
+    marked: array[int] = field(default_factory=lambda: array("q"))
+    images: array[int] = field(default_factory=lambda: array("q"))
+    form: array[int] = field(default_factory=lambda: array("q"))
+    shows: array[int] = field(default_factory=lambda: array("q"))
+    """Row and content, in turn: that of files as their number, that of digests as -1 minus theirs."""
+    ties: array[int] = field(default_factory=lambda: array("q"))
+    files: dict[str, int] = field(default_factory=dict)
+    digests: dict[bytes, int] = field(default_factory=dict)
+    class_names: dict[str, int] = field(default_factory=lambda: {"": 0})
+    bad: dict[int, str] = field(default_factory=dict)
+    seen: dict[bytes, bytes] = field(default_factory=dict)
+    """Loaders of images that lie in no file of their own -> their `LOOK`."""
+
+    def add(self, sample: Sample) -> None:
+        """Raises BadRowError where an image that lies in its row cannot be decoded."""
+        row = len(self.asks)
+        shown = [self._content(image) for image in sample.prompt.images] or [self._text(sample)]
+        for content in shown:
+            self.shows.extend((row, content))
+        for kind, name in (("conversation", sample.conversation), (GROUP, sample.tags.get(GROUP, ""))):
+            if name:
+                self.ties.extend((row, _hash(f"{kind} {name}")))
+        self.asks.append(_hash("\n".join(message.text for message in sample.prompt.messages)))
+        self.answers.append(_hash(sample.answer))
+        self.words.append(len(sample.answer.split()))
+        name = sample.tags.get(CLASS, "")
+        self.classes.append(self.class_names.setdefault(name, len(self.class_names)))
+        self.pictured.append(bool(sample.prompt.images))
+        texts = [*(message.text for message in sample.prompt.messages), sample.answer]
+        self.text_bytes.append(sum(len(text.encode(errors="surrogatepass")) for text in texts))
+        self.marked.append(marks_in(texts))
+        self.images.append(len(sample.prompt.images))
+        self.form.append(_hash(" ".join(message.role for message in sample.prompt.messages)))
+
+    def refuse(self, reason: str) -> None:
+        self.bad[len(self.asks)] = reason
+        for name in NUMBERS:
+            getattr(self, name).append(0)
+
+    def _content(self, image: Image) -> int:
+        file = file_of(image)
+        if file is not None:
+            return self.files.setdefault(str(file), len(self.files))
+        loader = hashlib.sha256(pickle.dumps(image.load)).digest()
+        if loader not in self.seen:
+            self.seen[loader] = look(image.load())
+        return -1 - self.digests.setdefault(self.seen[loader], len(self.digests))
+
+    def _text(self, sample: Sample) -> int:
+        digest = bytes.fromhex(sample.prompt.sha256).ljust(LOOK.itemsize, b"\0")
+        return -1 - self.digests.setdefault(digest, len(self.digests))
+
+    def arrays(self) -> Arrays:
+        return {
+            **{name: np.frombuffer(getattr(self, name), np.int64) for name in NUMBERS},
+            **{name: np.frombuffer(getattr(self, name), np.int64).reshape(-1, 2) for name in ("shows", "ties")},
+            "files": _bytes(self.files),
+            "class_names": _bytes(self.class_names),
+            "digests": np.array(list(self.digests), CONTENT),
+            "unread": np.array(list(self.bad), np.int64),
+        }
+
+
+def marks_in(texts: Iterable[str]) -> int:
+    """Bit i is set where any of the texts holds `MARKS[i]`."""
+    whole = "".join(texts)
+    return sum((mark in whole) << i for i, mark in enumerate(MARKS))
+
+
+def sources_of(dataset: Dataset) -> tuple[str, ...] | None:
+    """What the rows come from; None for a class of a user's own that has only inherited to say so: it may read more."""
+    own = type(dataset).__module__.startswith("vlmft.data.") or "comes_from" in vars(type(dataset))
+    return dataset.comes_from() if own else None
+
+
+def survey(dataset: Dataset, rows: Ids, poll: Poll = lambda: None) -> Facts:
+    """The facts of these rows. Every different image file is decoded once, and not at all where its hash is known.
+
+    `poll` is called before each row and now and then between images; it raises where the run was asked to stop.
+    """
+    sources, settings = sources_of(dataset), dataset.settings()
+    known = sources is not None and settings is not None
+    fingerprint = sha256(code_of(type(dataset)), *(sources or ())) if known else None
+    name = f"rows-{sha256(settings, hashlib.sha256(rows.numbers.tobytes()).hexdigest())}"
+    arrays = kept(name, fingerprint, lambda: _read(dataset, rows, poll).arrays())
+    facts, unread = seen(arrays, poll), arrays["unread"]
+    if not len(unread):
+        return facts
+    again = _read(dataset, rows.take(unread), poll)
+    second = seen(again.arrays(), poll)
+    order = np.arange(len(facts))
+    order[unread] = len(facts) + np.arange(len(unread))
+    return facts.with_rows(replace(second, bad=second.bad | again.bad)).take(order)
+
+
+def _read(dataset: Dataset, rows: Ids, poll: Poll) -> Reading:
+    found = Reading()
+    with Progress("rows read", len(rows)) as progress:
+        for row_id in rows:
+            poll()
+            try:
+                found.add(dataset.to_sample(dataset.read(row_id)))
+            except BadRowError as error:
+                found.refuse(str(error))
+            progress.advance()
+    return found
+
+
+def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
+    """The facts of a reading, once the images in files have been looked at."""
+    files = _texts(arrays["files"])
+    hashes = image_hashes(files, poll)
+    known = np.array([found if isinstance(found, bytes) else b"" for found in hashes], CONTENT)
+    contents, number = np.unique(np.concatenate([known, arrays["digests"]]), return_inverse=True)
+    rows, code = arrays["shows"].T
+    code = np.where(code >= 0, code, len(files) - 1 - code)
+    broken = np.array([isinstance(found, str) for found in hashes] + [False] * len(arrays["digests"]), bool)[code]
+    bad = {int(row): str(hashes[file]) for row, file in zip(rows[broken][::-1], code[broken][::-1], strict=True)}
+    good = ~np.isin(rows, list(bad))
+    pairs = np.unique(rows[good] * len(contents) + number[code[good]])
+    return Facts(
+        **{name: arrays[name] for name in NUMBERS},
+        class_names=tuple(_texts(arrays["class_names"])),
+        shows=np.column_stack(np.divmod(pairs, max(1, len(contents)))),
+        contents=contents,
+        ties=arrays["ties"][~np.isin(arrays["ties"][:, 0], list(bad))],
+        bad=bad,
+    )
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _bytes(texts: Iterable[str]) -> np.ndarray:
+    return np.frombuffer("".join(f"{text}\0" for text in texts).encode(errors="surrogatepass"), np.uint8)
+
+
+def _texts(stored: np.ndarray) -> list[str]:
+    return stored.tobytes().decode(errors="surrogatepass").split("\0")[:-1]

@@ -1,0 +1,134 @@
+"""vlmft score FILE: what a file of predictions is worth, whatever tool wrote it. Seconds, and no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlmft.config.check import ConfigError
+from vlmft.evaluation.compare import rows_told
+from vlmft.metrics import Table, variant
+from vlmft.predictions.extracted import READ_OTHERWISE, extracted, readings
+from vlmft.predictions.read_otherwise import Beside, beside_it
+from vlmft.predictions.rows import PredictionRows
+from vlmft.predictions.scoring import (
+    OF_A_SET,
+    Scored,
+    add_views,
+    columns_of_each,
+    metrics_of,
+    parser,
+    read_file,
+    read_labels,
+    scored,
+    scored_content,
+    shown,
+    table_of,
+    units_of,
+)
+
+USUAL_FORMS = ("CSV in UTF-8", "TSV in UTF-8", "JSON Lines", "a JSON list")
+
+
+def run_score(arguments: Sequence[str]) -> None:
+    """The tool: prints what `--metric` asks for."""
+    found = parser("score", "What a file of predictions (CSV, TSV, JSON, JSON Lines, parquet, xlsx, txt) is worth.")
+    add_views(found)
+    found.add_argument("file", type=Path)
+    options = found.parse_args(arguments)
+    (columns,) = columns_of_each(options, 1)
+    rows, labels = read_file(options.file, columns, options), read_labels(options.classes)
+    if options.by is not None and rows.by is None:
+        raise ConfigError(f"{rows.path}: --by: Expected a column called {options.by!r}, got none; name one of the file")
+    names = metrics_of(rows, options.metric, options.extract)
+    if names == ["count_accuracy"]:
+        names.append("counting")
+    of_rows: list[str | None] = [name for name in names if name not in OF_A_SET] if names else [None]
+    each = [scored(rows, name, labels, options.extract) for name in of_rows]
+    of_tables = extracted(rows, options.extract).rows if options.extract in READ_OTHERWISE else rows
+    tables = {name: table_of(of_tables, name, labels) for name in names if name in OF_A_SET}
+    if not each and options.extract == "auto":  # a row metric says what comes out
+        told = [f"{one.sentence}; --extract {one.how} scores that alone" for one in readings(rows, names[0])]
+        rows = replace(rows, notes=[*rows.notes, *told])
+    more = [
+        beside_it(one, name, labels, offers=options.extract == "auto") for one, name in zip(each, of_rows, strict=True)
+    ]
+    if options.json:
+        print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    groups, kind = units_of(rows)
+    n_told = rows_told(len(rows.ids), len(set(groups.values())), kind)
+    print(f"{rows.path}: {n_told}; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
+    print_notes(rows)
+    for one, other in zip(each, more, strict=True):
+        _print_scored(one, other)
+    for name, table in tables.items():
+        _print_table(name, table)
+
+
+def print_notes(rows: PredictionRows) -> None:
+    """What a reader must know of how the file was read; the usual forms go without saying."""
+    if rows.form not in USUAL_FORMS:
+        print(f"  read as {rows.form}")
+    for note in rows.notes:
+        print(f"  note: {note}")
+
+
+def _content(
+    rows: PredictionRows, each: Sequence[Scored], more: Sequence[Sequence[Beside]], tables: Mapping[str, Table]
+) -> dict[str, Any]:
+    scores = [
+        {**scored_content(one), "read_otherwise": [other.to_dict() for other in others]}
+        for one, others in zip(each, more, strict=True)
+    ]
+    return {
+        "file": str(rows.path),
+        "form": rows.form,
+        "columns": rows.columns,
+        "n": len(rows.ids),
+        "notes": rows.notes,
+        "scores": scores,
+        "tables": {variant(name): table.to_dict() for name, table in tables.items()},
+    }
+
+
+def _print_scored(one: Scored, more: Sequence[Beside]) -> None:
+    told = scored_content(one)
+    value, low, high = (shown(number, one.is_share) for number in (told["value"], *told["interval"]))
+    unit = " %" if one.is_share else ""
+    print(f"{one.metric}: {value}{unit} (95 % interval {low} to {high}, {told['interval_method']})")
+    if one.summary is not None:
+        summary = one.summary
+        answer = "none" if summary.top_answer is None else repr(summary.top_answer[:40])
+        print(f"  not parsed {summary.parse_failures} ({100 * summary.parse_failures / summary.n:.1f} %)")
+        print(
+            f"  most frequent answer {answer}: {100 * summary.top_share:.1f} %, most frequent reference: "
+            f"{100 * summary.majority_share:.1f} %"
+        )
+    for other in more:
+        print(f"  {other.sentence}")
+    for remark in one.remarks:
+        print(f"  {remark}")
+    if one.rows.by is not None:
+        print(f"  by {one.rows.by_name}:")
+        for name, content in told["values"].items():
+            value, low, high = (shown(number, one.is_share) for number in (content["value"], *content["interval"]))
+            print(f"    {name}: {value}{unit} ({low} to {high}), {content['n']} rows")
+
+
+def _print_table(name: str, table: Table) -> None:
+    print(variant(name))
+    for key, value in table.values.items():
+        print(f"  {key:<12}{'withheld' if value is None else f'{value:.4f}'}")
+    for title, lines in table.lists.items():
+        print(f"  {title.replace('_', ' ')}:")
+        for line in lines:
+            cells = (
+                f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in line.items()
+            )
+            print(f"    {', '.join(cells)}")
+    for note in table.notes:
+        print(f"  note: {note}")

@@ -1,0 +1,279 @@
+"""Files of predictions under a metric: what vlmft score, compare and seeds share. Seconds, and no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vlmft.config.check import ConfigError
+from vlmft.evaluation.compare import arm_interval
+from vlmft.evaluation.score import SMALL_N, ArmSummary, ScoredRow, score_answers, summarise, too_few, warnings
+from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_named, metric_named, variant
+from vlmft.metrics.json_match import is_json_container
+from vlmft.metrics.numerals import whole_number
+from vlmft.predictions.columns import COLUMNS, IMAGES
+from vlmft.predictions.extracted import EXTRACTS, READ_OTHERWISE, Extracted, extracted
+from vlmft.predictions.rows import PredictionRows, Reading, read_predictions, with_references
+from vlmft.sample import Answer
+
+OF_A_SET = {*CORPUS_METRICS, "macro_f1"}
+MOST_VALUES = 100
+"""Of a column to break figures down by."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def parser(tool: str, description: str) -> Parser:
+    """The options that score and compare share."""
+    found = Parser(f"vlmft {tool}", description=description, allow_abbrev=False)
+    uses = ", ".join(COLUMNS)
+    found.add_argument(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="USE=COLUMN,...",
+        help=f"which column is what, for all files; or give it once per file, in their order; uses: {uses}",
+    )
+    found.add_argument("--references", type=Path, metavar="FILE", help="references of the same ids, from another file")
+    found.add_argument("--by-order", action="store_true", help="rows belong together by their order, not by id")
+    found.add_argument("--metric", help="see vlmft/metrics; default: the run's own, or count_accuracy, exact_match")
+    found.add_argument("--classes", type=Path, metavar="FILE", help='JSON: {"label": ["another spelling", ...], ...}')
+    found.add_argument("--encoding", help="of the files, where it is none that a file says or that can be guessed")
+    found.add_argument("--rows", metavar="NAME", help="the list of rows to read, of a file with several")
+    found.add_argument(
+        "--alternatives", action="store_true", help="a list written as text in a reference is a list of right answers"
+    )
+    found.set_defaults(extract="none", by=None)
+    found.add_argument("--json", action="store_true", help="print one JSON object")
+    return found
+
+
+def add_views(found: Parser) -> None:
+    """The options that say how answers are read and figures are broken down."""
+    found.add_argument(
+        "--extract",
+        choices=EXTRACTS,
+        default="auto",
+        help="what of each prediction is scored; " + "; ".join(f"{name}: {what}" for name, what in EXTRACTS.items()),
+    )
+    found.add_argument("--by", metavar="COLUMN", help="figures for each value of a column, too")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One file under one row metric."""
+
+    rows: PredictionRows
+    metric: str
+    """Name and variant; the column's name for a file of scores."""
+    values: dict[str, float]
+    """Row id -> score."""
+    summary: ArmSummary | None
+    """None for a file of scores: there are no texts to look at."""
+    answers: Mapping[str, ScoredRow] = field(default_factory=dict)
+    """Row id -> answer and score; empty for a file of scores."""
+    extracted: Extracted | None = None
+    """How the answers were taken out, where they were."""
+
+    @property
+    def name(self) -> str:
+        return str(self.rows.path)
+
+    @property
+    def value(self) -> float:
+        return sum(self.values.values()) / len(self.values)
+
+    @property
+    def is_share(self) -> bool:
+        """Every score lies in 0..1, so that a percentage can be meant."""
+        return all(0 <= value <= 1 for value in self.values.values())
+
+    @property
+    def suspicious(self) -> bool:
+        """Every prediction is a reference, character by character, on enough rows that no model does it."""
+        return self.summary is not None and self.summary.verbatim == self.summary.n >= SMALL_N
+
+    @property
+    def remarks(self) -> list[str]:
+        if self.summary is None:
+            return []
+        if not self.suspicious:
+            return [f"warning: {sentence}" for sentence in warnings(self.summary) + too_few(self.summary)]
+        return [
+            f"suspicious: all {self.summary.n} predictions of {self.summary.arm} equal a reference character by "
+            "character; before believing it, look for the answers in the prompts"
+        ]
+
+
+def read_labels(path: Path | None) -> Labels | None:
+    """The class list of --classes: label -> aliases. Raises ConfigError for another shape."""
+    if path is None:
+        return None
+    try:
+        classes = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(classes, list):
+            classes = {label: [] for label in classes}
+        if not isinstance(classes, dict) or not all(isinstance(aliases, list) for aliases in classes.values()):
+            raise ValueError('Expected {"label": ["alias", ...], ...} or a list of labels')
+        return Labels(classes)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"--classes {path}: {error}") from error
+
+
+def columns_of_each(options: argparse.Namespace, n_files: int) -> list[str]:
+    """The --columns of each file. Raises ConfigError unless there are none, one for all, or one for each."""
+    said: list[str] = options.columns or [""]
+    if len(said) not in (1, n_files):
+        raise ConfigError(f"--columns: Expected it once, or once for each of {n_files} files, got it {len(said)} times")
+    return said if len(said) == n_files else said * n_files
+
+
+def read_file(path: Path, columns: str, options: argparse.Namespace) -> PredictionRows:
+    """The rows of one file with their references; raises ConfigError."""
+    named = {}
+    for part in filter(None, columns.split(",")):
+        use, _, column = part.partition("=")
+        if use.strip() not in COLUMNS or not column:
+            raise ConfigError(f"--columns: Expected USE=COLUMN with a use of {', '.join(COLUMNS)}, got {part!r}")
+        named[use.strip()] = column.strip()
+    reading = Reading(
+        named,
+        by_order=options.by_order,
+        rows=options.rows,
+        encoding=options.encoding,
+        by=options.by,
+        alternatives=options.alternatives,
+        as_json="json_match" in (options.metric or "").split(","),
+    )
+    elsewhere = options.references is not None
+    # with --references the column of that name is looked for in the other file
+    own = {use: column for use, column in named.items() if use != "reference" or not elsewhere}
+    rows = read_predictions(path, replace(reading, named=own), references_elsewhere=elsewhere)
+    return with_references(rows, options.references, reading)
+
+
+def metrics_of(rows: PredictionRows, said: str | None, extract: str = "none") -> list[str]:
+    """What to score by: what was said, a suite spelled out; else the run's metric, else what the references allow."""
+    if said is not None:
+        return [one for name in said.split(",") for one in SUITES.get(name, (name,))]
+    if rows.scores is not None:
+        return []
+    if rows.metric is not None:
+        return [rows.metric]
+    if extract in ("letter", "yes-no"):
+        return ["exact_match"]
+    assert rows.references is not None
+    if all(is_json_container(text) for references in rows.references for text in references):
+        return ["json_match"]
+    counts = all(whole_number(text) is not None for references in rows.references for text in references)
+    return ["count_accuracy" if counts else "exact_match"]
+
+
+def scored(
+    rows: PredictionRows, metric: str | None, labels: Labels | None, extract: str = "none", *, alone: bool = False
+) -> Scored:
+    """The rows under a metric, their answers taken out as `extract` says, or their own scores where there is none;
+    `alone` as in `summarise`.
+
+    Raises ConfigError.
+    """
+    if extract in READ_OTHERWISE and metric is not None:
+        taken = extracted(rows, extract)
+        return replace(scored(taken.rows, metric, labels, alone=alone), extracted=taken)
+    if metric is None:
+        assert rows.scores is not None
+        name = f"score in column {rows.columns['score']}"
+        return Scored(rows, name, dict(zip(rows.ids, rows.scores, strict=True)), None)
+    if rows.references is None or not rows.predictions:
+        raise ConfigError(f"{rows.path}: Expected predictions and references for {metric}, got scores alone")
+    finishes = ["length" if cut else "stop" for cut in rows.cut]
+    answers = {
+        row_id: Answer(text, finish, 0)  # type: ignore[arg-type]
+        for row_id, text, finish in zip(rows.ids, rows.predictions, finishes, strict=True)
+    }
+    references = dict(zip(rows.ids, rows.references, strict=True))
+    try:
+        found: Mapping[str, ScoredRow] = score_answers(answers, references, metric_named(metric, labels))
+    except ValueError as error:
+        raise ConfigError(f"--metric {metric}: {error}") from error
+    values = {row_id: row.score.value for row_id, row in found.items()}
+    groups, kind = units_of(rows)
+    summary = summarise(str(rows.path), found, references, metric, groups=groups, kind=kind, alone=alone)
+    return Scored(rows, variant(metric), values, summary, found)
+
+
+def units_of(rows: PredictionRows) -> tuple[dict[str, str], str]:
+    """Row id -> its independent unit, and what the units are: as named, by the hash of the image that a row shows, or
+    by a column of the file that names its image."""
+    if "group" in rows.columns or len(set(rows.groups)) < len(rows.ids):
+        are_images = rows.columns.get("group") in COLUMNS["group"] and all(name.count('"') == 2 for name in rows.groups)
+        return rows.row_groups, "images" if are_images else "groups"
+    for name in IMAGES:
+        cells = rows.asked.get(name, [])
+        if 1 < len(set(cells)) < len(cells):
+            return {i: cell or f"row {i}" for i, cell in zip(rows.ids, cells, strict=True)}, "images"
+    return rows.row_groups, "groups"
+
+
+def table_of(rows: PredictionRows, metric: str, labels: Labels | None) -> Table:
+    """The table of a metric of a whole set. Raises ConfigError."""
+    if rows.references is None or not rows.predictions:
+        raise ConfigError(f"{rows.path}: Expected predictions and references for {metric}, got scores alone")
+    try:
+        return corpus_metric_named(metric, labels)(list(zip(rows.predictions, rows.references, strict=True)))
+    except ValueError as error:
+        raise ConfigError(f"--metric {metric}: {error}") from error
+
+
+def scored_content(one: Scored) -> dict[str, Any]:
+    """JSON-ready: value, interval, parse failures, most frequent answer, remarks."""
+    groups, kind = units_of(one.rows)
+    interval, method, n_groups = arm_interval(one.values, groups)
+    told = one.summary.to_dict() if one.summary is not None else {}
+    for name in ("arm", "metric", "interval", "answers_per_second"):
+        told.pop(name, None)
+    head = {"metric": one.metric, "n": len(one.values), "n_groups": n_groups, "kind": kind, "value": one.value}
+    verdicts = {"suspicious": one.suspicious, "remarks": one.remarks}
+    found = {**told, **head, "interval": list(interval), "interval_method": method, **verdicts}
+    if one.extracted is not None:
+        found |= {"extract": one.extracted.how, "n_extracted": one.extracted.n_found}
+    if one.rows.by is not None:
+        found |= {"by": one.rows.by_name, "values": by_value(one)}
+    return found
+
+
+def by_value(one: Scored) -> dict[str, dict[str, Any]]:
+    """Value of the column of --by -> n, value and interval of its rows. Raises ConfigError for a column of too many."""
+    content, (groups, _) = {}, units_of(one.rows)
+    for name, ids in ids_by_value(one.rows).items():
+        values = {row_id: one.values[row_id] for row_id in ids}
+        interval, _, _ = arm_interval(values, groups)
+        content[name] = {"n": len(ids), "value": sum(values.values()) / len(ids), "interval": list(interval)}
+    return content
+
+
+def ids_by_value(rows: PredictionRows) -> dict[str, list[str]]:
+    """Value of the column of --by -> its rows. Raises ConfigError for a column that has a value for nearly each row."""
+    found: dict[str, list[str]] = {}
+    for row_id, value in zip(rows.ids, rows.by or (), strict=True):
+        found.setdefault(value, []).append(row_id)
+    if len(found) > MOST_VALUES:
+        raise ConfigError(
+            f"{rows.path}: --by: Expected a column of {MOST_VALUES} values at most, got {len(found)} in "
+            f"{rows.by_name!r}; name one that groups the rows"
+        )
+    return found
+
+
+def shown(value: float, is_share: bool, sign: str = "") -> str:
+    """A share as a percentage, without its sign; any other score as a plain number."""
+    return f"{100 * value:{sign}.2f}" if is_share else f"{value:{sign}.6g}"

@@ -1,0 +1,95 @@
+"""Writes a `Report` as GitHub-flavoured Markdown: what can be pasted into an issue, without rows and pictures."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from vlmft.config.files import write_whole
+from vlmft.report import tables
+from vlmft.report.card import card_words
+from vlmft.report.content import Grid, Report, Section
+from vlmft.report.units import Unit
+
+_MENTION = re.compile(r"(?<!\w)@(?=\w)")
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~!&$]")
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Writes the file whole, or leaves what was there. Equal reports make equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, markdown_text(report).encode("utf-8", "replace"))
+
+
+def markdown_text(report: Report) -> str:
+    """The whole file as text."""
+    unit = Unit(is_share=not report.is_graded)
+    arms = [_table(tables.arm_table(some, unit)) for some in tables.by_metric(report.arms)]
+    pieces = [f"# {_plain(report.title)}", *_verdict(report), f"> {_plain(report.sentence)}", *_warnings(report)]
+    pieces += ["## Arms", *arms] if arms else []
+    if report.comparisons:
+        note = _plain(tables.comparison_note(report.comparisons))
+        pieces += ["## Paired comparison", _table(tables.comparison_table(report.comparisons, unit)), note]
+    for section in report.sections:
+        pieces += _section(section, 2)
+    if report.card is not None:
+        pieces += ["## Data", _list(card_words(report.card))]
+    lists = {"Checks": report.checks, "Fingerprints": report.fingerprints, "Versions": report.versions}
+    for name, values in lists.items():
+        pieces += [f"## {name}", _list(values)] if values else []
+    pieces += ["## Command", _code(report.command)] if report.command else []
+    return "\n\n".join(piece for piece in pieces if piece) + "\n"
+
+
+def _verdict(report: Report) -> list[str]:
+    if not report.comparisons:
+        return []
+    first = report.comparisons[0]
+    pair = f"{first['second']} against {first['first']}"
+    return [_plain(f"{tables.verdict(first)}: {pair}{tables.BUT if report.alarms else ''}")]
+
+
+def _warnings(report: Report) -> list[str]:
+    lines = [f"> - {_plain(warning)}" for warning in report.warnings]
+    return ["\n".join(["> [!WARNING]", *lines])] if lines else []
+
+
+def _section(section: Section, rank: int) -> list[str]:
+    inner = [_plain(text) for text in section.sentences]
+    if section.table is not None:
+        inner.append(_table(section.table))
+    if section.bars:
+        inner.append(_table(Grid(("", "Value"), tuple((bar.label, bar.text) for bar in section.bars))))
+    for part in section.parts:
+        inner += _section(part, rank + 1)
+    if section.is_folded:
+        return [f"<details><summary>{html.escape(section.title)}</summary>", *inner, "</details>"]
+    return [f"{'#' * rank} {_plain(section.title)}", *inner]
+
+
+def _table(grid: Grid) -> str:
+    rules = ["---" if column in grid.text_columns else "--:" for column in range(len(grid.heads))]
+    lines = [[_cell(cell, i in grid.bold_columns) for i, cell in enumerate(line)] for line in grid.lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [[_plain(head) for head in grid.heads], rules, *lines])
+
+
+def _cell(text: str, is_bold: bool) -> str:
+    first, *small = (_plain(line) for line in text.split("\n"))
+    return "<br>".join([f"**{first}**" if is_bold and first else first, *(f"<sub>{line}</sub>" for line in small)])
+
+
+def _list(values: Mapping[str, str]) -> str:
+    return "\n".join(f"- {_plain(name)}: {_plain(str(value))}" for name, value in values.items())
+
+
+def _code(text: str) -> str:
+    """Inside a fence that is longer than any in the text."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _plain(text: str) -> str:
+    """Text that stays text: nothing in it is markup, a line break, or somebody's name to be notified."""
+    return _MENTION.sub("@\u2060", _SPECIAL.sub(r"\\\g<0>", " ".join(text.split())))

@@ -1,0 +1,221 @@
+"""python train.py -m: each job is a process of its own, so that its memory is returned and its failure stays its own.
+
+A Hydra launcher. It stays light, because a sweep must not hold a GPU beside its jobs: no torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from vlmft.config.check import ConfigError, checked
+from vlmft.config.schema import TrainConfig
+from vlmft.run.folder import FOLDER_TOLD_IN
+from vlmft.run.lock import locked
+from vlmft.sweep.result import STOPPED, SWEEP_FILE, Job, Sweep, shown
+from vlmft.training.interruption import StopRequest, stop_request
+
+POLL_SECONDS = 0.2
+KILL_AFTER_SECONDS = 600.0
+"""A job that was asked to stop finishes its window and saves; one that has not by then is killed."""
+
+
+NOT_OF_A_SWEEP = ("resume", "output_root", "name", "test", "logger")
+"""Settings that do not make it another sweep."""
+
+
+def key_of(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def sweep_name(name: str | None, overrides: Sequence[str], sweeper: str) -> str:
+    """The folder of a sweep below outputs/sweeps: `name=`, or a hash of what is swept and of what is not."""
+    told = sorted(o for o in overrides if key_of(o).split(".")[0] not in NOT_OF_A_SWEEP)
+    return name or hashlib.sha256("\n".join([sweeper, *told]).encode()).hexdigest()[:10]
+
+
+class Jobs:
+    """Checks and runs the jobs of one sweep; the launcher and the Optuna sweeper share it."""
+
+    def __init__(self, config: DictConfig, context: HydraContext) -> None:
+        """
+        Raises:
+            ConfigError: several names.
+        """
+        self.config, self.context = config, context
+        section = config.hydra
+        for override in OverridesParser.create().parse_overrides(list(section.overrides.task)):
+            if override.get_key_element() == "name" and override.is_sweep_override():
+                raise ConfigError(f"name: Expected one name for a sweep, got {override.input_line}")
+        name = sweep_name(config.name, section.overrides.task, section.sweeper._target_)
+        self.folder = Path(section.sweep.dir) / name
+
+    def own(self, overrides: Sequence[str]) -> list[str]:
+        """A job's settings: the test split is left to the winner, and `name=` has named the sweep.
+
+        Raises:
+            ConfigError: test=true.
+        """
+        told = [o.split("=", 1) for o in overrides if key_of(o) == "test"]
+        if any(value.lower() not in ("false", "no", "off", "0") for _, value in told):
+            raise ConfigError("test: Expected false in a sweep, got true; the winner alone meets the test split")
+        kept = [o for o in overrides if key_of(o) not in ("test", "name")]
+        return [*kept, "test=false", *(["name=null"] if self.config.name is not None else [])]
+
+    def problem(self, overrides: Sequence[str]) -> str | None:
+        """What the check says against a job, before it is started."""
+        composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        names = [str(name) for name in composed if name != "hydra"]
+        try:
+            config = checked(OmegaConf.masked_copy(composed, names), TrainConfig)
+        except ConfigError as error:
+            return str(error)
+        if config.trainer.devices != 1:
+            return (
+                f"trainer.devices: Expected 1 in a sweep (-m), got {config.trainer.devices}; a sweep watches, prunes "
+                "and stops its jobs as one process each, and Lightning would start more of them from the command line"
+            )
+        return None
+
+    def run(self, job: Job, stop: StopRequest, look: Callable[[Path], bool] | None = None) -> None:
+        """Runs the job to its end and fills in what came of it; `look(run folder) -> stop it?` is asked meanwhile."""
+        place = self.folder / "jobs" / f"{job.number:04d}"
+        place.mkdir(parents=True, exist_ok=True)
+        told, log = place / "folder", place / "log.txt"
+        told.unlink(missing_ok=True)
+        print(f"job {job.number}  {job.said()}\n  log {log}", flush=True)
+        started, job.state = time.monotonic(), "running"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(job.overrides),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, FOLDER_TOLD_IN: str(told)},
+                start_new_session=True,  # Ctrl-C comes to the sweep, which asks the job once
+            )
+            pruned = _wait(process, stop, lambda: look is not None and told.is_file() and look(Path(told.read_text())))
+        job.exit_code, job.seconds = process.returncode, round(time.monotonic() - started, 1)
+        job.folder = told.read_text(encoding="utf-8") if told.is_file() else None
+        job.state = {0: "finished"}.get(
+            process.returncode, "interrupted" if process.returncode in STOPPED else "failed"
+        )
+        job.state = "pruned" if pruned and job.state == "interrupted" else job.state
+        job.message = last_line(log) if job.state == "failed" else ""
+        job.read_validation()
+        print(
+            f"  {job.state} {job.message or shown(job)}, {job.seconds:.0f} s, {job.folder or 'no folder'}", flush=True
+        )
+
+    def command(self, overrides: Sequence[str]) -> list[str]:
+        """This very script with a job's settings, and with what says where Hydra finds files."""
+        flags = get_args_parser().parse_args()
+        places = {
+            "--config-path": flags.config_path,
+            "--config-name": flags.config_name,
+            "--config-dir": flags.config_dir,
+        }
+        found = [text for flag, value in places.items() if value is not None for text in (flag, value)]
+        paths = [o for o in self.config.hydra.overrides.hydra if key_of(o) == "hydra.searchpath"]
+        return [sys.executable, sys.argv[0], *found, *paths, *overrides]
+
+
+def _wait(process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[], bool]) -> bool:
+    """Until the process has ended; returns whether it was asked to, to be pruned."""
+    asked: float | None = None
+    pruned = False
+    try:
+        while process.poll() is None:
+            if asked is None and (stop.number is not None or prune()):
+                asked, pruned = time.monotonic(), stop.number is None
+                process.terminate()
+            if asked is not None and time.monotonic() - asked > KILL_AFTER_SECONDS:
+                process.kill()
+            time.sleep(POLL_SECONDS)
+    finally:
+        if process.poll() is None:  # a second Ctrl-C
+            process.kill()
+            process.wait()
+    return pruned
+
+
+def last_line(log: Path) -> str:
+    """Of what a job printed: its error line, or the last one there is."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+
+
+class ProcessLauncher(Launcher):
+    """Hydra's launcher for `-m` with its basic sweeper: all jobs one after the other, then the ranking."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.jobs = Jobs(config, hydra_context)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """
+        Raises:
+            ConfigError: no job at all could start, so it is the command line that is mistaken; or the folder holds the
+                sweep already, and `resume` is not set.
+            SystemExit: 1 where a job failed, 128 + signal where the sweep was stopped; all is written by then.
+        """
+        (self.jobs.folder.parent / "multirun.yaml").unlink(
+            missing_ok=True
+        )  # Hydra's: the whole config, secrets in clear
+        settings = [self.jobs.own(overrides) for overrides in job_overrides]
+        problems = [self.jobs.problem(overrides) for overrides in settings]
+        if all(problems):
+            raise ConfigError(problems[0] or "")
+        if (devices := next((p for p in problems if p and p.startswith("trainer.devices: ")), None)) is not None:
+            raise ConfigError(devices)
+        swept = [key for key in map(key_of, settings[0]) if len({_value(o, key) for o in settings}) > 1]
+        sweep = Sweep(self.jobs.folder)
+        sweep.jobs = [Job(i, o, {key: _value(o, key) for key in swept}) for i, o in enumerate(settings, start=1)]
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        with locked(sweep.folder), stop_request() as stop:
+            if (sweep.folder / SWEEP_FILE).exists() and not self.jobs.config.resume:
+                raise ConfigError(
+                    f"name: {sweep.folder} holds this sweep already; go on with resume=true, or give another name="
+                )
+            shutil.rmtree(sweep.folder / "jobs", ignore_errors=True)
+            print(f"sweep of {len(sweep.jobs)} jobs, folder {sweep.folder}")
+            for job in sweep.jobs:
+                if stop.number is None:
+                    self.jobs.run(job, stop)
+                    sweep.write()
+        finish(sweep, stop)
+        return [_returned(job) for job in sweep.jobs]
+
+
+def finish(sweep: Sweep, stop: StopRequest) -> None:
+    """
+    Raises:
+        SystemExit: unless every job ended well.
+    """
+    sweep.write()
+    sweep.say()
+    if stop.number is not None:
+        print("stopped; the same command with resume=true goes on", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    if sweep.exit_code():
+        sys.exit(sweep.exit_code())
+
+
+def _value(overrides: Sequence[str], key: str) -> str:
+    return next((o.partition("=")[2] for o in overrides if key_of(o) == key), "")
+
+
+def _returned(job: Job) -> JobReturn:
+    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.exit_code)
