@@ -1,0 +1,82 @@
+"""How much there is to read: lines by package, and what `python train.py` imports. Ceilings only ever fall."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vlmft"
+
+MAX_LINES = {
+    "config": 1_750,
+    "data": 7_840,
+    "evaluation": 2_120,
+    "labels": 1_470,
+    "metrics": 1_700,
+    "models": 2_890,
+    "predictions": 2_230,
+    "report": 2_040,
+    "run": 4_070,
+    "sample.py": 255,
+    "sweep": 950,
+    "tools": 700,
+    "training": 1_350,
+}
+"""Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
+MAX_MEDIAN_LINES = 120
+MAX_FILES_OF_TRAINING = 152
+MAX_LINES_OF_TRAINING = 19_850
+
+IMPORTED = """
+import json, pathlib, runpy, sys
+listed = pathlib.Path(sys.argv.pop(1))
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "vlmft"}
+listed.write_text(json.dumps(sorted(files)))
+"""
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_lines_by_package(capsys: pytest.CaptureFixture[str]) -> None:
+    files = {path: lines_of(path) for path in PACKAGE.rglob("*.py")}
+    assert len(files) >= 100
+    found: Counter[str] = Counter()
+    for path, lines in files.items():
+        found[path.relative_to(PACKAGE).parts[0]] += lines
+    small = {"__init__.py", "__main__.py"}
+    with capsys.disabled():
+        print("\nlines of Python in vlmft/: " + ", ".join(f"{name} {n:,}" for name, n in sorted(found.items())))
+        print(f"in all {sum(files.values()):,} in {len(files)} files, median {statistics.median(files.values()):g}")
+    assert found.keys() - small == MAX_LINES.keys()
+    assert {name: n for name, n in found.items() if name not in small and n > MAX_LINES[name]} == {}
+    assert statistics.median(files.values()) <= MAX_MEDIAN_LINES
+
+
+@pytest.mark.slow
+def test_what_training_imports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole small run of train.py, evaluation and report included: the files that somebody follows who reads it."""
+    listed = tmp_path / "imported.json"
+    settings = ("data.options.train_rows=64", "data.limit_train=32", "data.limit_val=8", "data.limit_test=16")
+    arguments = (*settings, "trainer.max_steps=2", "logger=none", f"output_root={tmp_path}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", IMPORTED, str(listed), *arguments]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    files = [Path(name) for name in json.loads(listed.read_text())]
+    n_lines = sum(map(lines_of, files))
+    with capsys.disabled():
+        print(f"\npython train.py imports {len(files)} files of vlmft/, {n_lines:,} lines")
+    assert any(path.name == "report.html" for path in tmp_path.rglob("*")), "the run went to its end"
+    assert 40 <= len(files) <= MAX_FILES_OF_TRAINING
+    assert n_lines <= MAX_LINES_OF_TRAINING
