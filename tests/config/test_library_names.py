@@ -60,7 +60,7 @@ def test_trainer_settings_are_lightnings() -> None:
     names = [field.name for field in dataclasses.fields(schema.TrainerConfig) if field.name != "memory_gib"]
     assert len(names) >= 10
     expect_known(names, lightning.Trainer)
-    passed = keywords_of_calls("run/train.py", "L.Trainer")
+    passed = keywords_of_calls("run/fit.py", "L.Trainer")
     expect_known(passed, lightning.Trainer)
     assert set(names) <= set(passed), "a setting that never reaches the Trainer"
 

@@ -21,9 +21,9 @@ from vlmft.config.schema import EvaluationConfig
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.load import Source, load_model, load_processor, load_source
+from vlmft.run.fit import total_steps
 from vlmft.run.folder import config_hash, read_run
 from vlmft.run.results import Summary
-from vlmft.run.train import total_steps
 from vlmft.training.checkpoint import read_checkpoint, steps_in
 
 

@@ -16,7 +16,7 @@ from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.models.lora import trainable
 from vlmft.run.build import Built, build, infer
-from vlmft.run.train import fit
+from vlmft.run.fit import fit
 from vlmft.sample import EncodedRow
 from vlmft.training.checkpoint import Checkpoints
 from vlmft.training.interruption import StopRequest
