@@ -14,20 +14,39 @@ from vlmft.config.tools import compose_tool
 from vlmft.tools.cli import TOOLS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAX_README_LINES = 150
 OTHER_COMMANDS = {"pip", "pytest"}
+PAGES: dict[str, int] = {
+    "README.md": 20,
+    "docs/architecture.md": 1,
+    "docs/data.md": 2,
+    "docs/evaluation.md": 15,
+    "docs/extending.md": 1,
+    "docs/failures.md": 0,
+    "docs/from_other_tools.md": 1,
+    "docs/glossary.md": 0,
+    "docs/models.md": 0,
+    "docs/quickstart.md": 8,
+    "docs/sweeps.md": 4,
+    "docs/tracking.md": 4,
+}
+"""Page -> how many commands it has at least."""
 
 
-def commands() -> list[list[str]]:
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def commands(page: str) -> list[list[str]]:
     """The command lines of all bash blocks, without comments, one list of words each."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+    blocks = re.findall(r"```bash\n(.*?)```", text_of(page), flags=re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     parts = [part.strip() for line in lines for part in re.split(r"\s#\s", line)[0].split("&&")]
-    inline = re.findall(r"`((?:python (?:train|evaluate)\.py|vlmft trace) [^`]*)`", README)
+    inline = re.findall(r"`((?:python (?:train|evaluate)\.py|vlmft trace) [^`]*)`", text_of(page))
     return [shlex.split(command) for command in [*parts, *inline] if "<" not in command]
 
 
-COMMANDS = commands()
+COMMANDS = {" ".join(words): words for page in PAGES for words in commands(page)}
 
 
 def first_of_sweep(word: str) -> str:
@@ -41,15 +60,22 @@ def first_of_sweep(word: str) -> str:
 
 
 def test_commands_are_found() -> None:
-    assert len(COMMANDS) >= 20
-    assert [words[:2] for words in COMMANDS[:2]] == [["pip", "install"], ["python", "train.py"]]
+    assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")} | {"README.md"} == PAGES.keys()
+    assert {page: len(commands(page)) for page, least in PAGES.items() if len(commands(page)) < least} == {}
+    assert [words[:2] for words in commands("README.md")[:2]] == [["pip", "install"], ["python", "train.py"]]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_readme_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path: Path) -> None:
     """A folder that stands for the reader's own is replaced by one that exists; `--cfg job` prints what is composed."""
     overrides = [
-        re.sub(r"=[A-Z_]*(FOLDER|RUN)$", f"={tmp_path}", w) for w in words[2:] if w not in ("--cfg", "job", "-m")
+        re.sub(r"=[A-Z_]*(FOLDER|RUN)$", f"={tmp_path}", w)
+        for w in words[2:]
+        if w not in ("--cfg", "job", "-m", "--help")
     ]
     overrides = [first_of_sweep(w) for w in overrides if not w.startswith("hydra")] if "-m" in words else overrides
     if words[1:2] == ["train.py"]:
@@ -57,6 +83,8 @@ def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path:
     elif words[1:2] == ["evaluate.py"]:
         config = compose_evaluate(*overrides)
         assert config.run is not None or config.model is not None
+    elif words[:2] == ["vlmft", "check"]:
+        assert compose_tool("check", CheckConfig, overrides).data.name
     elif words[:2] == ["vlmft", "trace"]:
         assert compose_tool("trace", TraceConfig, overrides).data.name
     elif words[0] == "vlmft":
@@ -65,15 +93,18 @@ def test_command_composes(words: list[str], compose, compose_evaluate, tmp_path:
         assert words[0] in OTHER_COMMANDS
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    linked = re.findall(r"\]\(((?!https?:|#)[^)#]+)[^)]*\)", text_of(page))
+    assert [path for path in linked if not (ROOT / page).parent.joinpath(path).exists()] == []
+
+
 def test_tree_names_what_is_there() -> None:
-    """Each file that the annotated tree or a link names exists."""
-    linked = re.findall(r"\]\(((?:vlmft|conf|docs|benchmarks)/[^)]+)\)", README)
-    tree = README.partition("## The code")[2]
-    named = re.findall(r"\b(\w+\.py)\b", tree.partition("```\n")[2].partition("```")[0])
-    assert len(linked) >= 4
+    """Each file that the annotated tree names exists."""
+    tree = text_of("docs/architecture.md").partition("```\n")[2].partition("```")[0]
+    named = re.findall(r"\b(\w+\.py)\b", tree)
     assert len(named) >= 15
     there = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
-    assert not [path for path in linked if not (ROOT / path).exists()]
     assert not [name for name in named if name not in there]
 
 
@@ -84,7 +115,7 @@ def test_setup_lists_every_package() -> None:
     assert listed == found | {"vlmft.conf"}
 
 
-DATA_PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DATA_PAGE = text_of("docs/data.md")
 
 
 def test_every_form_of_the_data_page_names_a_command_and_a_test() -> None:
@@ -97,9 +128,3 @@ def test_every_form_of_the_data_page_names_a_command_and_a_test() -> None:
         source = (ROOT / test).read_text(encoding="utf-8")
         assert "def test_" in source, f"{form}: {test}"
         assert "all" in command or set(re.findall(r"data=(\w+)", command)) <= {"columns", "messages", "imagefolder"}
-
-
-@pytest.mark.parametrize("command", re.findall(r"^(vlmft check [^#\n]*)", DATA_PAGE, flags=re.M))
-def test_commands_of_the_data_page_compose(command: str, tmp_path: Path) -> None:
-    overrides = [re.sub(r"=FOLDER$", f"={tmp_path}", word) for word in shlex.split(command)[2:]]
-    assert compose_tool("check", CheckConfig, overrides).data.name == "columns"
