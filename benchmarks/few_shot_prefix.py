@@ -12,7 +12,7 @@ import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from vlmft.config.schema import EvaluationConfig
+from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.tool_schema import TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.evaluation.few_shot import question_after, turns_of

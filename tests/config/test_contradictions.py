@@ -7,12 +7,15 @@ import math
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Optional
 
 import pytest
 
 from vlmft.config import schema, tool_schema
-from vlmft.config.check import ConfigError, all_keys
-from vlmft.config.contradictions import CHOICES, FOLDER_NAMES, LIMITS
+from vlmft.config.check import ConfigError
+from vlmft.config.evaluation_schema import EvaluationConfig
+from vlmft.config.schema import EvaluateConfig
+from vlmft.config.setting_types import Constraint, Count, constraints
 
 SCHEMAS = (
     schema.TrainConfig,
@@ -24,36 +27,49 @@ SCHEMAS = (
     tool_schema.AnnotateConfig,
     tool_schema.JudgeConfig,
 )
-LIMITED = [key for _, _, keys in LIMITS for key in keys.split()]
 
 
-def numbers(group: type, prefix: str = "") -> Iterator[str]:
-    """Keys of all whole numbers and numbers, optional ones too."""
-    for name, annotation in typing.get_type_hints(group).items():
-        kinds = {annotation, *typing.get_args(annotation)}
-        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
-        if nested:
-            yield from numbers(nested[0], f"{prefix}{name}.")
-        elif kinds & {int, float}:
-            yield prefix + name
+def settings_of(group: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and type of each setting, with what its type says beside the plain type."""
+    for name, annotation in typing.get_type_hints(group, include_extras=True).items():
+        inner = [kind for kind in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(kind)]
+        if inner and isinstance(inner[0], type):
+            yield from settings_of(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name, annotation
+
+
+def is_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(is_number(inner) for inner in typing.get_args(annotation))
+
+
+def numbers_without_a_range(group: type) -> set[str]:
+    return {key for key, kind in settings_of(group) if is_number(kind) and not [*constraints(kind)]}
 
 
 def test_every_number_has_a_range() -> None:
-    found = {key for root in SCHEMAS for key in numbers(root)}
-    assert len(found) > 25
-    assert found == set(LIMITED)
-    assert len(LIMITED) == len(set(LIMITED))
+    assert len({key for root in SCHEMAS for key, kind in settings_of(root) if is_number(kind)}) > 25
+    assert not {key for root in SCHEMAS for key in numbers_without_a_range(root)}
 
 
-def test_every_limit_and_choice_is_of_a_setting() -> None:
-    legal = {key for root in SCHEMAS for key in all_keys(root)}
-    assert {*LIMITED, *CHOICES, *FOLDER_NAMES} <= legal
+def test_a_number_without_a_range_is_seen() -> None:
+    bare = dataclasses.make_dataclass("Bare", [("n", Optional[int]), ("share", float), ("name", str), ("r", Count)])
+    assert numbers_without_a_range(dataclasses.make_dataclass("Root", [("bare", bare)])) == {"bare.n", "bare.share"}
 
 
-@pytest.mark.parametrize(("words", "holds"), [(words, holds) for words, holds, _ in LIMITS])
+RANGES = {found for root in SCHEMAS for _, kind in settings_of(root) if is_number(kind) for found in constraints(kind)}
+
+
+@pytest.mark.parametrize("limit", sorted(RANGES, key=lambda limit: limit.expected), ids=lambda limit: limit.expected)
 @pytest.mark.parametrize("value", [math.nan, -math.inf, -2])
-def test_nothing_takes_nan_or_minus_two(words: str, holds: Callable[[float], bool], value: float) -> None:
-    assert not holds(value)
+def test_nothing_takes_nan_or_minus_two(limit: Constraint, value: float) -> None:
+    assert not limit.holds(value)
+
+
+def test_what_evaluate_changes_is_checked_like_what_train_sets() -> None:
+    trained, changed = dict(settings_of(EvaluationConfig)), dict(settings_of(EvaluateConfig))
+    for key, kind in trained.items():
+        assert [*constraints(changed[f"evaluation.{key}"])] == [*constraints(kind)]
 
 
 CONTRADICTORY = {

@@ -17,7 +17,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import EvaluationConfig
+from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.load import Source, load_model, load_processor, load_source

@@ -18,21 +18,10 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from vlmft.config import schema, tool_schema
-from vlmft.config.contradictions import contradictions, foreign_target
+from vlmft.config import schema
+from vlmft.config.contradictions import AnyConfig, contradictions, foreign_target
 
-Config = TypeVar(
-    "Config",
-    schema.TrainConfig,
-    schema.EvaluateConfig,
-    tool_schema.CheckConfig,
-    tool_schema.TraceConfig,
-    tool_schema.ExportConfig,
-    tool_schema.AskConfig,
-    tool_schema.GradeConfig,
-    tool_schema.AnnotateConfig,
-    tool_schema.JudgeConfig,
-)
+Config = TypeVar("Config", bound=AnyConfig)
 
 ELSEWHERE: Mapping[str, str] = {
     "accumulate_grad_batches": "train.rows_per_batch",

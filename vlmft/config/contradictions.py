@@ -1,14 +1,14 @@
-"""What types alone cannot say about settings: ranges, choices, and truths across fields. Sentences, no exceptions."""
+"""What the type of one setting cannot say: truths across settings, and about the machine. Sentences, no exceptions."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vlmft.config import schema, tool_schema
+from vlmft.config import evaluation_schema, schema, tool_schema
+from vlmft.config.setting_types import refused_values
 
 ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
 """A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
@@ -27,92 +27,19 @@ AnyConfig: TypeAlias = (
 )
 
 
-def _count_or_share(value: float) -> bool:
-    return 0 < value < 1 or (math.isfinite(value) and value >= 1 and value == int(value))
-
-
-LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    (
-        "a whole number >= 1",
-        lambda value: value >= 1,
-        "data.train_per_class data.max_new_tokens data.default_epochs "
-        "model.max_length_tokens model.max_visual_tokens_per_image model.lora.r train.rows_per_step "
-        "train.rows_per_batch train.tokens_per_batch "
-        "train.early_stopping_patience trainer.check_val_every_n_epoch trainer.log_every_n_steps trainer.devices "
-        "evaluation.rows_per_batch evaluation.few_shot.k evaluation.few_shot.draws evaluation.few_shot.pool_rows "
-        "max_new_tokens rows_per_batch n limit chat.max_new_tokens judge.max_new_tokens",
-    ),
-    (
-        "a whole number >= 0",
-        lambda value: value >= 0,
-        "seed index check_rows data.split_seed data.workers train.warmup_steps evaluation.canary_rows "
-        "evaluation.gallery_rows "
-        "logger.table_rows chat.max_retries judge.max_retries",
-    ),
-    (
-        "-1 or a whole number >= 1",
-        lambda value: value == -1 or value >= 1,
-        "trainer.max_epochs trainer.max_steps",
-    ),
-    ("-1 or a whole number >= 0", lambda value: value >= -1, "trainer.num_sanity_val_steps"),
-    (
-        "a number > 0",
-        lambda value: 0 < value < math.inf,
-        "train.lr train.lr_by_part.language train.lr_by_part.connector train.lr_by_part.vision train.lora_plus_ratio "
-        "model.default_lr model.lora.alpha logger.init_timeout_seconds logger.finish_timeout_seconds "
-        "trainer.memory_gib "
-        "chat.timeout_seconds chat.requests_per_minute judge.timeout_seconds judge.requests_per_minute",
-    ),
-    (
-        "a number >= 0",
-        lambda value: 0 <= value < math.inf,
-        "train.weight_decay train.max_gradient_norm chat.temperature judge.temperature "
-        "chat.price_per_million_input_tokens chat.price_per_million_output_tokens "
-        "judge.price_per_million_input_tokens judge.price_per_million_output_tokens",
-    ),
-    (
-        "a number in [0, 1)",
-        lambda value: 0 <= value < 1,
-        "train.beta1 train.beta2 train.warmup_ratio model.lora.dropout",
-    ),
-    ("a port from 0 to 65535", lambda value: 0 <= value <= 65535, "port"),
-    ("a share from 0 to 1", lambda value: 0 <= value <= 1, "data.bad_row_ceiling"),
-    (
-        "a share below 1 or a count >= 1",
-        _count_or_share,
-        "data.limit_train data.limit_val data.limit_test trainer.limit_train_batches trainer.val_check_interval",
-    ),
-    (
-        "0, a share below 1 or a count >= 1",
-        lambda value: value == 0 or _count_or_share(value),
-        "data.val_rows data.test_rows trainer.limit_val_batches",
-    ),
-)
-"""Every number there is (a test sees to that): words, predicate, keys. NaN holds in none of them; null is not asked."""
-
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "split": ("train", "val", "test"),
-    "logger.mode": ("auto", "online", "offline"),
-    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    # bf16-true and 16-true are left out: updates of a small learning rate round away in 16-bit adapters.
-    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
-    "evaluation.prompts": schema.PROMPTS,
-}
 MOONDREAMS_OF_GPT2 = ("2025-01-09", "2025-03-27", "2025-04-14")
 """Revisions with GPT-2's token ids; their files do not tell."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 """A repository on the Hub: owner and name."""
-FOLDER_NAMES = ("name", "model.name", "data.name")
-"""These become folders: one path component each."""
 
 
 def contradictions(config: AnyConfig) -> Iterator[str]:
     """A sentence for each thing about `config` that does not hold."""
-    yield from _out_of_range(config)
+    yield from refused_values(config)
     run: str | None = value_at(config, "run")
     if run is not None and not Path(run).is_dir():
         yield f"run: there is no folder {run!r}; give the folder that train.py printed"
-    yield from _bad_names(config)
+    yield from _foreign_classes(config)
     yield from _bad_arms(config)
     path = value_at(config, "data.path")
     if path is not None and not Path(path).expanduser().exists():
@@ -133,20 +60,22 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
 
 
 def _bad_arms(config: AnyConfig) -> Iterator[str]:
-    evaluation: schema.EvaluationConfig | schema.EvaluationChanges | None = value_at(config, "evaluation")
+    evaluation: evaluation_schema.EvaluationConfig | evaluation_schema.EvaluationChanges | None = value_at(
+        config, "evaluation"
+    )
     if evaluation is None:
         return
     others = list(config.adapters) if isinstance(config, schema.EvaluateConfig) else []
     for name in evaluation.arms or ():
         what, at, asked = name.partition("@")
-        if what not in (*schema.ARMS, *others) or (at and asked not in schema.PROMPTS):
-            yield f"evaluation.arms: Expected one of {', '.join((*schema.ARMS, *others))}, got {name!r}"
+        if what not in (*evaluation_schema.ARMS, *others) or (at and asked not in evaluation_schema.PROMPTS):
+            yield f"evaluation.arms: Expected one of {', '.join((*evaluation_schema.ARMS, *others))}, got {name!r}"
         elif at and what not in ("untuned", "tuned", *others):
             yield f"evaluation.arms: Expected untuned or tuned before an @, got {name!r}"
     for name in others:
-        if name in schema.ARMS or re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
+        if name in evaluation_schema.ARMS or re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
             yield f"adapters: Expected a name of letters, digits, - and _ that is no arm's yet, got {name!r}"
-    if evaluation.few_shot.choose == schema.ShotChoice.file and evaluation.few_shot.file is None:
+    if evaluation.few_shot.choose == evaluation_schema.ShotChoice.file and evaluation.few_shot.file is None:
         yield "evaluation.few_shot.file: Expected a file of examples with choose=file, got none; set it"
     if evaluation.arms == []:
         yield "evaluation.arms: Expected at least one arm, got none; set it"
@@ -160,26 +89,7 @@ def value_at(config: AnyConfig, key: str) -> Any:
     return node
 
 
-def _out_of_range(config: AnyConfig) -> Iterator[str]:
-    for words, holds, keys in LIMITS:
-        for key in keys.split():
-            value = value_at(config, key)
-            if value is not None and not holds(value):
-                yield f"{key}: Expected {words}, got {value}"
-    for key, legal in CHOICES.items():
-        value = value_at(config, key)
-        if value == []:
-            yield f"{key}: Expected at least one of {', '.join(legal)}, got none"
-        for chosen in value if isinstance(value, list) else [value]:
-            if chosen is not None and chosen not in legal:
-                yield f"{key}: Expected {', '.join(legal[:-1])} or {legal[-1]}, got {chosen!r}"
-
-
-def _bad_names(config: AnyConfig) -> Iterator[str]:
-    for key in FOLDER_NAMES:
-        value = value_at(config, key)
-        if value is not None and not re.fullmatch(r"[\w+-][\w.+-]*", value):
-            yield f"{key}: Expected a name for a folder, of letters, digits and . _ - +, got {value!r}"
+def _foreign_classes(config: AnyConfig) -> Iterator[str]:
     for key in ("data.dataset", "model.family"):
         value = value_at(config, key)
         if value is not None and (key, value) != ("model.family", "generic"):

@@ -8,7 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
+
+from vlmft.config.evaluation_schema import EvaluationChanges, EvaluationConfig
+from vlmft.config.setting_types import (
+    BelowOne,
+    Count,
+    CountOrAll,
+    CountOrUnlimited,
+    CountOrZero,
+    FolderName,
+    NotNegative,
+    Positive,
+    Share,
+    ShareOrCount,
+    ShareOrCountOrZero,
+    SplitName,
+    one_of,
+)
 
 MISSING: Any = "???"  # OmegaConf's mark for "must be said"
 
@@ -90,11 +107,11 @@ class PartsConfig:
 
 @dataclass
 class LoraConfig:
-    r: int = 16
+    r: Count = 16
     """Rank of the update, >= 1. Trainable parameters grow linearly with it."""
-    alpha: float = 32
+    alpha: Positive = 32
     """Numerator of the scale alpha / r."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Probability that an input of the update is zeroed in training, in [0, 1)."""
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -110,7 +127,7 @@ class LoraConfig:
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING
+    name: FolderName = MISSING
     """Short name for folders and tables."""
     path: str = MISSING
     """Hub id, folder in Hub layout, or package:<folder> for weights that come with vlmft."""
@@ -126,11 +143,11 @@ class ModelConfig:
     """Jinja chat template for a model that has none."""
     vendor_prompt: Optional[str] = None
     """How the model's maker asks such questions, "{question}" in it: the arms @vendor; null: there are none."""
-    default_lr: float = 1e-4
+    default_lr: Positive = 1e-4
     """Peak learning rate of this model's LoRA unless train.lr is set."""
-    max_length_tokens: Optional[int] = None
+    max_length_tokens: Optional[Count] = None
     """Longest row in tokens, images included; null takes the model's own limit. Longer rows are bad rows, never cut."""
-    max_visual_tokens_per_image: Optional[int] = None
+    max_visual_tokens_per_image: Optional[Count] = None
     """Most tokens of image features that one image takes; null takes the model's own setting, and more than that is
     never taken. Larger images are scaled down or cut into fewer tiles; one that cannot be is a bad row."""
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
@@ -140,7 +157,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    name: str = MISSING
+    name: FolderName = MISSING
     """Short name for folders, tables and logged keys."""
     dataset: str = MISSING
     """module.path:ClassName of the dataset, inside vlmft.data or an allowed package."""
@@ -152,16 +169,16 @@ class DataConfig:
     """The dataset's own settings; checked against its constructor's signature."""
     metric: Optional[str] = None
     """Name of a metric in vlmft/metrics; null takes the dataset's own."""
-    max_new_tokens: Optional[int] = None
+    max_new_tokens: Optional[Count] = None
     """Longest generated answer in tokens; null takes the dataset's own."""
-    default_epochs: int = 3
+    default_epochs: Count = 3
     """Passes over the training rows unless trainer.max_epochs or trainer.max_steps is set."""
-    val_rows: float = 0.1
+    val_rows: ShareOrCountOrZero = 0.1
     """Where the source declares no validation split: a count of rows (>= 1) or a share (< 1) to take from train, by
     whole groups of rows that share an image. 0: none. Not of every dataset: chartqa and shapes have their own."""
-    test_rows: float = 0.2
+    test_rows: ShareOrCountOrZero = 0.2
     """The same for the test split."""
-    split_seed: int = 0
+    split_seed: CountOrZero = 0
     """Which rows these are; apart from `seed`, so that runs of several seeds are tested on the same rows."""
     group_near_duplicates: bool = False
     """Keep images that look alike in one split, too, where splits are taken from train. They are told by a perceptual
@@ -169,16 +186,16 @@ class DataConfig:
     images share one layout a chain can swallow most of them, and then there is nothing left to divide; look at the
     size of the largest group, which is printed, and at near_duplicates.html first. What counts as alike, and what was
     measured: DISTANCE in vlmft/data/survey/near_duplicates.py."""
-    limit_train: Optional[float] = None
+    limit_train: Optional[ShareOrCount] = None
     """Use only the first n rows (>= 1) or this share (< 1) of a seeded shuffle of the training split."""
-    limit_val: Optional[float] = None
-    limit_test: Optional[float] = None
-    train_per_class: Optional[int] = None
+    limit_val: Optional[ShareOrCount] = None
+    limit_test: Optional[ShareOrCount] = None
+    train_per_class: Optional[Count] = None
     """At most so many training rows of each class, of a seeded shuffle; for datasets that know classes."""
     on_bad_row: OnBadRow = OnBadRow["raise"]
-    bad_row_ceiling: float = 0.01
+    bad_row_ceiling: Share = 0.01
     """With on_bad_row=skip: share of looked-at rows that may be bad before the run stops."""
-    workers: int = 0
+    workers: CountOrZero = 0
     """Processes that read and encode rows; 0 does it in the main process."""
 
 
@@ -186,69 +203,75 @@ class DataConfig:
 class LrByPartConfig:
     """Peak learning rate of one part of the model; null takes train.lr."""
 
-    language: Optional[float] = None
-    connector: Optional[float] = None
-    vision: Optional[float] = None
+    language: Optional[Positive] = None
+    connector: Optional[Positive] = None
+    vision: Optional[Positive] = None
 
 
 @dataclass
 class OptimizationConfig:
-    lr: Optional[float] = None
+    lr: Optional[Positive] = None
     """Peak learning rate; null takes model.default_lr."""
     lr_by_part: LrByPartConfig = field(default_factory=LrByPartConfig)
-    lora_plus_ratio: Optional[float] = None
+    lora_plus_ratio: Optional[Positive] = None
     """LoRA+: matrices B learn so many times faster than A; null and 1 mean equally fast."""
     optimizer: OptimizerName = OptimizerName.adamw
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Decoupled; not applied to biases and norms."""
-    beta1: float = 0.9
-    beta2: float = 0.999
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
     schedule: Schedule = Schedule.linear
     """Course of the learning rate after warm-up, down to zero unless constant."""
-    warmup_steps: Optional[int] = None
+    warmup_steps: Optional[CountOrZero] = None
     """Optimiser steps of linear warm-up; null takes warmup_ratio."""
-    warmup_ratio: float = 0.05
+    warmup_ratio: BelowOne = 0.05
     """Share of all optimiser steps, in [0, 1)."""
-    rows_per_step: int = 16
+    rows_per_step: Count = 16
     """Rows of one optimiser step (one window), over all devices."""
-    rows_per_batch: Optional[int] = None
+    rows_per_batch: Optional[Count] = None
     """Rows that go through the model at once; null takes rows_per_step. Changes memory and rounding, nothing else."""
-    tokens_per_batch: Optional[int] = None
+    tokens_per_batch: Optional[Count] = None
     """Tokens, padding included, that go through the model at once; null sets no such limit. Rows of like length go
     together, so a window with a few long rows pads little. Changes memory and rounding, nothing else."""
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: NotNegative = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
     gradient_checkpointing: bool = False
     """Recompute the language part's activations in the backward pass: less memory, a third more time."""
-    early_stopping_patience: Optional[int] = None
+    early_stopping_patience: Optional[Count] = None
     """Validations without a better metric before training stops; null never stops early."""
+
+
+Accelerator = Annotated[str, one_of("auto", "cpu", "gpu", "cuda", "mps")]
+# bf16-true and 16-true are left out: updates of a small learning rate round away in 16-bit adapters.
+Precision = Annotated[str, one_of("auto", "32-true", "bf16-mixed", "16-mixed")]
+WandbMode = Annotated[str, one_of("auto", "online", "offline")]
 
 
 @dataclass
 class TrainerConfig:
     """Settings of `lightning.Trainer` under its own names."""
 
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str = "auto"
+    accelerator: Accelerator = "auto"
+    devices: Count = 1
+    precision: Precision = "auto"
     """auto: bf16-mixed where the GPU has it, 16-mixed on older GPUs, 32-true on CPU. Adapters stay in fp32."""
-    max_epochs: Optional[int] = None
+    max_epochs: Optional[CountOrUnlimited] = None
     """null: data.default_epochs."""
-    max_steps: int = -1
+    max_steps: CountOrUnlimited = -1
     """Optimiser steps; -1: no limit but epochs."""
-    limit_train_batches: Optional[float] = None
+    limit_train_batches: Optional[ShareOrCount] = None
     """Windows an epoch: a count (>= 1) or a share (< 1)."""
-    limit_val_batches: Optional[float] = None
+    limit_val_batches: Optional[ShareOrCountOrZero] = None
     """Validation batches: a count (>= 1), a share (< 1), or 0 for no validation."""
-    val_check_interval: Optional[float] = None
+    val_check_interval: Optional[ShareOrCount] = None
     """Validate every so many windows (>= 1) or every such share of an epoch (< 1); null: once an epoch."""
-    check_val_every_n_epoch: int = 1
-    num_sanity_val_steps: int = 0
-    log_every_n_steps: int = 10
+    check_val_every_n_epoch: Count = 1
+    num_sanity_val_steps: CountOrAll = 0
+    log_every_n_steps: Count = 10
     fast_dev_run: bool = False
     """One window, one validation batch and sixteen test rows: does everything work?"""
     deterministic: bool = True
-    memory_gib: Optional[float] = None
+    memory_gib: Optional[Positive] = None
     """Not Lightning's: GiB that a device may use; null: what is free. Estimated to need more, a run stops at once."""
 
 
@@ -262,87 +285,18 @@ class LoggerConfig:
     """Lightning's TensorBoard logger: tensorboard/ in the run folder; needs the extra `tensorboard`."""
     project: str = "vlmft"
     entity: Optional[str] = None
-    mode: str = "auto"
+    mode: WandbMode = "auto"
     """auto | online | offline: auto is online only where an API key is found."""
     group: Optional[str] = None
     """Runs that W&B shows together; null: the run's name, so that a run and its evaluations are."""
     tags: list[str] = field(default_factory=list)
-    table_rows: int = 32
+    table_rows: CountOrZero = 32
     """First test rows that go to W&B with image, answers and scores; 0: none."""
     log_adapter: bool = False
     """Upload the adapter to W&B."""
-    init_timeout_seconds: float = 20.0
-    finish_timeout_seconds: float = 120.0
+    init_timeout_seconds: Positive = 20.0
+    finish_timeout_seconds: Positive = 120.0
     """How long a finished run waits for W&B's uploads; what is not sent by then stays in the run folder."""
-
-
-ARMS = ("untuned", "fewshot", "tuned", "blank", "shuffled", "textonly", "untuned16")
-PROMPTS = ("train", "vendor", "bare")
-
-
-class ShotChoice(str, Enum):
-    random = "random"
-    nearest = "nearest"
-    file = "file"
-
-
-@dataclass
-class FewShotConfig:
-    k: int = 4
-    """Examples before each question; one that does not fit is dropped and said, never cut."""
-    draws: int = 3
-    """Seeded choices of examples; the arm's value is their mean, and their spread is told."""
-    choose: ShotChoice = ShotChoice.random
-    """random: the same from train for all questions of a draw. nearest: of each question's own, the train images most
-    like its image by what the model sees. file: written by hand."""
-    file: Optional[str] = None
-    """With choose=file: a JSONL of {"image", "question", "answer"}, images below the file's folder."""
-    pool_rows: int = 500
-    """With choose=nearest: training rows to choose from."""
-
-
-@dataclass
-class EvaluationConfig:
-    arms: list[str] = field(default_factory=lambda: ["untuned", "fewshot", "tuned"])
-    """Columns of the table, in order: untuned; fewshot (untuned behind examples from train); tuned; the tuned model
-    with images that are black (blank), another row's (shuffled) or left out (textonly); untuned16 (the base without
-    quantisation); names in `adapters`; untuned or tuned @vendor or @bare, as below."""
-    prompts: list[str] = field(default_factory=lambda: ["train"])
-    """train: the dataset's prompt. vendor: model.vendor_prompt, bare: the question alone; each asked of the untuned
-    and the tuned model, so that what tuning taught of the form shows apart from what it taught of the task."""
-    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
-    rows_per_batch: int = 64
-    """Prompts that are answered at once (left-padded)."""
-    canary_rows: int = 16
-    """Rows whose answers are replaced by a sentinel to see that no prediction moves; 0 switches the leak canary off."""
-    gallery_rows: int = 300
-    """Rows of the report's gallery that get a picture; the others are listed without."""
-    verbose: bool = False
-    """Print every comparison of two arms, not the first alone; the report has them all."""
-
-
-@dataclass
-class FewShotChanges:
-    """Those of FewShotConfig; null is as in the run, or train.py's default."""
-
-    k: Optional[int] = None
-    draws: Optional[int] = None
-    choose: Optional[ShotChoice] = None
-    file: Optional[str] = None
-    pool_rows: Optional[int] = None
-
-
-@dataclass
-class EvaluationChanges:
-    """Those of EvaluationConfig; null is as in the run, or train.py's default."""
-
-    arms: Optional[list[str]] = None
-    prompts: Optional[list[str]] = None
-    few_shot: FewShotChanges = field(default_factory=FewShotChanges)
-    rows_per_batch: Optional[int] = None
-    canary_rows: Optional[int] = None
-    gallery_rows: Optional[int] = None
-    verbose: Optional[bool] = None
 
 
 @dataclass
@@ -355,9 +309,9 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    seed: int = 0
+    seed: CountOrZero = 0
     """Of data order, adapter initialisation and dropout. 0 is a seed like any other."""
-    name: Optional[str] = None
+    name: Optional[FolderName] = None
     """Name of the run folder below output_root/<model>-<data>/; null takes a hash of the config."""
     output_root: str = "outputs"
     resume: bool = False
@@ -382,8 +336,8 @@ class EvaluateConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationChanges = field(default_factory=EvaluationChanges)
-    seed: int = 0
-    split: str = "test"
+    seed: CountOrZero = 0
+    split: SplitName = "test"
     """train, val or test."""
     data_options: dict[str, Any] = field(default_factory=dict)
     """With run=: dataset options other than the run's, such as data_options.condition=B for the other palettes."""

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any, Optional
 
 from vlmft.config.schema import MISSING, DataConfig, ModelConfig, TrainerConfig
+from vlmft.config.setting_types import Count, CountOrZero, NotNegative, Port, Positive, SplitName
 
 
 class ExportForm(str, Enum):
@@ -33,7 +34,7 @@ class ExportConfig:
     form: ExportForm = ExportForm.merged
     dtype: ExportDtype = ExportDtype.bfloat16
     """Of the merged weights. 16 bit rounds them; what that changes is measured on check_rows and written down."""
-    check_rows: int = 16
+    check_rows: CountOrZero = 16
     """Rows of the test split that the tuned and the exported model both answer; 0 checks nothing and reads no data."""
     push: Optional[str] = None
     """Hub repository, NAME/MODEL, that the folder is uploaded to with the token of HF_TOKEN or `hf auth login`."""
@@ -55,9 +56,9 @@ class AskConfig:
     """Run folder of train.py: its model and adapter answer. Excludes model=."""
     model: Optional[ModelConfig] = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    max_new_tokens: int = 64
+    max_new_tokens: Count = 64
     """Longest answer in tokens."""
-    rows_per_batch: int = 8
+    rows_per_batch: Count = 8
     """Images of a folder that are asked about at once."""
     to: str = "predictions.jsonl"
     """With a folder: the file that gets a line an image."""
@@ -75,9 +76,9 @@ class GradeConfig:
     """Folder with predictions/<arm>.jsonl: a run of train.py, or an evaluation of evaluate.py."""
     arms: list[str] = field(default_factory=list)
     """Whose answers are judged, the one that the others are compared with first; none: all, untuned first."""
-    n: int = 20
+    n: Count = 20
     """Rows whose answers are judged: a choice by seed, the same for every rater."""
-    seed: int = 0
+    seed: CountOrZero = 0
     rater: Optional[str] = None
     """Who judges; null takes the login name. Their verdicts are in grading/<rater>.jsonl."""
     references: bool = True
@@ -86,7 +87,7 @@ class GradeConfig:
     """The data that were evaluated, where the folder does not tell."""
     data_options: dict[str, Any] = field(default_factory=dict)
     """Dataset options other than the run's, as they were given to evaluate.py."""
-    port: int = 0
+    port: Port = 0
     """Of the page on 127.0.0.1; 0 takes a free one."""
     open_browser: bool = True
     summary: bool = False
@@ -102,10 +103,10 @@ class TraceConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    seed: int = 0
-    split: str = "train"
+    seed: CountOrZero = 0
+    split: SplitName = "train"
     """train, val or test."""
-    index: int = 0
+    index: CountOrZero = 0
     """Position of the row in its split."""
     json: bool = False
     """Print the stages as JSON."""
@@ -118,7 +119,7 @@ class CheckConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: Optional[ModelConfig] = None
     """With it, tokens are counted and rows that the model does not take are named; no weights are loaded."""
-    seed: int = 0
+    seed: CountOrZero = 0
     json: bool = False
     """Print what was found as JSON."""
 
@@ -140,19 +141,19 @@ class ChatConfig:
     """The server's name of it; gigachat has a default."""
     base_url: Optional[str] = None
     """Address up to and with /v1, as of vLLM on this computer: http://localhost:8000/v1. null: the service's own."""
-    max_new_tokens: Optional[int] = 400
+    max_new_tokens: Optional[Count] = 400
     """Longest answer in tokens; null leaves it to the server. A longer answer counts as failed."""
-    temperature: Optional[float] = 0.0
+    temperature: Optional[NotNegative] = 0.0
     """null leaves it to the server; annotator=local is greedy."""
-    requests_per_minute: Optional[float] = None
+    requests_per_minute: Optional[Positive] = None
     """Most requests a minute; null: as fast as it answers, one at a time."""
-    timeout_seconds: float = 60.0
+    timeout_seconds: Positive = 60.0
     """Longest silence of the server."""
-    max_retries: int = 5
+    max_retries: CountOrZero = 5
     """Further tries after 429, a server's own error, a timeout or a lost connection."""
-    price_per_million_input_tokens: Optional[float] = None
+    price_per_million_input_tokens: Optional[NotNegative] = None
     """In any currency. The cost is told where both prices are known."""
-    price_per_million_output_tokens: Optional[float] = None
+    price_per_million_output_tokens: Optional[NotNegative] = None
 
 
 @dataclass
@@ -169,7 +170,7 @@ class AnnotateConfig:
     model: Optional[ModelConfig] = None
     """annotator=local: the untuned model that drafts."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    limit: Optional[int] = None
+    limit: Optional[Count] = None
     """Most images that are asked about this time."""
     again: bool = False
     """Ask once more about images whose draft failed or was rejected."""
@@ -177,7 +178,7 @@ class AnnotateConfig:
     """Serve the page on which a person accepts, edits or rejects the drafts."""
     accept_all: bool = False
     """Write all drafts into the dataset, read by nobody."""
-    port: int = 0
+    port: Port = 0
     """Of the page on 127.0.0.1; 0 takes a free one."""
     open_browser: bool = True
     json: bool = False
@@ -201,9 +202,9 @@ class JudgeConfig:
     judge: JudgeModelConfig = field(default_factory=JudgeModelConfig)
     arms: list[str] = field(default_factory=list)
     """Whose answers are judged, the one that the others are compared with first; none: all, untuned first."""
-    n: Optional[int] = None
+    n: Optional[Count] = None
     """Rows whose answers are judged, the same choice as vlmft grade's; null: all."""
-    seed: int = 0
+    seed: CountOrZero = 0
     data: Optional[DataConfig] = None
     """The data that were evaluated, where the folder does not tell."""
     data_options: dict[str, Any] = field(default_factory=dict)

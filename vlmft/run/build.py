@@ -15,9 +15,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
+from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.schema import (
     DataConfig,
-    EvaluationConfig,
     Init,
     ModelConfig,
     OptimizationConfig,

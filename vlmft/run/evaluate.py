@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftModel
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import EvaluationConfig
+from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
 from vlmft.evaluation.canaries import SENTINEL, CanaryResult, Invariance, leak_canary
 from vlmft.evaluation.compare import Adjusted, adjusted, compare

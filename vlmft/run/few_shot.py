@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import EvaluationConfig, ShotChoice
+from vlmft.config.evaluation_schema import EvaluationConfig, ShotChoice
 from vlmft.data.images import image_from_file
 from vlmft.evaluation.few_shot import draw, images_of, nearest, question_after, turns_of
 from vlmft.evaluation.predict import Answerer, in_eval_mode

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig, TrainConfig, Tuning
+from vlmft.config.evaluation_schema import EvaluationConfig
+from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig, Tuning
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.gains import detectable

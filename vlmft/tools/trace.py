@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import EvaluationConfig
+from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.tool_schema import TraceConfig
 from vlmft.metrics import metric_named
 from vlmft.run.build import Built, build

@@ -1,0 +1,83 @@
+"""Types of settings that say which values there are. OmegaConf strips `Annotated` and sees the plain type inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import typing
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Optional
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """What a value must be, in words and as a test. NaN holds in none of a number's; null is never tested."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(*choices: str) -> Constraint:
+    return Constraint(f"{', '.join(choices[:-1])} or {choices[-1]}", choices.__contains__)
+
+
+def _count_or_share(value: float) -> bool:
+    return 0 < value < 1 or (math.isfinite(value) and value >= 1 and value == int(value))
+
+
+Count = Annotated[int, Constraint("a whole number >= 1", lambda n: n >= 1)]
+CountOrZero = Annotated[int, Constraint("a whole number >= 0", lambda n: n >= 0)]
+CountOrUnlimited = Annotated[int, Constraint("-1 or a whole number >= 1", lambda n: n == -1 or n >= 1)]
+CountOrAll = Annotated[int, Constraint("-1 or a whole number >= 0", lambda n: n >= -1)]
+Port = Annotated[int, Constraint("a port from 0 to 65535", lambda n: 0 <= n <= 65535)]
+Positive = Annotated[float, Constraint("a number > 0", lambda x: 0 < x < math.inf)]
+NotNegative = Annotated[float, Constraint("a number >= 0", lambda x: 0 <= x < math.inf)]
+BelowOne = Annotated[float, Constraint("a number in [0, 1)", lambda x: 0 <= x < 1)]
+Share = Annotated[float, Constraint("a share from 0 to 1", lambda x: 0 <= x <= 1)]
+ShareOrCount = Annotated[float, Constraint("a share below 1 or a count >= 1", _count_or_share)]
+ShareOrCountOrZero = Annotated[
+    float, Constraint("0, a share below 1 or a count >= 1", lambda x: x == 0 or _count_or_share(x))
+]
+FolderName = Annotated[
+    str,
+    Constraint(
+        "a name for a folder, of letters, digits and . _ - +",
+        lambda name: re.fullmatch(r"[\w+-][\w.+-]*", name) is not None,
+    ),
+]
+"""It becomes one component of a path."""
+SplitName = Annotated[str, one_of("train", "val", "test")]
+
+
+def constraints(annotation: Any) -> Iterator[Constraint]:
+    """Those of a type, also inside `Optional`, and of the items of a list."""
+    yield from (found for found in getattr(annotation, "__metadata__", ()) if isinstance(found, Constraint))
+    for inner in typing.get_args(annotation):
+        yield from constraints(inner)
+
+
+def refused_values(config: Any, prefix: str = "") -> Iterator[str]:
+    """A sentence for each value, in groups too, that its type does not take."""
+    for name, annotation in typing.get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from refused_values(value, f"{prefix}{name}.")
+        for constraint in constraints(annotation):
+            if value == []:
+                yield f"{prefix}{name}: Expected at least one of {constraint.expected}, got none"
+            for item in value if isinstance(value, list) else [value]:
+                if item is not None and not constraint.holds(item):
+                    yield f"{prefix}{name}: Expected {constraint.expected}, got {item!r}"
+
+
+def all_optional(group: type) -> type:
+    """The dataclass `group` with null for every setting, in groups too: what a command changes, and nothing else."""
+    fields: list[tuple[str, Any, Any]] = []
+    for name, annotation in typing.get_type_hints(group, include_extras=True).items():
+        if dataclasses.is_dataclass(annotation):
+            inner = all_optional(typing.cast(type, annotation))
+            fields.append((name, inner, dataclasses.field(default_factory=inner)))
+        else:
+            fields.append((name, Optional[annotation], None))
+    return dataclasses.make_dataclass(f"{group.__name__}Changes", fields)
