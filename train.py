@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from vlmft.config.check import ConfigError
 from vlmft.config.entry import entry, run_entry
-from vlmft.config.schema import TrainConfig
+from vlmft.config.schema import Scale, TrainConfig
 from vlmft.run.start import require_training
 
 
 @entry("train", TrainConfig)
 def main(config: TrainConfig) -> None:
+    if config.scale == Scale.smoke:
+        make_small(config)
     dataset = require_training(config)
     from vlmft.run.train import train  # after the checks: torch and transformers take seconds to import
 
     train(config, dataset)
+
+
+def make_small(config: TrainConfig) -> None:
+    """A small random model and a few drawn rows in the place of the experiment's own.
+
+    Raises:
+        ConfigError: there is no stand-in for this model or dataset, or this is no clone of the repository.
+    """
+    try:
+        from benchmarks.smoke import stand_ins
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"scale: smoke needs the folder benchmarks/ beside train.py ({error}); run it in a clone of the repository"
+        ) from error
+    stand_ins.make_small(config)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vlmft.models.tiny_families import (
+from benchmarks.smoke.models import (
     IDEFICS,
     LLAMA,
     MROPE,

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from benchmarks.smoke.rows import write_characters, write_parquet, write_picture
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data.datamodule import VLMDataModule
@@ -22,7 +23,6 @@ from vlmft.data.datasets.easyvqa import EasyVQA
 from vlmft.data.datasets.pjn_charts import PJNCharts
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
-from vlmft.data.smoke_rows import write_characters, write_parquet, write_picture
 from vlmft.sample import BadRowError, Message
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "data"

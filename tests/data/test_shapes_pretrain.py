@@ -8,9 +8,7 @@ from collections import Counter
 
 import pytest
 
-from vlmft.data.datasets.scenes import COLOURS, PALETTES, Look, Scene, SceneObject
-from vlmft.data.datasets.shapes import QUESTION, Shapes
-from vlmft.data.shapes_pretrain import (
+from benchmarks.tiny.shapes_pretrain import (
     COMPARE_QUESTION,
     COUNT_QUESTIONS,
     KIND_PERCENT,
@@ -19,6 +17,8 @@ from vlmft.data.shapes_pretrain import (
     read_grid,
     tokenizer_texts,
 )
+from vlmft.data.datasets.scenes import COLOURS, PALETTES, Look, Scene, SceneObject
+from vlmft.data.datasets.shapes import QUESTION, Shapes
 from vlmft.sample import BadRowError
 
 N_ROWS = 3000

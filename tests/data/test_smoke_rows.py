@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.smoke.rows import WRITERS, chart
 from vlmft.config.schema import TrainConfig
 from vlmft.data.make import make_dataset
-from vlmft.data.smoke_rows import WRITERS, chart
 
 GOLDEN: Mapping[str, tuple[dict[str, int], str, str, tuple[int, int]]] = {
     "clevr_count": ({"train": 44}, "How many items are there in the image?", "3", (320, 480)),

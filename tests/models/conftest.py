@@ -14,10 +14,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.tiny.models import train_tokenizer
 from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models.family import GenericFamily, make_family
 from vlmft.models.load import load_model, load_source
-from vlmft.models.tiny import train_tokenizer
 from vlmft.sample import Image, Message, Prompt, Sample
 
 CPU = torch.device("cpu")

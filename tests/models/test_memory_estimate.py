@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from benchmarks.coverage import CPU, SAMPLES
+from benchmarks.smoke.models import MROPE, QWEN2_VL, SMOLVLM, Tiny, save
 from tests.models.test_real_sizes import PARAMETERS, PUBLISHED, PUBLISHED_TOTAL, config_of
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import (
@@ -32,7 +33,6 @@ from vlmft.models.family import make_family
 from vlmft.models.load import load_model, load_source
 from vlmft.models.lora import attach, base_of, checkpoint_language
 from vlmft.models.memory_estimate import Anatomy, Training, moments
-from vlmft.models.tiny_families import MROPE, QWEN2_VL, SMOLVLM, Tiny, save
 from vlmft.sample import EncodedRow
 
 WHOLE = QuantizationConfig(mode=QuantizationMode.none)

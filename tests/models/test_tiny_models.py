@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.tiny.models import VOCABULARY, build_tiny, build_tiny_qwen2vl
+from benchmarks.tiny.shapes_pretrain import tokenizer_texts
 from vlmft.config.schema import ModelConfig
-from vlmft.data.shapes_pretrain import tokenizer_texts
 from vlmft.models.family import GenericFamily
 from vlmft.models.locate import locate
-from vlmft.models.tiny import VOCABULARY, build_tiny, build_tiny_qwen2vl
 
 FILES = {
     "config.json",

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from benchmarks.tiny.pretrain_vision import MOST_IN_CELL, ROWS, batch_of, dense_targets, pretrain_vision
+from benchmarks.tiny.shapes_pretrain import CONDITION, GRID
 from vlmft.data.datasets.scenes import (
     COLOURS,
     SHAPES,
@@ -20,8 +22,6 @@ from vlmft.data.datasets.scenes import (
     make_scene,
     render,
 )
-from vlmft.data.shapes_pretrain import CONDITION, GRID
-from vlmft.run.pretrain_vision import MOST_IN_CELL, ROWS, batch_of, dense_targets, pretrain_vision
 
 PATCH, SIDE = 12, 8
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
+from benchmarks.smoke.models import FAMILIES
+from benchmarks.smoke.stand_ins import make_small
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import conf_dir, run_entry
 from vlmft.config.schema import Init, TrainConfig
-from vlmft.models.tiny_families import FAMILIES
 from vlmft.run.folder import config_hash, folder_of
 from vlmft.run.results import SMOKE
-from vlmft.run.smoke import make_small
 
 EXPERIMENTS = sorted({file.stem for file in (conf_dir() / "experiment").glob("*.yaml")} - {"pretrain_tiny"})
 

@@ -12,7 +12,7 @@ from vlmft.config.setting_types import refused_values
 
 ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
 """A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
-TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)})(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
+TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)}|benchmarks\.tiny)(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
 
 AnyConfig: TypeAlias = (
     schema.TrainConfig

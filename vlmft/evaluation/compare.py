@@ -223,12 +223,12 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         raise ValueError(f"Expected counts of rows, got {only_first!r} and {only_second!r}; count the disagreements")
     n, few = only_first + only_second, min(only_first, only_second)
     if n > COUNTED:
-        return min(1.0, 2 * float(betainc(n - few, few + 1, 0.5)))
+        return float(min(1.0, 2 * betainc(n - few, few + 1, 0.5)))
     ways = total = 1
     for k in range(few):
         ways = ways * (n - k) // (k + 1)
         total += ways
-    return min(1.0, 2 * total / 2**n)
+    return min(1.0, 2 * total / (1 << n))
 
 
 def sign_flip_p_value(sums: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, str]:

@@ -5,11 +5,10 @@ Nothing is made on the way, so that a mistake leaves no folder and no run of any
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
-from vlmft.config.check import ConfigError, checked_options
-from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, Scale, TrainConfig
+from vlmft.config.check import ConfigError
+from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.make import make_dataset
 from vlmft.metrics import metric_named
@@ -34,17 +33,14 @@ def found_data(config: DataConfig) -> Dataset:
     return dataset
 
 
-def require_training(config: TrainConfig) -> Dataset | None:
-    """Sees that a run can start; returns its dataset, None where a stand-in is yet to be made (scale=smoke).
+def require_training(config: TrainConfig) -> Dataset:
+    """Sees that a run can start; returns its dataset.
 
     Raises:
         ConfigError: as `found_data`, or there is no such model.
     """
-    smoke = config.scale == Scale.smoke
-    takes_path = "path" in inspect.signature(checked_options(config.data)).parameters
-    dataset = None if smoke and takes_path and config.data.path is None else found_data(config.data)
-    if not smoke or config.model.path.startswith("package:"):
-        require_model(config.model)
+    dataset = found_data(config.data)
+    require_model(config.model)
     return dataset
 
 

@@ -43,7 +43,6 @@ from vlmft.run.present import (
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.ready import Ready, built_for, made_ready
 from vlmft.run.results import SMOKE, Summary, log_predictions, report, save_adapter, write_results
-from vlmft.run.smoke import make_small
 from vlmft.run.trained_on import tell_trained_rows
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.metrics_file import METRICS_FILE
@@ -61,8 +60,6 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     """
     (give_back_freed_pages if config.train.gradient_checkpointing else keep_freed_pages)()
     quiet_libraries()
-    if config.scale == Scale.smoke:
-        make_small(config)
     inferred = infer(config)
     require_tensorboard(config.logger)
     if follows():

@@ -1,12 +1,12 @@
-"""python -m vlmft.run.make_tiny: writes the tiny models' configs, tokenizers and processors into the package."""
+"""python -m benchmarks.tiny.make_tiny: writes the tiny models' configs, tokenizers and processors into the package."""
 
 from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
 
-from vlmft.data.shapes_pretrain import tokenizer_texts
-from vlmft.models.tiny import build_tiny, build_tiny_qwen2vl
+from benchmarks.tiny.models import build_tiny, build_tiny_qwen2vl
+from benchmarks.tiny.shapes_pretrain import tokenizer_texts
 
 
 def main(folder: Path | None = None) -> None:

@@ -16,8 +16,8 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+from benchmarks.tiny.models import train_tokenizer
 from vlmft.models.load import image_only
-from vlmft.models.tiny import train_tokenizer
 
 TEXTS = ["How many items are there? Which has more: red or blue?", "Это 4. Сколько красных?", "Count the second."]
 CHATML = (

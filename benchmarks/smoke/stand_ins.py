@@ -6,11 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.smoke.rows import WRITERS
 from vlmft.config.check import ConfigError, checked_options
 from vlmft.config.schema import Init, TrainConfig
-from vlmft.data.smoke_rows import WRITERS
-from vlmft.models.tiny_families import FAMILIES
-from vlmft.training.checkpoint import whole_folder
 
 MOST: Mapping[str, float] = {
     "data.limit_train": 24.0,
@@ -47,6 +45,8 @@ def make_small(config: TrainConfig) -> None:
         raise ConfigError("scale: Expected one dataset for smoke, got a mixture; try its parts one by one")
     root = Path(config.output_root) / "smoke"
     if not (config.model.path.startswith("package:") or Path(config.model.path).expanduser().is_dir()):
+        from benchmarks.smoke.models import FAMILIES  # here: transformers takes seconds to import
+
         config.model.path = _written(root, "model", config.model.name, FAMILIES)
         config.model.init = Init.random
     if config.data.path is None and "path" in inspect.signature(checked_options(config.data)).parameters:
@@ -69,6 +69,8 @@ def _written(root: Path, group: str, name: str, writers: Mapping[str, Callable[[
         raise ConfigError(
             f"scale: Expected {group}={' or '.join(writers)} for smoke, got {name!r}; or set {group}.path to a folder"
         )
+    from vlmft.training.checkpoint import whole_folder
+
     folder = root / name
     if not folder.is_dir():
         with whole_folder(folder) as beside:

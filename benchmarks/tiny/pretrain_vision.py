@@ -1,8 +1,8 @@
-"""python -m vlmft.run.pretrain_vision FOLDER: the tiny model's vision tower and connector, taught by dense targets.
+"""python -m benchmarks.tiny.pretrain_vision FOLDER: vision tower and connector of the tiny model, from dense targets.
 
 Text alone teaches a new vision tower slowly. Here two linear heads, thrown away afterwards, say what every patch shows
 and what stands in the cell of every image token; then `python train.py experiment=pretrain_tiny` teaches the rest.
-Scenes are those of `vlmft/data/shapes_pretrain.py`: condition B palettes, a name space of their own.
+Scenes are those of `benchmarks/tiny/shapes_pretrain.py`: condition B palettes, a name space of their own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoProcessor, Idefics3ForConditionalGeneration
 
+from benchmarks.tiny.shapes_pretrain import CONDITION, GRID
 from vlmft.config.schema import Init, ModelConfig
 from vlmft.data.datasets.scenes import COLOURS, SHAPES, SIZES, Draw, Scene, id_mask, make_scene, render
-from vlmft.data.shapes_pretrain import CONDITION, GRID
 from vlmft.models.load import load_source
 from vlmft.run.memory import keep_freed_pages
 
@@ -120,6 +120,6 @@ def pretrain_vision(folder: Path, steps: int = STEPS) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
-        sys.exit("Expected: python -m vlmft.run.pretrain_vision FOLDER [STEPS]")
+        sys.exit("Expected: python -m benchmarks.tiny.pretrain_vision FOLDER [STEPS]")
     keep_freed_pages()
     pretrain_vision(Path(sys.argv[1]), *map(int, sys.argv[2:]))
