@@ -97,6 +97,8 @@ def wrong_arrows(source: Source) -> Problems:
     for name in source.imported():
         if name.startswith("."):
             yield f"relative import {name}"
+        if name.split(".")[0] == "benchmarks":
+            yield f"{name} is not in the wheel"
         if name.split(".")[0] == "vlmft":
             room = name.split(".")[1]
             if room != source.room and room not in ARROWS[source.room]:
@@ -214,6 +216,7 @@ BROKEN: list[tuple[Callable[[Source], Problems], str, str, str]] = [
         "sample imports vlmft.config",
     ),
     (wrong_arrows, "models/a.py", "from . import load", "relative import ."),
+    (wrong_arrows, "run/a.py", "from benchmarks.smoke import rows", "benchmarks.smoke is not in the wheel"),
     (wrong_arrows, "extras/a.py", "", "extras is no room of the layout"),
     (heavy_imports, "metrics/a.py", "def f():\n    import torch.nn", "imports torch.nn"),
     (heavy_imports, "evaluation/score.py", "from torchmetrics import Metric", "imports torchmetrics"),

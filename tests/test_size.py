@@ -17,14 +17,14 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 1_750,
-    "data": 7_840,
-    "evaluation": 2_120,
+    "data": 7_250,
+    "evaluation": 2_080,
     "labels": 1_470,
     "metrics": 1_700,
-    "models": 2_890,
+    "models": 2_480,
     "predictions": 2_230,
     "report": 2_040,
-    "run": 4_070,
+    "run": 3_870,
     "sample.py": 255,
     "sweep": 950,
     "tools": 700,
