@@ -62,20 +62,20 @@ def sample_of(dataset: ChartQA, row_id: str) -> Sample:
 def test_index(folder: Path) -> None:
     index = ChartQA(path=str(folder)).index()
     assert index["train"] == [
-        "chartqa/train/human/000000",
-        "chartqa/train/human/000001",
-        "chartqa/train/augmented/000000",
-        "chartqa/train/augmented/000001",
+        "chartqa/train/000000",
+        "chartqa/train/000001",
+        "chartqa/train/000002",
+        "chartqa/train/000003",
     ]
-    assert index["val"] == ["chartqa/val/human/000000"]
+    assert index["val"] == ["chartqa/val/000000"]
     assert len(index["test"]) == 8
 
 
 def test_a_stored_record_becomes_exactly_this_question(folder: Path) -> None:
     dataset = ChartQA(path=str(folder))
-    record = dataset.read("chartqa/train/human/000000")
+    record = dataset.read("chartqa/train/000000")
     assert record == {
-        "id": "chartqa/train/human/000000",
+        "id": "chartqa/train/000000",
         "imgname": "1.png",
         "query": "What is the value of the blue bar?",
         "label": "42",
@@ -84,33 +84,33 @@ def test_a_stored_record_becomes_exactly_this_question(folder: Path) -> None:
     (image,) = sample.prompt.images
     asked = "What is the value of the blue bar?\nAnswer the question using a single word or phrase."
     assert sample == Sample(
-        id="chartqa/train/human/000000",
+        id="chartqa/train/000000",
         prompt=Prompt((Message("user", (image, asked)),)),
         answer="42",
         references=("42",),
         tags={"source": "human"},
         question="What is the value of the blue bar?",
     )
-    assert image.name == "train/png/1.png"
+    assert image.name == "1.png"
     assert image.pixels.shape == (6, 8, 3) and image.pixels[0, 0].tolist() == [1, 80, 160]
 
 
 @pytest.mark.parametrize(
     ("row_id", "answer", "references"),
     [
-        ("chartqa/train/human/000001", "[2003, 2009]", ("[2003, 2009]",)),
-        ("chartqa/train/augmented/000000", "91.1", ("91.1",)),
-        ("chartqa/train/augmented/000001", "2003, 2009", ("2003, 2009", "[2003, 2009]")),
+        ("chartqa/train/000001", "[2003, 2009]", ("[2003, 2009]",)),
+        ("chartqa/train/000002", "91.1", ("91.1",)),
+        ("chartqa/train/000003", "2003, 2009", ("2003, 2009", "[2003, 2009]")),
     ],
 )
 def test_labels(folder: Path, row_id: str, answer: str, references: tuple[str, ...]) -> None:
     sample = sample_of(ChartQA(path=str(folder)), row_id)
     assert (sample.answer, sample.references) == (answer, references)
-    assert sample.tags == {"source": row_id.split("/")[2]}
+    assert sample.tags == {"source": "human" if row_id < "chartqa/train/000002" else "augmented"}
 
 
 def test_question_without_stray_space(folder: Path) -> None:
-    (message,) = sample_of(ChartQA(path=str(folder)), "chartqa/train/human/000001").prompt.messages
+    (message,) = sample_of(ChartQA(path=str(folder)), "chartqa/train/000001").prompt.messages
     assert message.text == f"Which years?\n{INSTRUCTION}"
 
 
@@ -136,16 +136,16 @@ def test_an_answer_of_several_parts_is_scored_part_by_part() -> None:
 @pytest.mark.parametrize(
     ("row_id", "words"),
     [
-        ("chartqa/test/human/000001", "below the data folder"),
-        ("chartqa/test/human/000002", "got none"),
-        ("chartqa/test/augmented/000000", "a printed list"),
-        ("chartqa/test/augmented/000001", "a text as label, got 7"),
-        ("chartqa/test/augmented/000002", "a text as query, got ' '"),
-        ("chartqa/test/augmented/000003", "add query and label"),
-        ("chartqa/test/augmented/000004", "Expected an object"),
-        ("chartqa/test/human/000003", "take ids from index"),
-        ("chartqa/test/human/-00001", "take ids from index"),
-        ("chartqa/dev/human/000000", "take ids from index"),
+        ("chartqa/test/000001", "below the data folder"),
+        ("chartqa/test/000002", "below the data folder"),
+        ("chartqa/test/000003", "a printed list"),
+        ("chartqa/test/000004", "a text as label, got 7"),
+        ("chartqa/test/000005", "a text as query, got ' '"),
+        ("chartqa/test/000006", "add query and label"),
+        ("chartqa/test/000007", "Expected an object"),
+        ("chartqa/test/000008", "take ids from index"),
+        ("chartqa/test/-00001", "take ids from index"),
+        ("chartqa/dev/000000", "take ids from index"),
     ],
 )
 def test_bad_rows(folder: Path, row_id: str, words: str) -> None:
@@ -159,7 +159,7 @@ def test_one_source(folder: Path) -> None:
     dataset = ChartQA(path=str(folder), sources=["human"])
     assert {split: len(ids) for split, ids in dataset.index().items()} == {"train": 2, "val": 1, "test": 3}
     with pytest.raises(BadRowError, match="take ids from index"):
-        dataset.read("chartqa/test/augmented/000000")
+        dataset.read("chartqa/test/000003")
 
 
 @pytest.mark.parametrize("sources", [[], ["machine"], "human", [1]])
@@ -221,10 +221,10 @@ def test_a_split_may_be_absent(folder: Path) -> None:
 
 def test_travels_to_workers_without_its_rows(folder: Path) -> None:
     dataset = ChartQA(path=str(folder))
-    before = sample_of(dataset, "chartqa/val/human/000000")
+    before = sample_of(dataset, "chartqa/val/000000")
     assert dataset.tables and len(pickle.dumps(dataset)) < 1000
     copy = pickle.loads(pickle.dumps(dataset))
-    assert sample_of(copy, "chartqa/val/human/000000").prompt.sha256 == before.prompt.sha256
+    assert sample_of(copy, "chartqa/val/000000").prompt.sha256 == before.prompt.sha256
 
 
 HUB_ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
@@ -273,17 +273,16 @@ def hub(tmp_path: Path, no_cache: None) -> Path:
 def test_hub_rows(hub: Path, as_hub_id: bool) -> None:
     dataset = ChartQA(hub_id=str(hub)) if as_hub_id else ChartQA(path=str(hub))
     assert dataset.index() == {
-        "train": [f"chartqa/train/{row}" for row in ("human/000000", "human/000002", "augmented/000001")]
-        + ["chartqa/train/augmented/000003"],
-        "val": ["chartqa/val/human/000000"],
-        "test": ["chartqa/test/augmented/000000"],
+        "train": [f"chartqa/train/00000{row}" for row in range(4)],
+        "val": ["chartqa/val/000000"],
+        "test": ["chartqa/test/000000"],
     }
-    sample = sample_of(dataset, "chartqa/train/human/000000")
+    sample = sample_of(dataset, "chartqa/train/000000")
     assert sample.prompt.messages == (Message("user", (sample.prompt.images[0], f"{QUESTION}\n{INSTRUCTION}")),)
     assert (sample.answer, sample.references, sample.tags) == ("42", ("42",), {"source": "human"})
-    assert sample.prompt.images[0].name == "chartqa/train/human/000000"
+    assert sample.prompt.images[0].name == "chartqa/train/000000"
     assert sample.prompt.images[0].pixels[0, 0].tolist() == [1, 80, 160]
-    assert sample_of(dataset, "chartqa/train/human/000002").references == ("1, 2", "[1, 2]")
+    assert sample_of(dataset, "chartqa/train/000002").references == ("1, 2", "[1, 2]")
 
 
 def test_hub_bad_rows_end_nothing(hub: Path) -> None:
@@ -295,17 +294,17 @@ def test_hub_bad_rows_end_nothing(hub: Path) -> None:
         except BadRowError as error:
             outcomes[row_id] = str(error)
     assert len(outcomes) == 6
-    assert [outcomes[f"chartqa/train/human/{row}"] for row in ("000000", "000002")] == [(6, 8, 3)] * 2
-    assert "got an HTML page in chartqa/train/augmented/000001" in outcomes["chartqa/train/augmented/000001"]
-    assert "an image stored in its row" in outcomes["chartqa/train/augmented/000003"]
-    assert "a printed list" in outcomes["chartqa/val/human/000000"]
-    assert "an empty list" in outcomes["chartqa/test/augmented/000000"]
+    assert [outcomes[f"chartqa/train/{row}"] for row in ("000000", "000002")] == [(6, 8, 3)] * 2
+    assert "got an HTML page in chartqa/train/000001" in outcomes["chartqa/train/000001"]
+    assert "an image stored in its row" in outcomes["chartqa/train/000003"]
+    assert "a printed list" in outcomes["chartqa/val/000000"]
+    assert "an empty list" in outcomes["chartqa/test/000000"]
 
 
 def test_hub_rows_of_the_other_source_have_other_ids(hub: Path) -> None:
     dataset = ChartQA(path=str(hub), sources=["augmented"])
-    assert [row[-16:] for row in dataset.index()["train"]] == ["augmented/000001", "augmented/000003"]
-    for wrong in ("chartqa/train/augmented/000000", "chartqa/train/human/000000", "chartqa/train/augmented/000004"):
+    assert dataset.index()["train"] == ["chartqa/train/000001", "chartqa/train/000003"]
+    for wrong in ("chartqa/train/000000", "chartqa/train/000000", "chartqa/train/000004"):
         with pytest.raises(BadRowError, match="take ids from index"):
             dataset.read(wrong)
 
@@ -317,7 +316,7 @@ def test_hub_tables_travel_to_workers_as_references(hub: Path, monkeypatch: pyte
     dataset.index()
     stored = pickle.dumps(dataset)
     monkeypatch.setattr(datasets, "load_dataset", None)  # a worker does not load again
-    assert sample_of(pickle.loads(stored), "chartqa/train/human/000000").answer == "42"
+    assert sample_of(pickle.loads(stored), "chartqa/train/000000").answer == "42"
     assert len(stored) < 20_000
 
 

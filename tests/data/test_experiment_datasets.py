@@ -19,6 +19,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.datasets.characters import Characters
+from vlmft.data.datasets.chartqa import ChartQA
 from vlmft.data.datasets.easyvqa import EasyVQA
 from vlmft.data.datasets.pjn_charts import PJNCharts
 from vlmft.data.ledger import Ledger
@@ -132,12 +133,16 @@ def test_pjn_charts_from_chartqa() -> None:
     dataset = PJNCharts(path=str(REFERENCE / "chartqa"))
     index = dataset.index()
     assert {split: len(ids) for split, ids in index.items()} == {"train": 200, "val": 41, "test": 56}
-    assert all("/human/" in row_id for ids in index.values() for row_id in ids)
-    assert list(index["test"]) != sorted(index["test"]), "in the order of the shuffle"
-    sample = dataset.to_sample(dataset.read(index["test"][0]))
+    samples = {split: [dataset.to_sample(dataset.read(row_id)) for row_id in ids] for split, ids in index.items()}
+    assert {sample.tags["source"] for rows in samples.values() for sample in rows} == {"human"}
+    stored = ChartQA(path=str(REFERENCE / "chartqa"), sources=["human"])
+    asked = [stored.to_sample(stored.read(row_id)).bare_question for row_id in stored.index()["test"]]
+    order = np.random.default_rng(42).permutation(56)
+    assert [s.bare_question for s in samples["test"]] == [asked[n] for n in order], "in the order of the shuffle"
+    sample = samples["test"][0]
     assert [message.role for message in sample.prompt.messages] == ["system", "user"]
     assert sample.prompt.messages[1].text == dataset.read(index["test"][0])["query"].strip()
-    dataset.system = None
+    dataset = PJNCharts(path=str(REFERENCE / "chartqa"), system=None)
     assert "single word or phrase" in dataset.to_sample(dataset.read(index["test"][0])).prompt.messages[0].text
 
 
@@ -147,17 +152,13 @@ def test_a_small_choice_takes_that_many_rows(tmp_path: Path, monkeypatch: pytest
         rows = [{"imgname": "1.png", "query": f"q{n}?", "label": str(n)} for n in range(30)]
         (tmp_path / split / f"{split}_human.json").write_text(json.dumps(rows), encoding="utf-8")
     monkeypatch.setattr("vlmft.data.datasets.pjn_charts.ROWS", {"train": 12, "val": 5, "test": 5})
-    index = PJNCharts(path=str(tmp_path)).index()
-    assert [int(row_id[-6:]) for row_id in index["val"]] == np.random.default_rng(42).permutation(30)[:5].tolist()
+    dataset = PJNCharts(path=str(tmp_path))
+    index = dataset.index()
+    chosen = [int(dataset.read(row_id)["label"]) for row_id in index["val"]]
+    assert chosen == np.random.default_rng(42).permutation(30)[:5].tolist()
     assert len(index["train"]) == 12
     with pytest.raises(BadRowError, match="take ids from index"):
-        PJNCharts(path=str(tmp_path)).read(
-            next(
-                f"pjn_charts/val/human/{n:06d}"
-                for n in range(30)
-                if f"pjn_charts/val/human/{n:06d}" not in index["val"]
-            )
-        )
+        dataset.read("pjn_charts/val/000005")
 
 
 @pytest.mark.parametrize("where", [lambda place: {"hub_id": place}, lambda place: {"path": place}], ids=["hub", "path"])
@@ -171,8 +172,8 @@ def test_the_hub_s_lists_are_taught_as_texts(
         tmp_path / "hub/train-00000-of-00001.parquet", [{"image": flat(1), "query": "How many?", "label": ["91.1"]}]
     )
     dataset = PJNCharts(**where(str(tmp_path / "hub")))
-    assert dataset.index() == {"train": ["pjn_charts/train/human/000000"]}
-    sample = dataset.to_sample(dataset.read("pjn_charts/train/human/000000"))
+    assert dataset.index() == {"train": ["pjn_charts/train/000000"]}
+    sample = dataset.to_sample(dataset.read("pjn_charts/train/000000"))
     assert (sample.answer, sample.references) == ("91.1", ("91.1",))
     assert sample.prompt.images[0].pixels.shape == (6, 8, 3)
 

@@ -19,11 +19,14 @@ import pytest
 
 from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data.datamodule import VLMDataModule
+from vlmft.data.dataset import Ids
+from vlmft.data.datasets.chartqa import ChartQA
 from vlmft.data.datasets.columns import Columns
+from vlmft.data.datasets.imagefolder import ImageFolder
 from vlmft.data.datasets.messages import Messages
 from vlmft.data.ledger import Ledger
 from vlmft.data.survey import cache, image_hashes
-from vlmft.data.survey.facts import sources_of
+from vlmft.data.survey.facts import sources_of, survey
 from vlmft.sample import BadRowError
 
 OLD_NS = 1_700_000_000 * 10**9
@@ -106,6 +109,38 @@ def test_the_second_start_reads_no_row_and_decodes_no_image(
     monkey = start(rows, Columns, split_seed=9)
     assert counted["images"] == 0 and monkey.ids["test"] != first.ids["test"], "another seed, the same facts"
     assert capsys.readouterr().err == ""
+
+
+def chartqa(folder: Path) -> ChartQA:
+    for number, split in enumerate(("train", "val", "test")):
+        (folder / split / "png").mkdir(parents=True)
+        draw(folder / split / "png" / f"{number}.png", number)
+        for source in ("human", "augmented"):
+            rows = [{"imgname": f"{number}.png", "query": f"{source}?", "label": "7"}]
+            (folder / split / f"{split}_{source}.json").write_text(json.dumps(rows), encoding="utf-8")
+    return ChartQA(path=str(folder))
+
+
+def class_folders(folder: Path) -> ImageFolder:
+    for number, split in enumerate(("train", "val", "test")):
+        for place in range(2):
+            (folder / split / f"class{place}").mkdir(parents=True)
+            draw(folder / split / f"class{place}" / "0.bmp", 10 * number + place)
+    return ImageFolder(path=str(folder))
+
+
+@pytest.mark.parametrize("make", [chartqa, class_folders])
+def test_rows_of_json_files_and_folders_are_read_once(
+    make: Callable[[Path], Columns], kept: Path, tmp_path: Path, counted: dict[str, int]
+) -> None:
+    dataset = make(tmp_path / "data")
+    ids = [row_id for rows in dataset.index().values() for row_id in rows]
+    rows = Ids(ids.__getitem__, range(6))
+    facts = survey(dataset, rows)
+    assert counted["rows"] == 6 and not facts.bad
+    again = type(dataset)(path=dataset.path)
+    assert again.index() == dataset.index()
+    assert np.array_equal(survey(again, rows).shows, facts.shows) and counted["rows"] == 6
 
 
 def test_a_long_pass_says_how_far_it_is_and_a_short_one_nothing(

@@ -18,8 +18,7 @@ from vlmft.data.datasets.columns import Columns
 from vlmft.data.images import image_inside, open_image
 from vlmft.data.sources.files import json_value
 from vlmft.data.sources.image_folders import class_images
-from vlmft.data.sources.locate import ImageFolders
-from vlmft.data.sources.table import Table
+from vlmft.data.sources.table import table_in_memory
 from vlmft.data.sources.tables import Loaded
 from vlmft.sample import Image, Message, Prompt, Question
 
@@ -83,7 +82,7 @@ class Characters(Columns):
                 folder = found["class"]
                 asked = {"question": prompts[0], "answer": names.get(folder), "character_folder": folder}
                 rows.append({"image": found["image"], **asked})
-        table = Table(rows, (ImageFolders(root, root),), range(len(rows)))
+        table = table_in_memory([rows], root)
         return Loaded({"train": table}, {"train": f"{ANNOTATION} and the folders of images"}, declared=True)
 
     def missing(self) -> Sequence[Question]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,7 +66,10 @@ class Columns(Dataset):
 
         Raises:
             ValueError: settings that exclude each other, or a pattern that is none.
+            ConfigError: a revision of a local file.
         """
+        if path is not None and revision is not None:
+            raise ConfigError(f"data.revision: Expected none beside data.path, got {revision!r}; a local file has none")
         if question is not None and question_text is not None:
             raise ValueError("Expected question (a column) or question_text (a fixed text), got both; leave one out")
         if unknown := set((split_names or {}).values()) - {*SPLIT_NAMES.values(), LEFT_OUT}:
@@ -96,8 +99,9 @@ class Columns(Dataset):
         self._description = Description()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker reads local files again; a Hub table is a reference, and loading it again would ask the network.
-        return {**self.__dict__, "_tables": {} if self.path is not None else self._tables}
+        # A worker reads lists of rows again; what `datasets` has loaded is a reference, and may be the Hub's.
+        travels = self.path is None or all(hasattr(table.rows, "column_names") for table in self._tables.values())
+        return {**self.__dict__, "_tables": self._tables if travels else {}}
 
     @property
     def tables(self) -> dict[Split, Table]:
@@ -160,7 +164,7 @@ class Columns(Dataset):
             found = with_images(loaded, self._image_names, beside=False)
             first = next(iter(found.tables.values()))
             folders = first.folders[0]
-            if folders is not None and any(folders.has(value) for value in map(column_of(column), first.sample(9))):
+            if folders is not None and any(folders.has(row.get(column)) for row in first.sample(9)):
                 return {"image": column}
         self._column.pop("image", None)
         if self.question_text is not None:
@@ -272,7 +276,7 @@ class Columns(Dataset):
         match = re.fullmatch(rf"{self.name}/(\w+)/(\d{{6,}})(?:/(\d+))?", row_id)
         if match is None or match[1] not in self.tables:
             raise BadRowError(
-                f"Expected an id such as '{self.name}/train/000012', got {row_id!r}; take it from index()"
+                f"Expected an id such as '{self.name}/train/000012', got {row_id!r}; take ids from index()"
             )
         return self.tables[match[1]], int(match[2]), int(match[3] or 0)  # type: ignore[index]
 
@@ -376,10 +380,6 @@ OWN_ID = "id of the row"
 ID_COLUMN = re.compile(r"(^|_)(id|uid|key|name|code)(_|$)")
 TAGGED: Mapping[str, str] = {"group": GROUP, "class_column": CLASS}
 """Role of a column -> the tag that its text becomes."""
-
-
-def column_of(name: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda row: row.get(name)
 
 
 def _names_of(table: Table, column: str) -> list[list[str] | None]:

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from vlmft.config.check import ConfigError
 from vlmft.data.datasets.columns import Columns
-from vlmft.data.sources.locate import ImageFolders
-from vlmft.data.sources.table import Table
+from vlmft.data.sources.table import Table, table_in_memory
 from vlmft.data.sources.tables import Loaded
 
 
@@ -38,4 +37,4 @@ def _table(questions: tuple[list[str], list[str], list[int]], paths: dict[int, s
         {"question": text, "answer": answer, "image": Path(paths[image]).name}
         for text, answer, image in zip(*questions, strict=True)
     ]
-    return Table(rows, (ImageFolders(root, root),), range(len(rows)))
+    return table_in_memory([rows], root)

@@ -12,9 +12,8 @@ from vlmft.data.dataset import Record
 from vlmft.data.datasets.columns import Columns
 from vlmft.data.sources.files import MENDS, SUFFIXES
 from vlmft.data.sources.image_folders import NO_CAPTION, descended, folders_of, image_rows, listed
-from vlmft.data.sources.locate import ImageFolders
 from vlmft.data.sources.split_names import known_names, splits_in
-from vlmft.data.sources.table import Table
+from vlmft.data.sources.table import table_in_memory
 from vlmft.data.sources.tables import Loaded
 from vlmft.data.sources.webdataset import webdataset_shards
 from vlmft.sample import SPLITS, BadRowError
@@ -87,7 +86,7 @@ class ImageFolder(Columns):
         tables, told = {}, {}
         for split in SPLITS:
             if rows := found.rows.get(split):
-                tables[split] = Table(rows, (ImageFolders(root, root),), range(len(rows)))
+                tables[split] = table_in_memory([rows], root)
                 told[split] = f"{len(rows)} images, {what}" + (", by folder" if found.declared else "")
         return Loaded(tables, told, notes=found.notes, declared=True)
 

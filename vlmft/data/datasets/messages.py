@@ -140,7 +140,7 @@ class Messages(Columns):
         table, number, answer = self._at(row_id)
         found = self.exchanges(table.row(number))
         if answer >= len(found):
-            raise BadRowError(f"Expected the id of one of {len(found)} answers, got {row_id!r}; take it from index()")
+            raise BadRowError(f"Expected the id of one of {len(found)} answers, got {row_id!r}; take ids from index()")
         exchange, text = found[answer]
         return {"id": row_id, "exchange": exchange, "answer": text}
 

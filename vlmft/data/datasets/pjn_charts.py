@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from vlmft.data.dataset import Record
-from vlmft.data.datasets.chartqa import ChartQA, Table, Tables
-from vlmft.data.sources.tables import load_tables
-from vlmft.sample import Message, Prompt, Sample, Split
+from vlmft.data.datasets.chartqa import MAKER, ChartQA
+from vlmft.data.sources.table import Table, table_of
+from vlmft.data.sources.tables import Loaded
+from vlmft.sample import Split
 
 ROWS: Mapping[Split, int] = {"train": 1200, "val": 500, "test": 500}
 SEED = 42
@@ -36,34 +34,30 @@ class PJNCharts(ChartQA):
         hub_id: str = "krowiemlekommm/PJN_CHARTS",
         system: str | None = SYSTEM,
     ) -> None:
+        """`system`: a system message in place of the instruction below each question; null keeps the instruction."""
         super().__init__(path=path, revision=revision, sources=("human",), hub_id=hub_id)
         self.system = system
+        self.instruction = self.instruction if system is None else None
 
-    def _load(self) -> Tables:
-        if self.path is None or _is_chosen(Path(self.path).expanduser()):
-            loaded = load_tables(self.path, self.hub_id, self.revision, {}).tables
-            return {(split, "human"): Table(table.rows, table.numbers) for split, table in loaded.items()}
-        return {key: Table(table.rows, chosen(table, ROWS[key[0]])) for key, table in super()._load().items()}
+    def _load(self) -> Loaded:
+        loaded = super()._load()
+        for split, table in loaded.tables.items():
+            if not _is_chosen(table):
+                loaded.tables[split] = chosen(table, ROWS[split])
+        return loaded
 
-    def to_sample(self, record: Record) -> Sample:
-        """As ChartQA's, the instruction in a system message instead of below the question."""
-        sample = super().to_sample(record)
-        if self.system is None:
-            return sample
-        (message,) = sample.prompt.messages
-        asked = (message.content[0], record["query"].strip())
-        prompt = Prompt((Message("system", (self.system,)), Message("user", asked)))
-        return dataclasses.replace(sample, prompt=prompt)
+    def _of_sources(self, table: Table, place: str) -> Table:
+        return table if _is_chosen(table) else super()._of_sources(table, place)
 
 
-def _is_chosen(root: Path) -> bool:
-    """Whether the parquet files in a folder are PJN_CHARTS' own, which do not say who wrote a question."""
-    file = next(root.rglob("*.parquet"), None)
-    return file is not None and "human_or_machine" not in load_tables(str(file), None, None, {}).tables["train"].columns
+def _is_chosen(table: Table) -> bool:
+    """Whether a table is of PJN_CHARTS' own files, which do not say who wrote a question."""
+    return "image" in table.columns and MAKER not in table.columns
 
 
-def chosen(table: Table, n_rows: int) -> dict[int, None]:
-    """The numbers of the first `n_rows` rows after the shuffle, in that order; all of a smaller table."""
-    numbers = list(table.numbers)
-    order = np.random.default_rng(SEED).permutation(len(numbers))[:n_rows].tolist()
-    return dict.fromkeys(numbers[i] for i in order)
+def chosen(table: Table, n_rows: int) -> Table:
+    """The first `n_rows` rows after the shuffle, in that order; all of a smaller table."""
+    order = np.random.default_rng(SEED).permutation(len(table.numbers))[:n_rows]
+    numbers = [table.numbers[place] for place in order.tolist()]
+    rows = table.rows.select(numbers) if hasattr(table.rows, "select") else [table.rows[n] for n in numbers]
+    return table_of([rows], table.folders, table.sources)

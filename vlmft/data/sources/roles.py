@@ -15,7 +15,7 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "image": tuple(
         "image images file_name filename image_path image_file img img_path photo picture image_name image_filename "
         "file_path filepath path file jpg jpeg png webp image_url image_id imageid imagename imagepath "
-        "imagefile".split()
+        "imagefile imgname".split()
     ),
     "question": tuple("question query problem prompt instruction text_input prefix user".split()),
     "answer": tuple(

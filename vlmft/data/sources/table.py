@@ -7,9 +7,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.survey.cache import sha256
 from vlmft.sample import BadRowError
 
 SAMPLED_ROWS, MOST_STORED = 2_000, 100
@@ -107,3 +109,15 @@ class Table:
             return self.row(number)
         except BadRowError:
             return None
+
+
+def table_of(lists: Sequence[Any], folders: Sequence[ImageFolders | None], sources: tuple[str, ...] | None) -> Table:
+    """The table of the rows of one or more files, `folders` one for each file."""
+    rows = lists[0] if len(lists) == 1 else Chained(lists)
+    ends = tuple(itertools.accumulate(map(len, lists)))
+    return Table(rows, tuple(folders), range(len(rows)), sources, ends)
+
+
+def table_in_memory(lists: Sequence[list[Any]], images: Path) -> Table:
+    """The same of rows that no one reads again, their images below one folder: what they come from is themselves."""
+    return table_of(lists, [ImageFolders(images, images)] * len(lists), (sha256(*map(repr, lists)),))

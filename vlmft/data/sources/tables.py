@@ -15,7 +15,7 @@ from vlmft.data.sources.hub_card import declared_files
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, FormError, joined_vqa
 from vlmft.data.sources.locate import ImageFolders, settled
 from vlmft.data.sources.split_names import LEFT_OUT, Names, known_names, split_of, splits_in
-from vlmft.data.sources.table import Chained, Table
+from vlmft.data.sources.table import Table, table_of
 from vlmft.data.sources.webdataset import fields, require_plain_names, webdataset_shards
 from vlmft.data.survey.cache import stamps
 from vlmft.sample import SPLITS, Split
@@ -73,14 +73,12 @@ def load_tables(
     if path is None:
         if hub_id is None:
             raise ConfigError("data.path: Expected a file or folder, got none; set it, or data.options.hub_id")
-        return _library_tables(load_undecoded(hub_id, None, revision, subset), names, hub_id, None)
-    if revision is not None:
-        raise ConfigError(f"data.revision: Expected none beside data.path, got {revision!r}; a local file has none")
+        return library_tables(load_undecoded(hub_id, None, revision, subset), names, hub_id, None)
     place = Path(path).expanduser()
     top = place if place.is_dir() else place.parent
     named = _image_folder(images, top) if images is not None else None
     if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
-        return _library_tables(load_saved(place), names, "save_to_disk", ImageFolders(place, place, named))
+        return library_tables(load_saved(place), names, "save_to_disk", ImageFolders(place, place, named))
     if shards := webdataset_shards(place):
         if place.is_dir() and (beside := [file for file in sorted(place.glob("*")) if _is_table(file)]):
             raise ConfigError(
@@ -273,14 +271,11 @@ def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
 
 
 def _table(parts: Sequence[Part]) -> Table:
-    sources = stamps([part.file for part in parts])
-    rows = parts[0].rows if len(parts) == 1 else Chained([part.rows for part in parts])
-    folders = tuple(ImageFolders(part.file.parent, part.file.parent) for part in parts)
-    ends = tuple(itertools.accumulate(len(part.rows) for part in parts))
-    return Table(rows, folders, range(len(rows)), sources, ends)
+    folders = [ImageFolders(part.file.parent, part.file.parent) for part in parts]
+    return table_of([part.rows for part in parts], folders, stamps([part.file for part in parts]))
 
 
-def _library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folders: ImageFolders | None) -> Loaded:
+def library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folders: ImageFolders | None) -> Loaded:
     """Tables of what `datasets` has loaded, by its own names of splits."""
     found = Loaded(declared=True)
     known: dict[str, list[str]] = {}
@@ -301,10 +296,8 @@ def _library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folder
     for split in SPLITS:
         if split in known:
             parts = [loaded[name] for name in known[split]]
-            joined = parts[0] if len(parts) == 1 else Chained(parts)
-            ends = tuple(itertools.accumulate(map(len, parts)))
             marks = tuple(part._fingerprint for part in parts)
-            found.tables[split] = Table(joined, (folders,) * len(parts), range(len(joined)), marks, ends)
+            found.tables[split] = table_of(parts, [folders] * len(parts), marks)
             found.told[split] = f"{', '.join(known[split])} of {origin}"
     return found
 
@@ -315,7 +308,7 @@ def _web_tables(shards: Sequence[Path], names: Names, top: Path) -> Loaded:
     for shard in shards:
         by_split.setdefault(split_of(shard.relative_to(top), names) or "train", []).append(str(shard))
     loaded = {split: fields(rows) for split, rows in load_undecoded("webdataset", by_split, None).items()}
-    found = _library_tables(loaded, names, "WebDataset tar files", None)
+    found = library_tables(loaded, names, "WebDataset tar files", None)
     marks = stamps(shards)
     found.tables = {split: replace(table, sources=marks) for split, table in found.tables.items()}
     return found
