@@ -5,17 +5,14 @@ from __future__ import annotations
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import Scale, TrainConfig
-from vlmft.run.start import require_training
+from vlmft.tools.train import run
 
 
 @entry("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     if config.scale == Scale.smoke:
         make_small(config)
-    dataset = require_training(config)
-    from vlmft.run.train import train  # after the checks: torch and transformers take seconds to import
-
-    train(config, dataset)
+    run(config)
 
 
 def make_small(config: TrainConfig) -> None:

@@ -6,14 +6,17 @@ import csv
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.predictions.compare import run_compare
-from vlmft.predictions.score import run_score
+from vlmft.tools.cli import run_tool
+
+run_compare = partial(run_tool, "compare")
+run_score = partial(run_tool, "score")
 
 FIELD = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "field"
 needs_field = pytest.mark.skipif(not FIELD.exists(), reason=f"no {FIELD}; set VLMFT_REFERENCE_DATA")

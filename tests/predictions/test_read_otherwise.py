@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vlmft.predictions.compare import run_compare
-from vlmft.predictions.score import run_score
+from vlmft.tools.cli import run_tool
+
+run_compare = partial(run_tool, "compare")
+run_score = partial(run_tool, "score")
+
 
 Tool = Callable[[Sequence[str]], None]
 Json = Callable[..., dict[str, Any]]

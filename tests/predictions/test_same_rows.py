@@ -6,13 +6,16 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.predictions.compare import run_compare
+from vlmft.tools.cli import run_tool
+
+run_compare = partial(run_tool, "compare")
 
 FIXTURES = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "fixtures"
 PAIRED = FIXTURES / "paired_chartqa"

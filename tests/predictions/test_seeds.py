@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.predictions.seeds import run_seeds, seeds_of, taken_together
+from vlmft.predictions.seeds import seeds_of, taken_together
+from vlmft.tools.cli import run_tool
+
+run_seeds = partial(run_tool, "seeds")
 
 IDS = [str(i) for i in range(40)]
 GROUPS = {i: i for i in IDS}

@@ -16,8 +16,7 @@ from huggingface_hub import HfApi
 
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import ExportConfig
-from vlmft.config.tools import compose_tool
-from vlmft.tools import cli
+from vlmft.config.tools import compose_tool, given
 from vlmft.tools import export as exporting
 
 TOKEN = "hf_" + "a1B2" * 8
@@ -158,5 +157,5 @@ def test_names(adapter: Path, tmp_path: Path, override: str, said: str) -> None:
 
 
 def test_as_a_flag() -> None:
-    given = ["run=x", "--push", "me/model", "--json"]
-    assert cli._settings(given) == ["run=x", "push=me/model", "json=true"]
+    arguments = ["run=x", "--push", "me/model", "--json"]
+    assert given(arguments, ExportConfig).overrides == ["run=x", "push=me/model", "json=true"]

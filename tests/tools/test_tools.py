@@ -99,8 +99,8 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_usage(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called(monkeypatch, *arguments)
     shown = capsys.readouterr().out
-    assert shown == cli.USAGE
-    assert all(f"\n  {tool} " in shown for tool in cli.TOOLS)
+    assert shown == cli.usage()
+    assert all(f"\n  {name} " in shown for name in (*cli.TOOLS, *cli.PROGRAMS))
 
 
 def test_an_unknown_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_the_command_traces(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_python_m_vlmft() -> None:
     command = [sys.executable, "-m", "vlmft", "--help"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    assert found.stdout == cli.USAGE
+    assert found.stdout == cli.usage()
 
 
 # --- what the user left open

@@ -24,6 +24,9 @@ AnyConfig: TypeAlias = (
     | tool_schema.GradeConfig
     | tool_schema.AnnotateConfig
     | tool_schema.JudgeConfig
+    | tool_schema.ScoreConfig
+    | tool_schema.CompareConfig
+    | tool_schema.SeedsConfig
 )
 
 

@@ -52,6 +52,7 @@ class AskConfig:
     image: str = MISSING
     """An image file, or a folder whose images are all asked about."""
     question: str = MISSING
+    """Text of the question, the same for every image."""
     run: Optional[str] = None
     """Run folder of train.py: its model and adapter answer. Excludes model=."""
     model: Optional[ModelConfig] = None
@@ -211,3 +212,64 @@ class JudgeConfig:
     """Dataset options other than the run's, as they were given to evaluate.py."""
     json: bool = False
     """Print the summary as JSON."""
+
+
+@dataclass
+class PredictionsConfig:
+    """What vlmft score, compare and seeds have in common: how files of predictions are read and scored."""
+
+    metric: Optional[str] = None
+    """Names, separated by commas; null: the run's own, else count_accuracy, json_match or exact_match as the references
+    allow."""
+    classes: Optional[str] = None
+    """JSON file of the classes: {"label": ["another spelling", ...], ...} or a list of labels."""
+    references: Optional[str] = None
+    """File with the references of the same ids."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass
+class FilesConfig(PredictionsConfig):
+    """What vlmft score and compare have in common."""
+
+    columns: list[str] = field(default_factory=list)
+    """Which column is what, as USE=COLUMN,... with the uses prediction, reference, id, group and score; once for all
+    files, or once for each in their order. The rest is found by the columns' names."""
+    by_order: bool = False
+    """Rows belong together by their order, not by id."""
+    encoding: Optional[str] = None
+    """Of the files, where none is named in them and it cannot be guessed."""
+    rows: Optional[str] = None
+    """The list of rows to read, of a file that has several."""
+    alternatives: bool = False
+    """A list written as text in a reference is a list of right answers."""
+    extract: str = "auto"
+    """What of each prediction is scored: none (all of it), tag (inside <answer> or \\boxed{}, behind </think> or The
+    answer is), letter (the chosen option), yes-no, last-number; auto: all of it, and beside it what the others give."""
+    by: Optional[str] = None
+    """A column; figures for each of its values, too."""
+
+
+@dataclass
+class ScoreConfig(FilesConfig):
+    """vlmft score"""
+
+    file: str = MISSING
+    """The file of predictions."""
+
+
+@dataclass
+class CompareConfig(FilesConfig):
+    """vlmft compare"""
+
+    files: list[str] = field(default_factory=list)
+    """The files of predictions; the others are compared with the first."""
+
+
+@dataclass
+class SeedsConfig(PredictionsConfig):
+    """vlmft seeds"""
+
+    runs: list[str] = field(default_factory=list)
+    """Run folders."""

@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
+from vlmft.config.tool_schema import CompareConfig
 from vlmft.evaluation.compare import Adjusted, adjusted, compare, expect_same_ids, p_words
 from vlmft.evaluation.gains import best_of_several
 from vlmft.evaluation.score import unequal_treatment
 from vlmft.metrics import Labels
 from vlmft.predictions.columns import COLUMNS
-from vlmft.predictions.extracted import metric_under, readings
+from vlmft.predictions.extracted import metric_under
+from vlmft.predictions.extracted import readings as readings_for
 from vlmft.predictions.read_otherwise import other_metrics
 from vlmft.predictions.rows import PredictionRows
 from vlmft.predictions.same_rows import expect_same_questions, unrelated
 from vlmft.predictions.scoring import (
     OF_A_SET,
     Scored,
-    add_views,
-    columns_of_each,
     ids_by_value,
     metrics_of,
-    parser,
     read_file,
     read_labels,
+    readings_of,
     scored,
     scored_content,
     shown,
@@ -36,30 +36,27 @@ from vlmft.predictions.scoring import (
 )
 
 
-def run_compare(arguments: Sequence[str]) -> None:
-    """The tool: every file against the first, under one metric."""
-    found = parser("compare", "Are the other files of predictions better than the first, on the same rows?")
-    add_views(found)
-    found.add_argument("files", type=Path, nargs="+")
-    options = found.parse_intermixed_args(arguments)  # each file may have its --columns beside it
-    if len(options.files) < 2 or len(set(options.files)) < len(options.files):
-        raise ConfigError(f"vlmft compare: Expected two files or more, each once, got {len(options.files)}")
-    columns = columns_of_each(options, len(options.files))
-    files = [read_file(path, own, options) for path, own in zip(options.files, columns, strict=True)]
-    files, notes = aligned(files, by_order=options.by_order)
-    if options.by is not None and files[0].by is None:
-        raise ConfigError(f"--by: Expected a column called {options.by!r} in one of the files, got none; name another")
-    metrics: list[str | None] = [*metrics_of(files[0], options.metric, options.extract)] or [None]
+def compare_files(config: CompareConfig) -> None:
+    """Prints every file against the first, under one metric. Raises ConfigError."""
+    paths = [Path(name) for name in config.files]
+    if len(paths) < 2 or len(set(paths)) < len(paths):
+        raise ConfigError(f"vlmft compare: Expected two files or more, each once, got {len(paths)}")
+    readings = readings_of(config, len(paths))
+    files = [read_file(path, one, config.references) for path, one in zip(paths, readings, strict=True)]
+    files, notes = aligned(files, by_order=config.by_order)
+    if config.by is not None and files[0].by is None:
+        raise ConfigError(f"--by: Expected a column called {config.by!r} in one of the files, got none; name another")
+    metrics: list[str | None] = [*metrics_of(files[0], config.metric, config.extract)] or [None]
     if len(metrics) != 1 or metrics[0] in OF_A_SET:
         raise ConfigError(
             f"--metric: Expected one metric with a score for each row, got {', '.join(map(str, metrics))}"
         )
-    labels = read_labels(options.classes)
-    each = [scored(rows, metrics[0], labels, options.extract) for rows in files]
-    results, otherwise = _results(each), _read_otherwise(each, metrics[0], labels, offers=options.extract == "auto")
+    labels = read_labels(config.classes)
+    each = [scored(rows, metrics[0], labels, config.extract) for rows in files]
+    results, otherwise = _results(each), _read_otherwise(each, metrics[0], labels, offers=config.extract == "auto")
     notes += unrelated(each)
     cautions = _cautions(each)
-    if options.json:
+    if config.json:
         arms = [{"file": str(one.rows.path), "form": one.rows.form, **scored_content(one)} for one in each]
         content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
         content["comparisons"] = [one.to_dict() for one in results]
@@ -111,7 +108,7 @@ def _read_otherwise(
     if each[0].extracted is not None:
         whole = [one.extracted.whole for one in each if one.extracted is not None]
         tried["--extract none"] = [scored(rows, metric, labels, alone=True) for rows in whole]
-    hows = dict.fromkeys(one.how for file in each for one in readings(file.rows, metric)) if offers else {}
+    hows = dict.fromkeys(one.how for file in each for one in readings_for(file.rows, metric)) if offers else {}
     for how in hows:
         tried[f"--extract {how}"] = [
             scored(one.rows, metric_under(how, metric), labels, how, alone=True) for one in each

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
+from vlmft.config.tool_schema import ScoreConfig
 from vlmft.evaluation.compare import rows_told
 from vlmft.metrics import Table, variant
 from vlmft.predictions.extracted import READ_OTHERWISE, extracted, readings
@@ -17,12 +18,10 @@ from vlmft.predictions.rows import PredictionRows
 from vlmft.predictions.scoring import (
     OF_A_SET,
     Scored,
-    add_views,
-    columns_of_each,
     metrics_of,
-    parser,
     read_file,
     read_labels,
+    readings_of,
     scored,
     scored_content,
     shown,
@@ -33,30 +32,26 @@ from vlmft.predictions.scoring import (
 USUAL_FORMS = ("CSV in UTF-8", "TSV in UTF-8", "JSON Lines", "a JSON list")
 
 
-def run_score(arguments: Sequence[str]) -> None:
-    """The tool: prints what `--metric` asks for."""
-    found = parser("score", "What a file of predictions (CSV, TSV, JSON, JSON Lines, parquet, xlsx, txt) is worth.")
-    add_views(found)
-    found.add_argument("file", type=Path)
-    options = found.parse_args(arguments)
-    (columns,) = columns_of_each(options, 1)
-    rows, labels = read_file(options.file, columns, options), read_labels(options.classes)
-    if options.by is not None and rows.by is None:
-        raise ConfigError(f"{rows.path}: --by: Expected a column called {options.by!r}, got none; name one of the file")
-    names = metrics_of(rows, options.metric, options.extract)
+def score(config: ScoreConfig) -> None:
+    """Prints what `metric` asks for. Raises ConfigError."""
+    (reading,) = readings_of(config, 1)
+    rows, labels = read_file(Path(config.file), reading, config.references), read_labels(config.classes)
+    if config.by is not None and rows.by is None:
+        raise ConfigError(f"{rows.path}: --by: Expected a column called {config.by!r}, got none; name one of the file")
+    names = metrics_of(rows, config.metric, config.extract)
     if names == ["count_accuracy"]:
         names.append("counting")
     of_rows: list[str | None] = [name for name in names if name not in OF_A_SET] if names else [None]
-    each = [scored(rows, name, labels, options.extract) for name in of_rows]
-    of_tables = extracted(rows, options.extract).rows if options.extract in READ_OTHERWISE else rows
+    each = [scored(rows, name, labels, config.extract) for name in of_rows]
+    of_tables = extracted(rows, config.extract).rows if config.extract in READ_OTHERWISE else rows
     tables = {name: table_of(of_tables, name, labels) for name in names if name in OF_A_SET}
-    if not each and options.extract == "auto":  # a row metric says what comes out
+    if not each and config.extract == "auto":  # a row metric says what comes out
         told = [f"{one.sentence}; --extract {one.how} scores that alone" for one in readings(rows, names[0])]
         rows = replace(rows, notes=[*rows.notes, *told])
     more = [
-        beside_it(one, name, labels, offers=options.extract == "auto") for one, name in zip(each, of_rows, strict=True)
+        beside_it(one, name, labels, offers=config.extract == "auto") for one, name in zip(each, of_rows, strict=True)
     ]
-    if options.json:
+    if config.json:
         print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
         return
     groups, kind = units_of(rows)

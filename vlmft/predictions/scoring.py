@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vlmft.config.check import ConfigError
+from vlmft.config.tool_schema import FilesConfig
 from vlmft.evaluation.compare import arm_interval
 from vlmft.evaluation.score import SMALL_N, ArmSummary, ScoredRow, score_answers, summarise, too_few, warnings
 from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_named, metric_named, variant
@@ -23,49 +23,6 @@ from vlmft.sample import Answer
 OF_A_SET = {*CORPUS_METRICS, "macro_f1"}
 MOST_VALUES = 100
 """Of a column to break figures down by."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A mistake is one line, as everywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
-
-
-def parser(tool: str, description: str) -> Parser:
-    """The options that score and compare share."""
-    found = Parser(f"vlmft {tool}", description=description, allow_abbrev=False)
-    uses = ", ".join(COLUMNS)
-    found.add_argument(
-        "--columns",
-        action="append",
-        default=[],
-        metavar="USE=COLUMN,...",
-        help=f"which column is what, for all files; or give it once per file, in their order; uses: {uses}",
-    )
-    found.add_argument("--references", type=Path, metavar="FILE", help="references of the same ids, from another file")
-    found.add_argument("--by-order", action="store_true", help="rows belong together by their order, not by id")
-    found.add_argument("--metric", help="see vlmft/metrics; default: the run's own, or count_accuracy, exact_match")
-    found.add_argument("--classes", type=Path, metavar="FILE", help='JSON: {"label": ["another spelling", ...], ...}')
-    found.add_argument("--encoding", help="of the files, where it is none that a file says or that can be guessed")
-    found.add_argument("--rows", metavar="NAME", help="the list of rows to read, of a file with several")
-    found.add_argument(
-        "--alternatives", action="store_true", help="a list written as text in a reference is a list of right answers"
-    )
-    found.set_defaults(extract="none", by=None)
-    found.add_argument("--json", action="store_true", help="print one JSON object")
-    return found
-
-
-def add_views(found: Parser) -> None:
-    """The options that say how answers are read and figures are broken down."""
-    found.add_argument(
-        "--extract",
-        choices=EXTRACTS,
-        default="auto",
-        help="what of each prediction is scored; " + "; ".join(f"{name}: {what}" for name, what in EXTRACTS.items()),
-    )
-    found.add_argument("--by", metavar="COLUMN", help="figures for each value of a column, too")
 
 
 @dataclass(frozen=True)
@@ -114,12 +71,12 @@ class Scored:
         ]
 
 
-def read_labels(path: Path | None) -> Labels | None:
+def read_labels(path: str | None) -> Labels | None:
     """The class list of --classes: label -> aliases. Raises ConfigError for another shape."""
     if path is None:
         return None
     try:
-        classes = json.loads(path.read_text(encoding="utf-8"))
+        classes = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(classes, list):
             classes = {label: [] for label in classes}
         if not isinstance(classes, dict) or not all(isinstance(aliases, list) for aliases in classes.values()):
@@ -129,36 +86,43 @@ def read_labels(path: Path | None) -> Labels | None:
         raise ConfigError(f"--classes {path}: {error}") from error
 
 
-def columns_of_each(options: argparse.Namespace, n_files: int) -> list[str]:
-    """The --columns of each file. Raises ConfigError unless there are none, one for all, or one for each."""
-    said: list[str] = options.columns or [""]
-    if len(said) not in (1, n_files):
-        raise ConfigError(f"--columns: Expected it once, or once for each of {n_files} files, got it {len(said)} times")
-    return said if len(said) == n_files else said * n_files
+def readings_of(config: FilesConfig, n_files: int) -> list[Reading]:
+    """How each file is to be read. Raises ConfigError unless `columns` is there not at all, once, or once for each."""
+    given = config.columns or [""]
+    if len(given) not in (1, n_files):
+        raise ConfigError(
+            f"--columns: Expected it once, or once for each of {n_files} files, got it {len(given)} times"
+        )
+    if config.extract not in EXTRACTS:
+        raise ConfigError(f"extract: Expected one of {', '.join(EXTRACTS)}, got {config.extract!r}")
+    shared = Reading(
+        by_order=config.by_order,
+        rows=config.rows,
+        encoding=config.encoding,
+        by=config.by,
+        alternatives=config.alternatives,
+        as_json="json_match" in (config.metric or "").split(","),
+    )
+    return [replace(shared, named=_named(columns)) for columns in (given if len(given) == n_files else given * n_files)]
 
 
-def read_file(path: Path, columns: str, options: argparse.Namespace) -> PredictionRows:
-    """The rows of one file with their references; raises ConfigError."""
+def _named(columns: str) -> dict[str, str]:
+    """USE=COLUMN,... as a mapping."""
     named = {}
     for part in filter(None, columns.split(",")):
         use, _, column = part.partition("=")
         if use.strip() not in COLUMNS or not column:
             raise ConfigError(f"--columns: Expected USE=COLUMN with a use of {', '.join(COLUMNS)}, got {part!r}")
         named[use.strip()] = column.strip()
-    reading = Reading(
-        named,
-        by_order=options.by_order,
-        rows=options.rows,
-        encoding=options.encoding,
-        by=options.by,
-        alternatives=options.alternatives,
-        as_json="json_match" in (options.metric or "").split(","),
-    )
-    elsewhere = options.references is not None
-    # with --references the column of that name is looked for in the other file
-    own = {use: column for use, column in named.items() if use != "reference" or not elsewhere}
-    rows = read_predictions(path, replace(reading, named=own), references_elsewhere=elsewhere)
-    return with_references(rows, options.references, reading)
+    return named
+
+
+def read_file(path: Path, reading: Reading, references: str | None) -> PredictionRows:
+    """The rows of one file with their references; raises ConfigError."""
+    # with a file of references the column of that name is looked for in it
+    own = {use: column for use, column in reading.named.items() if use != "reference" or references is None}
+    rows = read_predictions(path, replace(reading, named=own), references_elsewhere=references is not None)
+    return with_references(rows, Path(references) if references is not None else None, reading)
 
 
 def metrics_of(rows: PredictionRows, said: str | None, extract: str = "none") -> list[str]:

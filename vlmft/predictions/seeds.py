@@ -10,10 +10,12 @@ from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init
+from vlmft.config.tool_schema import SeedsConfig
 from vlmft.evaluation.compare import Comparison, compare, p_words
 from vlmft.evaluation.gains import seeds_apart, seeds_interval
 from vlmft.predictions.compare import aligned
-from vlmft.predictions.scoring import metrics_of, parser, read_file, read_labels, scored, units_of
+from vlmft.predictions.rows import Reading
+from vlmft.predictions.scoring import metrics_of, read_file, read_labels, scored, units_of
 from vlmft.run.folder import read_run, settings_of_results
 
 ARM_PAIR = ("untuned", "tuned")
@@ -54,29 +56,30 @@ class Together:
         return {**told, "verdict": self.verdict, "sentence": self.sentence}
 
 
-def run_seeds(arguments: Sequence[str]) -> None:
-    """The tool."""
-    found = parser("seeds", "Runs that differ in their seed alone, taken together: untuned against tuned.")
-    found.add_argument("runs", type=Path, nargs="+")
-    options = found.parse_args(arguments)
-    seeds = seeds_of(options.runs)
+def seeds(config: SeedsConfig) -> None:
+    """Prints untuned against tuned over the runs. Raises ConfigError."""
+    runs = [Path(run) for run in config.runs]
+    each_seed = seeds_of(runs)
     scores: dict[str, list[Mapping[str, float]]] = {}
-    files = [read_file(run / "predictions" / f"{arm}.jsonl", "", options) for arm in ARM_PAIR for run in options.runs]
+    reading = Reading(as_json="json_match" in (config.metric or "").split(","))
+    files = [
+        read_file(run / "predictions" / f"{arm}.jsonl", reading, config.references) for arm in ARM_PAIR for run in runs
+    ]
     files, _ = aligned(files, by_order=False)
-    expect_same_questions(options.runs)
-    metrics = metrics_of(files[0], options.metric)
-    labels = read_labels(options.classes)
+    expect_same_questions(runs)
+    metrics = metrics_of(files[0], config.metric)
+    labels = read_labels(config.classes)
     each = [scored(rows, metrics[0], labels) for rows in files]
-    for arm, one in zip([arm for arm in ARM_PAIR for _ in options.runs], each, strict=True):
+    for arm, one in zip([arm for arm in ARM_PAIR for _ in runs], each, strict=True):
         scores.setdefault(arm, []).append(one.values)
-    together = taken_together(seeds, each[0].metric, scores["untuned"], scores["tuned"], *units_of(files[0]))
-    if options.json:
+    together = taken_together(each_seed, each[0].metric, scores["untuned"], scores["tuned"], *units_of(files[0]))
+    if config.json:
         print(json.dumps(together.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
         return
     for seed, difference in zip(together.seeds, together.differences, strict=True):
         print(f"  seed {seed}: {100 * difference:+.1f} points {together.metric}")
     print(together.sentence)
-    if len(seeds) < 3:
+    if len(each_seed) < 3:
         print("note: a claim about training takes three seeds or more; one run's luck is not in the rows' interval")
 
 

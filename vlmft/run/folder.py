@@ -175,5 +175,19 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def program() -> list[str]:
+    """What is behind `python` on the command line that starts this program again: a script, or -m and a module."""
+    spec = sys.modules["__main__"].__spec__
+    return [sys.argv[0]] if spec is None else ["-m", spec.name]
+
+
+def is_installed_command() -> bool:
+    """Whether this is `vlmft train` or `vlmft evaluate`, and not a script of a clone."""
+    return program()[-1].startswith("vlmft.tools.")
+
+
 def command_line() -> str:
-    return redacted_text(" ".join(["python", Path(sys.argv[0]).name, *map(redacted_override, sys.argv[1:])]))
+    """How this program was called, without secrets."""
+    name = Path(sys.argv[0])
+    called = ["vlmft", name.stem] if is_installed_command() else ["python", name.name]
+    return redacted_text(" ".join([*called, *map(redacted_override, sys.argv[1:])]))

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.schema import TrainConfig
-from vlmft.run.folder import FOLDER_TOLD_IN
+from vlmft.run.folder import FOLDER_TOLD_IN, program
 from vlmft.run.lock import locked
 from vlmft.sweep.result import STOPPED, SWEEP_FILE, Job, Sweep, shown
 from vlmft.training.interruption import StopRequest, stop_request
@@ -130,7 +130,7 @@ class Jobs:
         }
         found = [text for flag, value in places.items() if value is not None for text in (flag, value)]
         paths = [o for o in self.config.hydra.overrides.hydra if key_of(o) == "hydra.searchpath"]
-        return [sys.executable, sys.argv[0], *found, *paths, *overrides]
+        return [sys.executable, *program(), *found, *paths, *overrides]
 
 
 def _wait(process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[], bool]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, student_quantile, wilson_interval
-from vlmft.run.folder import CARD_FILE, SUMMARY_FILE, command_line, groups_of, write_json
+from vlmft.run.folder import CARD_FILE, SUMMARY_FILE, command_line, groups_of, is_installed_command, write_json
 from vlmft.sweep.page import write_sweep_page
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
@@ -201,6 +201,7 @@ class Sweep:
 
     def content(self) -> dict[str, Any]:
         ranked = rank(self.jobs)
+        evaluate = "vlmft evaluate" if is_installed_command() else "python evaluate.py"
         winner = ranked[0] if ranked and ranked[0].rank == 1 else None
         return {
             "title": f"Sweep {self.folder.name}",
@@ -208,7 +209,7 @@ class Sweep:
             "metric": next((job.metric for job in ranked if job.metric), None),
             "sentence": self.sentence(ranked),
             "warnings": self.warnings(ranked),
-            "evaluate": f"python evaluate.py run={shlex.quote(winner.folder or '')}" if winner else None,
+            "evaluate": f"{evaluate} run={shlex.quote(winner.folder or '')}" if winner else None,
             "jobs": [asdict(job) for job in ranked],
             "importance": [asdict(item) for item in importance(self.jobs)],
         }

@@ -1,0 +1,162 @@
+"""One way for every command of `vlmft`: key=value or --key value, and --help with every setting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlmft
+from vlmft.config.check import ConfigError, all_keys
+from vlmft.config.entry import conf_dir
+from vlmft.config.tool_schema import AskConfig, CompareConfig, ScoreConfig
+from vlmft.config.tools import compose_tool, config_of_files, given, settings_of
+from vlmft.tools import cli
+
+COMMANDS = {name: tool.schema_class for name, tool in cli.TOOLS.items()}
+COMMANDS |= {name: schema_class for name, (_, schema_class, _) in cli.PROGRAMS.items()}
+
+
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["vlmft", *arguments])
+    cli.main()
+    return capsys.readouterr().out
+
+
+def test_every_command_is_there() -> None:
+    assert {path.stem for path in conf_dir().glob("*.yaml")} <= set(COMMANDS) and len(COMMANDS) == 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_every_setting(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = called(monkeypatch, capsys, command, "--help")
+    assert shown == called(monkeypatch, capsys, command, "run=x", "-h")
+    lines = shown.splitlines()
+    keys = [*all_keys(COMMANDS[command])]
+    groups = [key for key in keys if any(other.startswith(f"{key}.") for other in keys)]
+    for key in keys:
+        (line,) = [line for line in lines if line.split(" (")[0].split(":")[0].split(",")[0].strip() == key]
+        assert key in groups or "(" in line, "the type"
+    assert lines[0].startswith(f"vlmft {command}: ")
+    assert sum(line.startswith(f"  vlmft {command} ") for line in lines) == 2, "examples"
+
+
+def test_a_line_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = called(monkeypatch, capsys, "ask", "--help").splitlines()
+    assert "  max_new_tokens (int, default 64)  Longest answer in tokens." in lines
+    assert "  model.init (pretrained|random, default pretrained)" in [line.split("  `")[0] for line in lines]
+    (trainer,) = [line for line in lines if line.startswith("  trainer=CHOICE of ")]
+    assert "(default auto)" in trainer
+    assert "  files, or without a key (list of str" in called(monkeypatch, capsys, "compare", "--help")
+
+
+def test_the_examples_are_settings() -> None:
+    for name, tool in cli.TOOLS.items():
+        for example in tool.examples:
+            words = [word for word in example.replace("'", "").split() if "=" in word]
+            legal = {*all_keys(tool.schema_class)}
+            assert {word.split("=")[0] for word in words} <= legal, name
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(monkeypatch, capsys, "--version") == f"vlmft {vlmft.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        (["--question", "What's it, then?"], [r"question='What\'s it, then?'"]),
+        (["--question=a, b"], ["question='a, b'"]),
+        (["--image", "ein Bär.png"], ["image='ein Bär.png'"]),
+        (["--json", "--run", "a/b"], ["json=true", "run=a/b"]),
+        (["--json", "false"], ["json=false"]),
+        (["--max-new-tokens", "8"], ["max_new_tokens=8"]),
+        (["--trainer.memory_gib", "2"], ["trainer.memory_gib=2"]),
+        (["--model", "tiny", "model.lora.r=4"], ["model=tiny", "model.lora.r=4"]),
+    ],
+)
+def test_both_habits(arguments: list[str], overrides: list[str]) -> None:
+    assert given(arguments, AskConfig).overrides == overrides
+
+
+@pytest.mark.parametrize("text", ["What's it?", "a, b", "C:\\", "\\'", "größer (a.b) = [1]", "", "x\\\\'y"])
+def test_a_text_stays_what_it_is(text: str) -> None:
+    arguments = ["--question", text, "--image", "x.png", "--model", "tiny"]
+    config = compose_tool("ask", AskConfig, given(arguments, AskConfig).overrides)
+    assert config.question == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--question"], "question: Expected a value after --question, got none"),
+        (["--run", "--json"], "run: Expected a value after --run, got none"),
+        (["cat.jpg"], "cat.jpg: Expected key=value, or --key value; --help lists the settings"),
+    ],
+)
+def test_a_value_that_is_not_there(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        given(arguments, AskConfig)
+    assert str(refused.value) == message
+
+
+def test_files_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1.csv").touch()
+    arguments = [
+        "lr=1.csv",
+        "runs/lr=2/a.csv",
+        "columns=prediction=Fine-tuned, all",
+        "--columns",
+        "id=x",
+        "by_order=true",
+    ]
+    config = config_of_files(CompareConfig, "files", arguments)
+    assert config.files == ["lr=1.csv", "runs/lr=2/a.csv"] and config.by_order
+    assert config.columns == ["prediction=Fine-tuned, all", "id=x"]
+    with pytest.raises(ConfigError, match=r"mtric: no such setting; did you mean 'metric'"):
+        config_of_files(ScoreConfig, "file", ["a.csv", "mtric=bleu"])
+    with pytest.raises(ConfigError, match=r"file: Expected one, got 'a.csv' and 'b.csv'"):
+        config_of_files(ScoreConfig, "file", ["a.csv", "b.csv"])
+    with pytest.raises(ConfigError, match=r"file: Expected a value, got none; set it"):
+        config_of_files(ScoreConfig, "file", ["--json"])
+
+
+def test_defaults_and_docs_are_the_schema_s() -> None:
+    found = {setting.key: setting for setting in settings_of(AskConfig)}
+    assert [*found] == [*all_keys(AskConfig)]
+    assert (found["rows_per_batch"].type_name, found["rows_per_batch"].default) == ("int", "8")
+    assert (found["run"].type_name, found["run"].default) == ("str or null", "null")
+    assert (found["image"].default, found["model"].default) == ("", "null")
+    assert found["json"].doc == "Print the answers as JSON lines."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_training_and_evaluation_without_a_clone(command: str, tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "vlmft", command]
+    composed = subprocess.run(
+        [*start, "model=tiny", "--data", "shapes", "--cfg", "job"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "name: shapes" in composed.stdout
+    wrong = subprocess.run(
+        [*start, "model=tiny", "dta=shapes"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: dta: ") and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_clone(tmp_path: Path) -> None:
+    small = ["data.options.train_rows=16", "data.options.val_rows=4", "trainer.max_steps=1", "logger=none"]
+    command = [sys.executable, "-m", "vlmft", "train", "-m", "train.lr=1e-3,2e-3", *small, f"output_root={tmp_path}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the winner on the test split:\n  vlmft evaluate run=" in done.stdout
