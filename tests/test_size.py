@@ -16,18 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
-    "config": 1_750,
+    "config": 1_815,
     "data": 7_250,
     "evaluation": 2_080,
     "labels": 1_470,
     "metrics": 1_700,
     "models": 2_480,
-    "predictions": 2_230,
+    "predictions": 2_175,
     "report": 2_040,
     "run": 3_870,
     "sample.py": 255,
     "sweep": 950,
-    "tools": 700,
+    "tools": 1_095,
     "training": 1_350,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""

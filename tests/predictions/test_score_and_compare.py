@@ -444,7 +444,7 @@ def test_by_order_ids_have_no_say(told: Json, tmp_path: Path, capsys: pytest.Cap
         ("pred,gold,pred\n1,1,2\n", (), "Expected each column once, got several called pred"),
         ("Pred,gold,pred\n1,1,2\n", (), "Expected one column for prediction, got 'Pred' and 'pred'"),
         ("pred,gold\n1,1\n", ("--by", "kind"), "--by: Expected a column called 'kind', got none"),
-        ("pred,gold\n1,1\n", ("--extract", "slot"), "extract: Expected one of auto, .*got 'slot'"),
+        ("pred,gold\n1,1\n", ("--extract", "slot"), "extract: Expected auto, .*got 'slot'"),
         ("pred,gold\n1,yes\n", ("--extract", "letter"), "got 'yes' in row 1; take --extract tag, or none"),
         ("pred,gold\n1,yes\n", ("--extract", "last-number"), "Expected references with a number .* got 'yes' in row 1"),
         (

@@ -12,8 +12,9 @@ import vlmft
 from vlmft.config.check import ConfigError, all_keys
 from vlmft.config.entry import conf_dir
 from vlmft.config.tool_schema import AskConfig, CompareConfig, ScoreConfig
-from vlmft.config.tools import compose_tool, config_of_files, given, settings_of
+from vlmft.config.tools import compose_tool
 from vlmft.tools import cli
+from vlmft.tools.settings import config_of_files, given, settings_of
 
 COMMANDS = {name: tool.schema_class for name, tool in cli.TOOLS.items()}
 COMMANDS |= {name: schema_class for name, (_, schema_class, _) in cli.PROGRAMS.items()}
@@ -47,7 +48,7 @@ def test_help_lists_every_setting(
 
 def test_a_line_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = called(monkeypatch, capsys, "ask", "--help").splitlines()
-    assert "  max_new_tokens (int, default 64)  Longest answer in tokens." in lines
+    assert "  max_new_tokens (a whole number >= 1, default 64)  Longest answer in tokens." in lines
     assert "  model.init (pretrained|random, default pretrained)" in [line.split("  `")[0] for line in lines]
     (trainer,) = [line for line in lines if line.startswith("  trainer=CHOICE of ")]
     assert "(default auto)" in trainer
@@ -129,7 +130,7 @@ def test_files_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_defaults_and_docs_are_the_schema_s() -> None:
     found = {setting.key: setting for setting in settings_of(AskConfig)}
     assert [*found] == [*all_keys(AskConfig)]
-    assert (found["rows_per_batch"].type_name, found["rows_per_batch"].default) == ("int", "8")
+    assert (found["rows_per_batch"].type_name, found["rows_per_batch"].default) == ("a whole number >= 1", "8")
     assert (found["run"].type_name, found["run"].default) == ("str or null", "null")
     assert (found["image"].default, found["model"].default) == ("", "null")
     assert found["json"].doc == "Print the answers as JSON lines."

@@ -16,8 +16,9 @@ from huggingface_hub import HfApi
 
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import ExportConfig
-from vlmft.config.tools import compose_tool, given
+from vlmft.config.tools import compose_tool
 from vlmft.tools import export as exporting
+from vlmft.tools.settings import given
 
 TOKEN = "hf_" + "a1B2" * 8
 

@@ -80,4 +80,4 @@ def all_optional(group: type) -> type:
             fields.append((name, inner, dataclasses.field(default_factory=inner)))
         else:
             fields.append((name, Optional[annotation], None))
-    return dataclasses.make_dataclass(f"{group.__name__}Changes", fields)
+    return dataclasses.make_dataclass(f"{group.__name__}Changes", fields, namespace={"made_of": group})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 from vlmft.config.schema import MISSING, DataConfig, ModelConfig, TrainerConfig
-from vlmft.config.setting_types import Count, CountOrZero, NotNegative, Port, Positive, SplitName
+from vlmft.config.setting_types import Count, CountOrZero, NotNegative, Port, Positive, SplitName, one_of
 
 
 class ExportForm(str, Enum):
@@ -244,9 +244,9 @@ class FilesConfig(PredictionsConfig):
     """The list of rows to read, of a file that has several."""
     alternatives: bool = False
     """A list written as text in a reference is a list of right answers."""
-    extract: str = "auto"
-    """What of each prediction is scored: none (all of it), tag (inside <answer> or \\boxed{}, behind </think> or The
-    answer is), letter (the chosen option), yes-no, last-number; auto: all of it, and beside it what the others give."""
+    extract: Annotated[str, one_of("auto", "none", "tag", "letter", "yes-no", "last-number")] = "auto"
+    """What of each prediction is scored: none: all of it; tag: inside <answer> or \\boxed{}, behind </think> or The
+    answer is; letter: the chosen option; auto: all of it, and beside it what the others give."""
     by: Optional[str] = None
     """A column; figures for each of its values, too."""
 

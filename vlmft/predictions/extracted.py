@@ -19,15 +19,6 @@ from vlmft.metrics.extract import (
 from vlmft.metrics.relaxed_accuracy import is_measure
 from vlmft.predictions.rows import PredictionRows
 
-EXTRACTS = {
-    "auto": "the answers as they are, and beside them what each of the others would give",
-    "none": "the answers as they are",
-    "tag": "what stands in <answer> or \\boxed{}, behind </think> or The answer is",
-    "letter": "the option that is chosen, where the references are letters or the file has the options",
-    "yes-no": "yes or no, where the references are that",
-    "last-number": "the last number, of the references too",
-}
-"""What --extract takes -> what is scored then."""
 READ_OTHERWISE = ("tag", "letter", "yes-no", "last-number")
 AS_TEXT = ("exact_match", "vqa_match", "vqa_accuracy", "anls", "token_f1")
 """Metrics that take a number for a text."""

@@ -16,7 +16,7 @@ from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_n
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.numerals import whole_number
 from vlmft.predictions.columns import COLUMNS, IMAGES
-from vlmft.predictions.extracted import EXTRACTS, READ_OTHERWISE, Extracted, extracted
+from vlmft.predictions.extracted import READ_OTHERWISE, Extracted, extracted
 from vlmft.predictions.rows import PredictionRows, Reading, read_predictions, with_references
 from vlmft.sample import Answer
 
@@ -93,8 +93,6 @@ def readings_of(config: FilesConfig, n_files: int) -> list[Reading]:
         raise ConfigError(
             f"--columns: Expected it once, or once for each of {n_files} files, got it {len(given)} times"
         )
-    if config.extract not in EXTRACTS:
-        raise ConfigError(f"extract: Expected one of {', '.join(EXTRACTS)}, got {config.extract!r}")
     shared = Reading(
         by_order=config.by_order,
         rows=config.rows,

@@ -8,16 +8,17 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
-from vlmft import __version__
 from vlmft.config import schema, tool_schema
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import EXIT_FAILURE, run_entry
-from vlmft.config.tools import compose_tool, config_of_files, given
+from vlmft.config.tools import compose_tool
 from vlmft.models.locate import require_model
 from vlmft.run.folder import read_run
 from vlmft.run.start import found_data
+from vlmft.tools.settings import config_of_files, given
 from vlmft.tools.usage import help_of
 
 
@@ -238,7 +239,7 @@ def main() -> None:
     if name in ("-h", "--help", "help"):
         print(usage(), end="")
     elif name in ("-V", "--version", "version"):
-        print(f"vlmft {__version__}")
+        print(f"vlmft {metadata.version('vlmft')}")
     elif name in (*TOOLS, *PROGRAMS) and {"-h", "--help"} & {*arguments}:
         tool = TOOLS.get(name)
         about = (tool.summary, tool.schema_class, tool.examples) if tool is not None else PROGRAMS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vlmft.config.tools import Setting, choices_of, chosen_by_default, settings_of
+from vlmft.tools.settings import Setting, choices_of, chosen_by_default, settings_of
 
 
 def help_of(command: str, summary: str, schema_class: type, examples: Sequence[str], *, files: str | None) -> str:

@@ -1,0 +1,206 @@
+"""The settings of a command of `vlmft`: what there are, and how a command line gives them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlmft.config.check import Config, ConfigError, checked
+from vlmft.config.entry import conf_dir
+from vlmft.config.schema import MISSING
+from vlmft.config.setting_types import constraints
+
+TAKEN_BY_HYDRA = re.compile(r"[\w./:+@%*?|-]+|\[.*\]|\{.*\}", re.ASCII)
+"""Values that need no quotes in Hydra's grammar."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a schema, or of a group in it."""
+
+    key: str
+    """Dotted."""
+    annotation: Any
+    default: str
+    """As on a command line; empty for a group and for a value that must be given."""
+    doc: str
+    """One line; empty where the schema has none."""
+
+    @property
+    def group(self) -> type | None:
+        """The dataclass whose settings are below this one."""
+        candidates = (self.annotation, *typing.get_args(self.annotation))
+        return next((one for one in candidates if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
+
+    @property
+    def is_text(self) -> bool:
+        return str in (self.annotation, *typing.get_args(self.annotation))
+
+    @property
+    def type_name(self) -> str:
+        """Such as "int", "a whole number >= 1 or null", or the values that there are."""
+        return _type_name(self.annotation)
+
+
+def settings_of(schema_class: type, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a schema in its order, those of a group after the group itself."""
+    docs: dict[str, str] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(schema_class.__mro__)):
+        docs |= _docs(base)
+    hints = typing.get_type_hints(schema_class, include_extras=True)
+    for field in dataclasses.fields(schema_class):
+        setting = Setting(prefix + field.name, hints[field.name], _default(field), docs.get(field.name, ""))
+        yield setting
+        if setting.group is not None:
+            yield from settings_of(setting.group, f"{setting.key}.")
+
+
+def _docs(schema_class: type) -> dict[str, str]:
+    """Field -> the string below it, which Python itself drops."""
+    schema_class = getattr(schema_class, "made_of", schema_class)
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(schema_class))).body
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            docs[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    made = field.default_factory
+    value = field.default if made is dataclasses.MISSING or dataclasses.is_dataclass(made) else made()
+    if value in (dataclasses.MISSING, MISSING):
+        return ""
+    return _written(value)
+
+
+def _written(value: Any) -> str:
+    """A value as on a command line."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _type_name(annotation: Any) -> str:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return next((one.expected for one in constraints(annotation)), _type_name(arguments[0]))
+    if type(None) in arguments:
+        return " or ".join([*(_type_name(one) for one in arguments if one is not type(None)), "null"])
+    if typing.get_origin(annotation) is list:
+        return f"list of {_type_name(arguments[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(annotation.__members__)
+    return str(getattr(annotation, "__name__", annotation))
+
+
+@dataclass(frozen=True)
+class Given:
+    """A command line, taken apart."""
+
+    values: list[tuple[str, str]]
+    """Key and value as they were typed, in their order; a key may be there twice."""
+    overrides: list[str]
+    """The same in Hydra's grammar."""
+    files: list[str]
+    """Arguments without a key."""
+
+
+def given(
+    arguments: Sequence[str], schema_class: type, *, takes_files: bool = False, hydra_options: bool = False
+) -> Given:
+    """`key=value`, `--key value`, `--key=value` and `--switch` as the settings that they stand for.
+
+    With `hydra_options`, what is none of them stays as it is, such as `--cfg job` or `-m`.
+
+    Raises:
+        ConfigError: a key without its value, or an argument that is neither a setting nor a file.
+    """
+    known = {setting.key: setting for setting in settings_of(schema_class)}
+    found, rest = Given([], [], []), list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        key, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            key = key.removeprefix("--").replace("-", "_")
+            if hydra_options and key not in known:
+                found.overrides.append(argument)
+                continue
+            if not equals:
+                value = _value_after(key, known.get(key), rest)
+            is_text = key in known and known[key].is_text
+            found.overrides.append(f"{key}={_quoted(value) if is_text else value}")
+        elif takes_files and (not equals or Path(argument).exists() or (key not in known and "/" in key)):
+            found.files.append(argument)
+            continue
+        elif not equals and not argument.startswith("~") and not hydra_options:
+            raise ConfigError(f"{argument}: Expected key=value, or --key value; --help lists the settings")
+        else:
+            found.overrides.append(argument)
+        found.values.append((key, value))
+    return found
+
+
+def _value_after(key: str, setting: Setting | None, rest: list[str]) -> str:
+    """The value of `--key`, taken from the arguments behind it."""
+    if setting is not None and setting.annotation is bool:
+        return rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
+    if rest and not rest[0].startswith("--"):
+        return rest.pop(0)
+    if setting is None:
+        return "true"  # the key is what is wrong, and is named as every unknown one
+    raise ConfigError(f"{key}: Expected a value after --{key}, got none")
+
+
+def _quoted(value: str) -> str:
+    if TAKEN_BY_HYDRA.fullmatch(value):
+        return value
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
+
+
+def config_of_files(schema_class: type[Config], files: str, arguments: Sequence[str]) -> Config:
+    """The settings of a command without groups that takes files, its setting `files`. Values are taken as they are
+    typed, commas and spaces too, and the setting of a list may be given several times.
+
+    Raises:
+        ConfigError: as `given` and `checked`.
+    """
+    line: Given = given(arguments, schema_class, takes_files=True)
+    lists = {setting.key for setting in settings_of(schema_class) if setting.type_name.startswith("list")}
+    values: dict[str, Any] = {}
+    for key, value in [*((files, name) for name in line.files), *line.values]:
+        if key in lists:
+            values.setdefault(key, []).append(value)
+        elif key == files and key in values:
+            raise ConfigError(f"{key}: Expected one, got {values[key]!r} and {value!r}")
+        else:
+            values[key] = None if value == "null" else value
+    return checked(values, schema_class)
+
+
+def choices_of(group: str) -> list[str]:
+    """The files of conf/<group>, without their ending; none where there is no such folder."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def chosen_by_default(command: str) -> dict[str, str]:
+    """Group -> the choice that conf/<command>.yaml makes; empty where there is no such file."""
+    file = conf_dir() / f"{command}.yaml"
+    defaults = yaml.safe_load(file.read_text(encoding="utf-8"))["defaults"] if file.is_file() else []
+    return {group: _written(choice) for one in defaults if isinstance(one, dict) for group, choice in one.items()}
