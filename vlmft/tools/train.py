@@ -19,7 +19,9 @@ def run(config: TrainConfig) -> None:
 @entry("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     if config.scale == Scale.smoke:
-        raise ConfigError("scale: Expected full, got smoke, whose small models and rows are made by train.py in a clone")
+        raise ConfigError(
+            "scale: Expected full, got smoke, whose small models and rows are made by train.py in a clone"
+        )
     run(config)
 
 
