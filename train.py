@@ -11,11 +11,11 @@ from vlmft.tools.train import run
 @entry("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     if config.scale == Scale.smoke:
-        make_small(config)
+        config = make_small(config)
     run(config)
 
 
-def make_small(config: TrainConfig) -> None:
+def make_small(config: TrainConfig) -> TrainConfig:
     """A small random model and a few drawn rows in the place of the experiment's own.
 
     Raises:
@@ -27,7 +27,7 @@ def make_small(config: TrainConfig) -> None:
         raise ConfigError(
             f"scale: smoke needs the folder benchmarks/ beside train.py ({error}); run it in a clone of the repository"
         ) from error
-    stand_ins.make_small(config)
+    return stand_ins.make_small(config)
 
 
 if __name__ == "__main__":

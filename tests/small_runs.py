@@ -22,7 +22,7 @@ from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
-from vlmft.run.build import Built, build, infer
+from vlmft.run.build import Built, build, resolved
 from vlmft.run.reevaluate import reevaluate
 from vlmft.run.train import train
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
@@ -116,8 +116,7 @@ def make_built(compose: Callable[..., TrainConfig]) -> Callable[..., tuple[Train
     made: dict[tuple[str, ...], tuple[Built, dict[str, torch.Tensor], list[bool]]] = {}
 
     def built_for(*overrides: str) -> tuple[TrainConfig, Built]:
-        config = compose(*SMALL, *overrides)
-        infer(config)
+        config = resolved(compose(*SMALL, *overrides)).config
         key = tuple(override for override in overrides if override.startswith("model"))
         if key not in made:
             found = build(config.model, config.data, config.trainer, seed=config.seed)

@@ -17,18 +17,18 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 1_815,
-    "data": 7_250,
-    "evaluation": 2_080,
+    "data": 7_210,
+    "evaluation": 2_765,
     "labels": 1_470,
     "metrics": 1_700,
-    "models": 2_480,
+    "models": 2_600,
     "predictions": 2_175,
     "report": 2_040,
-    "run": 3_880,
+    "run": 3_080,
     "sample.py": 255,
     "sweep": 950,
     "tools": 1_095,
-    "training": 1_350,
+    "training": 1_385,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
 MAX_MEDIAN_LINES = 120

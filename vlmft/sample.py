@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # torch and PIL are needed for annotations alone: checking a 
     import PIL.Image
     import torch
 
+GROUP, CLASS = "group", "class"
+"""Tags of a Sample that mean something here: rows of one group stay in one split; splits and subsets have all classes
+in proportion."""
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "val", "test"]
 Layout = Literal["right", "left", "shared_prefix"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ SHARE = 0.2
 """Of the rows that val and test each take, where the experiment takes a count of them."""
 
 
-def make_small(config: TrainConfig) -> None:
-    """Puts, in place, stand-ins where model and data would come from the Hub, and small sizes.
+def make_small(config: TrainConfig) -> TrainConfig:
+    """The settings with stand-ins where model and data would come from the Hub, and with small sizes.
 
     What names something on this machine stays: a `model.path` that is a folder or comes with vlmft, a `data.path`.
     Stand-ins are written once, below <output_root>/smoke. Weights & Biases is left out unless `logger.mode` asks.
@@ -43,6 +44,7 @@ def make_small(config: TrainConfig) -> None:
     """
     if config.data.options.get("parts"):
         raise ConfigError("scale: Expected one dataset for smoke, got a mixture; try its parts one by one")
+    config = copy.deepcopy(config)
     root = Path(config.output_root) / "smoke"
     if not (config.model.path.startswith("package:") or Path(config.model.path).expanduser().is_dir()):
         from benchmarks.smoke.models import FAMILIES  # here: transformers takes seconds to import
@@ -62,6 +64,7 @@ def make_small(config: TrainConfig) -> None:
             setattr(config.data, name, SHARE)
     if config.logger.mode == "auto":
         config.logger.wandb = False
+    return config
 
 
 def _written(root: Path, group: str, name: str, writers: Mapping[str, Callable[[Path], None]]) -> str:

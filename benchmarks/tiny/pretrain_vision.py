@@ -20,7 +20,7 @@ from benchmarks.tiny.shapes_pretrain import CONDITION, GRID
 from vlmft.config.schema import Init, ModelConfig
 from vlmft.data.datasets.scenes import COLOURS, SHAPES, SIZES, Draw, Scene, id_mask, make_scene, render
 from vlmft.models.load import load_source
-from vlmft.run.memory import keep_freed_pages
+from vlmft.training.memory import keep_freed_pages
 
 IMAGE_SIZE, ROWS, STEPS, LR = 96, 64, 3600, 1.2e-3
 MOST_OBJECTS = 10

@@ -406,10 +406,10 @@ def test_nothing_here_is_given_a_sample() -> None:
 
 @pytest.mark.slow
 def test_a_real_model_interrupted_at_each_batch(compose: Callable[..., Any], tmp_path: Path) -> None:
-    from vlmft.run.build import build, infer
+    from vlmft.run.build import build, resolved
 
     config = compose("model=tiny_qwen2vl", "data=shapes", "data.limit_test=10", "evaluation.rows_per_batch=4")
-    infer(config)
+    config = resolved(config).config
     built = build(config.model, config.data, config.trainer, seed=0)
     asked = built.data.questions(built.data.ids["test"])
 

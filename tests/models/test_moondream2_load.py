@@ -19,7 +19,7 @@ from vlmft.config.schema import Init, ModelConfig
 from vlmft.models.families.moondream2.processing import Moondream2Processor, tiling_of
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import load_processor, load_source
-from vlmft.run.build import fingerprint
+from vlmft.models.loaded import fingerprint
 from vlmft.sample import Image, Message, Prompt, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from vlmft.config.check import ConfigError
 from vlmft.data.datasets.shapes import Shapes
+from vlmft.data.shots import read_shots
+from vlmft.evaluation import few_shot as few_shot_file
+from vlmft.evaluation.units import labels_of
 from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
-from vlmft.run import few_shot as few_shot_file
-from vlmft.run.few_shot import read_shots
-from vlmft.run.units import labels_of
 from vlmft.sample import BadRowError, Message, Prompt, Sample
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.run.manifest import MANIFEST_FILE, keep_manifest, manifest, require_same_rows
+from vlmft.run.rows import MANIFEST_FILE, keep_manifest, manifest, require_same_rows
 
 
 class Rows:

@@ -12,12 +12,14 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.models.load import storage_dtype
 from vlmft.run import build as building
-from vlmft.run import memory_check, ready, tuned
-from vlmft.run.build import build, infer, pick_precision
+from vlmft.run import memory_check, ready, weights
+from vlmft.run.build import build, pick_precision, resolved
 from vlmft.run.folder import folder_of
 from vlmft.run.memory_check import free_bytes
-from vlmft.run.tuned import load_base
+from vlmft.run.results import Phases
+from vlmft.run.weights import load_base
 
 CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 Compose = Callable[..., TrainConfig]
@@ -34,12 +36,12 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise LoadedError
 
     monkeypatch.setattr(building, "load_model", load)
-    monkeypatch.setattr(tuned, "load_model", load)
+    monkeypatch.setattr(weights, "load_model", load)
 
 
 def told(config: TrainConfig) -> str:
     """What training says of its memory instead of loading weights; "" where it fits."""
-    infer(config)
+    config = resolved(config).config
     try:
         build(config.model, config.data, config.trainer, seed=0, train=config.train)
     except ConfigError as error:
@@ -71,12 +73,12 @@ def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
 ) -> None:
     """resume=true may stand before any run; once there is a checkpoint, settings cannot be changed any more."""
     config = compose(*SMALL, "trainer.memory_gib=0.024", "resume=true", f"output_root={tmp_path}")
-    infer(config)
+    config = resolved(config).config
     with pytest.raises(ConfigError, match="memory: Expected about"):
-        ready.built_for(config, None, None)
+        ready.build_for(config, None, None, Phases())
     (folder_of(config) / "checkpoints" / "step-0000001").mkdir(parents=True)
     with pytest.raises(LoadedError):
-        ready.built_for(config, None, None)
+        ready.build_for(config, None, None, Phases())
     assert "more than the 25 MiB free on cpu" in capsys.readouterr().out
 
 
@@ -138,11 +140,11 @@ def test_older_gpus_take_fp16(monkeypatch: pytest.MonkeyPatch, bf16: bool, preci
     """torch counts emulated bf16 as support: on a T4 it is slower than fp32."""
     pretend(monkeypatch, bf16=bf16)
     assert pick_precision(TrainerConfig(), GPU) == precision
-    assert building.storage_dtype(GPU) == getattr(torch, dtype)
+    assert storage_dtype(GPU) == getattr(torch, dtype)
 
 
 def test_apples_gpus_are_fp32(compose: Compose) -> None:
-    assert pick_precision(TrainerConfig(), MPS) == "32-true" and building.storage_dtype(MPS) == torch.float32
+    assert pick_precision(TrainerConfig(), MPS) == "32-true" and storage_dtype(MPS) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,6 @@ def test_what_a_device_cannot(
     pretend(monkeypatch, bf16=False)
     monkeypatch.setattr(building, "pick_device", lambda trainer: device)
     with pytest.raises(ConfigError) as refused:
-        infer(compose(*SMALL, override))
+        resolved(compose(*SMALL, override))
     assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
-    infer(compose(*SMALL))
+    resolved(compose(*SMALL))

@@ -16,7 +16,6 @@ from vlmft.config.schema import Init
 from vlmft.models.lora import trainable
 from vlmft.run import preflight as preflight_file
 from vlmft.run.build import Built
-from vlmft.run.evaluate import canary_on
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.sample import EncodedRow, Message, Prompt, Sample
 
@@ -46,7 +45,7 @@ def checked(make_built: Callable[..., Any]) -> Callable[..., list[Check]]:
         built.family = defect(built.family)
         built.data.encode = built.family.encode
         change(built, config)
-        return preflight(built, config, canary_on(built, config.evaluation, "train"))
+        return preflight(built, config)
 
     return found
 
@@ -338,7 +337,7 @@ def test_nothing_is_left_behind(overrides: tuple[str, ...], make_built: Any) -> 
     modes = [module.training for module in built.model.modules()]
     flags = [parameter.requires_grad for parameter in built.model.parameters()]
     random = torch.get_rng_state()
-    assert failed(preflight(built, config, canary_on(built, config.evaluation, "train"))) == {}
+    assert failed(preflight(built, config)) == {}
     after = built.model.state_dict()
     assert after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
     assert [module.training for module in built.model.modules()] == modes

@@ -30,9 +30,7 @@ def small(compose: Callable[..., TrainConfig], tmp_path: Path) -> Callable[..., 
     """small("key=value", ...): the settings that a smoke run goes on with."""
 
     def made(*overrides: str) -> TrainConfig:
-        config = compose("scale=smoke", f"output_root={tmp_path}/out", *overrides)
-        make_small(config)
-        return config
+        return make_small(compose("scale=smoke", f"output_root={tmp_path}/out", *overrides))
 
     return made
 

@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 from vlmft.config.schema import EvaluateConfig, TrainConfig
-from vlmft.run.manifest import MANIFEST_FILE
 from vlmft.run.reevaluate import reevaluate
+from vlmft.run.rows import MANIFEST_FILE
 from vlmft.run.train import train
 
 MODEL = ("model=tiny_qwen2vl", "model.quantization.mode=none")

@@ -13,8 +13,8 @@ import pytest
 
 from vlmft.config.schema import TrainConfig
 from vlmft.evaluation.compare import adjusted, compare
+from vlmft.evaluation.without_looking import control_sentence
 from vlmft.run.train import train
-from vlmft.run.without_looking import control_sentence
 
 N_ROWS = 120
 

@@ -23,10 +23,11 @@ from vlmft.config.entry import explained
 from vlmft.config.schema import TrainConfig, TrainerConfig
 from vlmft.config.tool_schema import AskConfig, ExportConfig
 from vlmft.config.tools import compose_tool
+from vlmft.models.loaded import LoadedModel
 from vlmft.models.merge import merged
 from vlmft.run import model_card
 from vlmft.run.folder import read_run
-from vlmft.run.tuned import Loaded, load_tuned
+from vlmft.run.weights import load_tuned
 from vlmft.sample import BadRowError, Image, Message, Prompt
 from vlmft.tools.ask import ask
 from vlmft.tools.export import export
@@ -55,7 +56,7 @@ def run(trained: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(run: Path) -> Loaded:
+def tuned(run: Path) -> LoadedModel:
     return load_tuned(run, read_run(str(run)), CPU)
 
 
@@ -68,7 +69,7 @@ def prompts(n: int) -> list[Prompt]:
     return [Prompt((Message("user", (Image(lambda i=i: picture(i), f"{i}"), "How many?")),)) for i in range(n)]  # type: ignore[misc]
 
 
-def test_merged_in_fp32_is_the_tuned_model(whole: Path, tuned: Loaded) -> None:
+def test_merged_in_fp32_is_the_tuned_model(whole: Path, tuned: LoadedModel) -> None:
     """Plain transformers on the folder: logits within 1e-5, greedy answers equal; on the plain processor's inputs."""
     assert {file.suffix for file in whole.rglob("*") if file.is_file()} <= {".safetensors", ".json", ".jinja", ".md"}
     assert "quantization_config" not in json.loads((whole / "config.json").read_text())
@@ -93,7 +94,7 @@ def test_merged_in_fp32_is_the_tuned_model(whole: Path, tuned: Loaded) -> None:
         assert new == said
 
 
-def test_the_adapter_moved_what_is_merged(whole: Path, tuned: Loaded) -> None:
+def test_the_adapter_moved_what_is_merged(whole: Path, tuned: LoadedModel) -> None:
     """Or the comparison above would hold for an export of the untuned model."""
     plain = AutoModelForImageTextToText.from_pretrained(whole, dtype=torch.float32)
     name = "model.language_model.layers.0.self_attn.q_proj"

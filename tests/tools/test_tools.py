@@ -19,12 +19,12 @@ from vlmft.config.schema import TrainConfig, TrainerConfig
 from vlmft.config.tool_schema import TraceConfig
 from vlmft.config.tools import compose_tool
 from vlmft.evaluation.prompts import blanked
-from vlmft.run import memory
-from vlmft.run.build import build, infer, pick_device
+from vlmft.run.build import build, pick_device, resolved
 from vlmft.run.present import print_inferred
 from vlmft.sample import Message, Prompt
 from vlmft.tools import cli
 from vlmft.tools.trace import trace
+from vlmft.training import memory
 
 STAGES = [
     "0 index",
@@ -131,7 +131,8 @@ def test_python_m_vlmft() -> None:
 
 def test_everything_inferred_is_said(compose: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     config = compose("model=tiny_qwen2vl", "data=shapes", "trainer=cpu")
-    found = infer(config)
+    plan = resolved(config)
+    found, config = plan.inferred, plan.config
     assert {item.key: item.value for item in found} == {
         "train.lr": 0.0015,
         "trainer.max_epochs": config.data.default_epochs,
@@ -144,19 +145,18 @@ def test_everything_inferred_is_said(compose: Callable[..., Any], capsys: pytest
     assert config.train.rows_per_batch == config.train.rows_per_step
     print_inferred(found)
     assert "  train.lr = 0.0015  (from model.default_lr of tiny_qwen2vl)" in capsys.readouterr().out.splitlines()
-    assert [item.key for item in infer(config)] == ["device"]  # the rest is settled now
+    assert [item.key for item in resolved(config).inferred] == ["device"]  # the rest is settled now
 
 
 def test_what_was_said_is_not_inferred(compose: Callable[..., Any]) -> None:
     said = ("train.lr=1e-4", "trainer.max_epochs=1", "train.rows_per_batch=2", "trainer.precision=bf16-mixed")
     config = compose("model=tiny_qwen2vl", "data=shapes", "trainer=cpu", *said)
-    assert [item.key for item in infer(config)] == ["device"]
+    assert [item.key for item in resolved(config).inferred] == ["device"]
     assert (config.train.lr, config.trainer.precision) == (1e-4, "bf16-mixed")
 
 
 def test_steps_mean_no_epochs(compose: Callable[..., Any]) -> None:
-    config = compose("model=tiny_qwen2vl", "data=shapes", "trainer.max_steps=7")
-    infer(config)
+    config = resolved(compose("model=tiny_qwen2vl", "data=shapes", "trainer.max_steps=7")).config
     assert (config.trainer.max_epochs, config.trainer.max_steps) == (-1, 7)
 
 

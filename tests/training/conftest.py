@@ -15,7 +15,7 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.models.lora import trainable
-from vlmft.run.build import Built, build, infer
+from vlmft.run.build import Built, build, resolved
 from vlmft.run.fit import fit
 from vlmft.sample import EncodedRow
 from vlmft.training.checkpoint import Checkpoints
@@ -73,8 +73,7 @@ def make_bench(compose: Callable[..., TrainConfig]) -> Callable[..., Bench]:
     made: dict[tuple[str, ...], tuple[Built, dict[str, torch.Tensor]]] = {}
 
     def bench(*overrides: str) -> Bench:
-        config = compose(*SMALL, *overrides)
-        infer(config)
+        config = resolved(compose(*SMALL, *overrides)).config
         key = tuple(override for override in overrides if override.startswith("model"))
         if key not in made:
             built = build(config.model, config.data, config.trainer, seed=config.seed)

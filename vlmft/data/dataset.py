@@ -18,9 +18,6 @@ Record: TypeAlias = Mapping[str, Any]
 """What the source holds for one row, untouched."""
 TAKEN: tuple[Split, ...] = ("test", "val")
 """What is taken from train where it is not declared, in this order."""
-GROUP, CLASS = "group", "class"
-"""Tags of a Sample that mean something here: rows of one group stay in one split; splits and subsets have all classes
-in proportion."""
 
 
 @dataclass

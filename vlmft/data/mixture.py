@@ -15,12 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 from vlmft.config.check import ConfigError, nearest, one_line
 from vlmft.config.entry import conf_dir
 from vlmft.config.schema import DataConfig
-from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
+from vlmft.data.dataset import Dataset, Description, Ids, Record
 from vlmft.data.make import make_dataset
 from vlmft.data.sources.table import Chained
 from vlmft.data.survey.cache import code_of
 from vlmft.data.survey.facts import sources_of
-from vlmft.sample import SPLITS, BadRowError, Sample, Split
+from vlmft.sample import CLASS, GROUP, SPLITS, BadRowError, Sample, Split
 
 SOURCE = "source"
 """Tag of a Sample: the part that it comes from, and what the part itself calls its source."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
-from vlmft.data.dataset import CLASS, Dataset, Ids
+from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.ledger import Ledger
 from vlmft.data.order import Mix, epoch_order
 from vlmft.data.sources.table import Chained
@@ -19,7 +19,7 @@ from vlmft.data.splits import assert_disjoint, assign
 from vlmft.data.survey.card import SplitCard, card
 from vlmft.data.survey.facts import Facts, survey
 from vlmft.data.survey.near_duplicates import NearPair, Shown, near_across
-from vlmft.sample import SPLITS, BadRow, BadRowError, Sample, Split
+from vlmft.sample import CLASS, SPLITS, BadRow, BadRowError, Sample, Split
 
 SAMPLED_ROWS = 300
 """Rows of a split that its card is counted from where no image can stand in two splits."""
@@ -244,6 +244,14 @@ class Rows:
         some = facts.take(places)
         sizes = some.sizes()
         return [(self.sample(ids[place]), sizes[row]) for row, place in enumerate(places) if row not in some.bad]
+
+    def some_samples(self, split: Split, most: int) -> list[Sample]:
+        """At most so many rows of a seeded shuffle of a split, in its order, without those that cannot be read."""
+        ids, found = self.ids[split], []
+        for place in np.sort(epoch_order(len(ids), 0, epoch=0)[:most]).tolist():
+            with contextlib.suppress(BadRowError):
+                found.append(self.sample(ids[place]))
+        return found
 
     def mix(self) -> Mix | None:
         """How often each training row comes in an epoch; None where each comes once."""

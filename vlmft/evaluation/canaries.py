@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlmft.sample import Sample
+from vlmft.evaluation.predict import Answerer
+from vlmft.evaluation.rows import EvaluationRows
+from vlmft.models.loaded import LoadedModel
+from vlmft.sample import BadRowError, Question, Sample
 
 SENTINEL = "quetzalcoatl"
 """A word that is no answer of any dataset here."""
@@ -67,6 +70,34 @@ def leak_canary(
         moved=tuple(sample.id for sample in samples if answers.get(sample.id) != censored_answers.get(sample.id)),
         exposed=tuple(sample.id for sample in samples if sample.id in rewritten),
     )
+
+
+def canary_on(model: LoadedModel, answerer: Answerer, rows: EvaluationRows, n_rows: int) -> CanaryResult | None:
+    """The leak canary on the first rows, by the path that evaluation takes; None where that is switched off."""
+    first = set(rows.ids[:n_rows])
+    samples = [sample for sample in rows.samples if sample.id in first and _encodes(model, sample)]
+    if not samples:
+        return None
+
+    def ask(asked: Sequence[Sample]) -> Mapping[str, str]:
+        batches = answerer.batches([Question(row.id, row.prompt) for row in asked], skip=lambda ids: False)
+        return {row_id: answer.text for batch in batches for row_id, answer in batch.items()}
+
+    def show(shown: Sequence[Sample]) -> Mapping[str, str]:
+        family = model.family
+        return {row.id: family.show(family.encode_prompt(row.id, row.prompt).input_ids.tolist()) for row in shown}
+
+    pairs = [rows.with_answer(sample.id, SENTINEL) for sample in samples]
+    in_source = sum(replaced for _, replaced in pairs)
+    return leak_canary(samples, [censored for censored, _ in pairs], ask, show, in_source)
+
+
+def _encodes(model: LoadedModel, sample: Sample) -> bool:
+    try:
+        model.family.encode_prompt(sample.id, sample.prompt)
+    except BadRowError:  # the ledger hears of it when the row is answered
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,160 @@
-"""Few-shot prompts: worked examples as earlier turns, from train, and none shares an image with a question."""
+"""Few-shot prompts: worked examples as earlier turns, from train, and none shares an image with a question.
+
+They are drawn by a seed, nearest by what the model sees, or written by hand. What a draw's prompts begin with is
+computed once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 
-from vlmft.sample import BadRowError, Message, Prompt, Question, Sample
+from vlmft.config.check import ConfigError
+from vlmft.config.evaluation_schema import FewShotConfig, ShotChoice
+from vlmft.evaluation.predict import Answerer, in_eval_mode
+from vlmft.evaluation.rows import EvaluationRows
+from vlmft.models.loaded import LoadedModel
+from vlmft.models.prefix import Prefix, make_prefix
+from vlmft.sample import BadRowError, EncodedRow, Message, Prompt, Question, Sample
+
+CHECKED_ROWS = 4
+"""Rows that are asked with and without the shared prefix; if an answer differs, it is not used."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One choice of examples."""
+
+    ids: list[str]
+    """Of the examples, where all questions have the same."""
+    questions: list[Question]
+    prefix: Prefix | None = None
+
+
+@dataclass
+class FewShot:
+    key: dict[str, Any]
+    """What chose the examples."""
+    draws: list[Draw] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def few_shot_draws(
+    model: LoadedModel, answerer: Answerer, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
+) -> FewShot:
+    """As many draws as are asked for, one where there is nothing to draw, none where there are no examples.
+
+    Raises:
+        ConfigError: the file of examples cannot be read, or shows what is asked about.
+    """
+    with in_eval_mode(model.base):
+        if config.choose == ShotChoice.nearest:
+            return _nearest_shots(model, config, samples, rows)
+        return _drawn(model, answerer, config, samples, rows)
+
+
+def _key(model: LoadedModel, config: FewShotConfig) -> dict[str, Any]:
+    return {"k": config.k, "choose": config.choose.name, "max_length_tokens": model.family.max_length_tokens}
+
+
+def _nearest_shots(
+    model: LoadedModel, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
+) -> FewShot:
+    pool = _usable(model, rows, config.pool_rows, images_of(samples), 0)
+    pool = [sample for sample in pool if sample.prompt.images]
+    found = FewShot(_key(model, config))
+    if pool:
+        found.draws.append(Draw([], _nearest(model, pool, config.k, samples)))
+    else:
+        found.notes.append("fewshot: not run: train has no images that are not among the rows")
+    return found
+
+
+def _drawn(
+    model: LoadedModel, answerer: Answerer, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
+) -> FewShot:
+    found, forbidden = FewShot(_key(model, config)), images_of(samples)
+    for number in range(config.draws if config.choose == ShotChoice.random else 1):
+        if config.choose == ShotChoice.file:
+            shots = rows.written_shots()
+            if tested := [shot.id for shot in shots if images_of([shot]) & forbidden]:
+                raise ConfigError(
+                    f"evaluation.few_shot.file: Expected examples of other images than those that are asked about, got "
+                    f"{tested[0]}, whose answer would stand in the prompts; take another example"
+                )
+        else:
+            shots = _usable(model, rows, config.k, forbidden, number)
+        if not shots:
+            found.notes.append("fewshot: not run: train has no examples that are not among the rows")
+            return found
+        if len(shots) < config.k:
+            found.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
+        questions = [question_after(shots, sample) for sample in samples]
+        prefix = make_prefix(model.family, model.base, Prompt(turns_of(shots, samples[0])))
+        if prefix is not None and not _same_answers(model, answerer, questions[:CHECKED_ROWS], prefix):
+            found.notes.append(
+                "few-shot: the shared examples changed an answer when computed once; each row had its own"
+            )
+            prefix = None
+        found.draws.append(Draw([shot.id for shot in shots], questions, prefix))
+    return found
+
+
+def _same_answers(model: LoadedModel, answerer: Answerer, questions: Sequence[Question], prefix: Prefix) -> bool:
+    rows = []
+    for question in questions:
+        try:
+            rows.append(model.family.encode_prompt(question.id, question.prompt))
+        except BadRowError:  # too long with all examples: it is asked with fewer
+            continue
+    rows = [row for row in rows if prefix.begins(row)]
+    if not rows:
+        return False
+    whole = answerer.answer_rows(rows)
+    answerer.prefix, before = prefix, answerer.prefix
+    try:
+        return answerer.answer_rows(rows) == whole
+    finally:
+        answerer.prefix = before
+
+
+def _usable(model: LoadedModel, rows: EvaluationRows, n: int, forbidden: set[str], number: int) -> list[Sample]:
+    """Training rows that the model can be shown with their answers: one that it refuses would drag the others out."""
+
+    def read(row_id: str) -> Sample:
+        sample = rows.train_sample(row_id)
+        model.family.encode(sample)
+        return sample
+
+    return draw(rows.train_ids, read, n, forbidden, (rows.seed, number))
+
+
+def _nearest(model: LoadedModel, pool: Sequence[Sample], k: int, samples: Sequence[Sample]) -> list[Question]:
+    vectors = {}
+    for sample in samples:
+        with contextlib.suppress(BadRowError):  # the ledger hears of it when the row is asked
+            vectors[sample.id] = image_vector(model, sample)
+    chosen = nearest(pool, np.stack([image_vector(model, sample) for sample in pool]), vectors, k)
+    return [question_after(chosen.get(sample.id, list(pool[:k])), sample) for sample in samples]
+
+
+def image_vector(model: LoadedModel, sample: Sample) -> np.ndarray:
+    """(d_model,) float32: what the language part sees of the row's first image, averaged over its tokens.
+
+    Raises:
+        BadRowError: there is none, or one that the processor refuses.
+    """
+    if not sample.prompt.images:
+        raise BadRowError("Expected an image to be like, got none; choose examples at random")
+    row: EncodedRow = model.family.encode_prompt(sample.id, Prompt((Message("user", (sample.prompt.images[0], "?")),)))
+    with torch.inference_mode():
+        feature = model.family.image_features(model.base, row.images[:1], grad=False)[0]
+    return np.asarray(feature.float().mean(dim=0).cpu())
 
 
 def turns_of(shots: Iterable[Sample], sample: Sample) -> tuple[Message, ...]:

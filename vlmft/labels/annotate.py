@@ -150,7 +150,7 @@ def local_annotator(config: AnnotateConfig) -> Annotator:
     """A model of ours, one image at a time."""
     from vlmft.evaluation.predict import Answerer  # after all checks: torch takes seconds to import
     from vlmft.run.quiet import quiet_libraries
-    from vlmft.run.tuned import chosen_model
+    from vlmft.run.weights import chosen_model
 
     quiet_libraries()
     loaded = chosen_model(config.run, config.model, config.trainer, mismatch=False)

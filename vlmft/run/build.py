@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.schema import (
     DataConfig,
-    Init,
     ModelConfig,
     OptimizationConfig,
     OptimizerName,
-    QuantizationConfig,
-    QuantizationMode,
     TrainConfig,
     TrainerConfig,
 )
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
+from vlmft.data.shots import read_shots
 from vlmft.evaluation.predict import Answerer
+from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models import lora
-from vlmft.models.family import Family, make_family
-from vlmft.models.load import Source, computes_in_bf16, load_model, load_source, storage_dtype
+from vlmft.models.family import make_family
+from vlmft.models.load import computes_in_bf16, load_model, load_source
+from vlmft.models.loaded import LoadedModel
 from vlmft.run.memory_check import require_training, require_weights
 from vlmft.run.start import found_data
-from vlmft.sample import Image, Message, Prompt
+from vlmft.sample import Split
 from vlmft.training.ranks import local_rank
 
+BASELINE_ROWS = 2_000
+"""At most so many training rows are read for the baselines."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class Inferred:
     """A setting that the user left open: what it became, and why."""
 
@@ -49,56 +48,40 @@ class Inferred:
     origin: str
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do: settings of which none is open any more."""
+
+    config: TrainConfig
+    inferred: tuple[Inferred, ...]
+
+
 @dataclass
-class Built:
-    """What a run works with."""
+class Built(LoadedModel):
+    """What a run works with: a model, and the rows that it learns and is asked."""
 
-    source: Source
-    family: Family
-    model: PreTrainedModel | PeftModel
     data: VLMDataModule
-    device: torch.device
-    fingerprint: dict[str, str]
-    numerics: dict[str, str]
-    """What else moves an answer, if only by rounding: device, storage dtype, attention, quantisation."""
-    model_config: ModelConfig
-    seed: int
-
-    @property
-    def base(self) -> PreTrainedModel:
-        return lora.base_of(self.model)
-
-    def unquantized(self) -> Built:
-        """The untuned base in the storage dtype, loaded beside this one."""
-        return self.other(replace(self.model_config, quantization=QuantizationConfig(mode=QuantizationMode.none)))
-
-    def other(self, config: ModelConfig) -> Built:
-        """Another model of the same architecture, loaded beside this one and asked in the same way.
-
-        Raises:
-            ConfigError: it cannot be loaded, or is of another architecture.
-        """
-        source, hf_config = load_source(config)
-        mine = getattr(self.base.config, "model_type", None)
-        if hf_config.model_type != mine:
-            raise ConfigError(f"model.path: Expected a {mine} model, got a {hf_config.model_type} in {config.path!r}")
-        return replace(
-            self,
-            model=load_model(config, source, hf_config, self.device, self.seed),
-            fingerprint={**self.fingerprint, "base": base_of_run(config, source, self.seed)},
-            numerics=numerics_of(config, self.device),
-        )
 
     def answerer(self, evaluation: EvaluationConfig, poll: Callable[[], None] = lambda: None) -> Answerer:
         """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
-        return Answerer(
-            self.family,
-            self.base,
-            evaluation.rows_per_batch,
-            self.data.max_new_tokens,
-            self.data.ledger.refuse,
-            self.data.config.workers,
-            poll,
+        data = self.data
+        refuse, workers = data.ledger.refuse, data.config.workers
+        return Answerer(self.family, self.base, evaluation.rows_per_batch, data.max_new_tokens, refuse, workers, poll)
+
+    def rows(self, split: Split, settings: EvaluationConfig, most: int | None = None) -> EvaluationRows:
+        """The rows of a split that are asked, or the first of them."""
+        data, ids = self.data, self.data.ids[split][:most]
+        return EvaluationRows(
+            split,
+            ids,
+            data.samples(ids),
+            data.metric_name,
+            data.with_answer,
+            data.ids["train"],
+            data.sample,
+            functools.partial(read_shots, Path(str(settings.few_shot.file)), settings.few_shot.k),
+            functools.partial(data.some_samples, "train", BASELINE_ROWS),
+            data.seed,
         )
 
 
@@ -184,66 +167,32 @@ def build(
     model = lora.attach(base, model_config, seed) if adapters else base
     if train is not None and train.gradient_checkpointing:
         lora.checkpoint_language(base)
-    prints = fingerprint(family, base_of_run(model_config, source, seed))
-    return Built(source, family, model, data, device, prints, numerics_of(model_config, device), model_config, seed)
+    return Built(model_config, source, family, model, device, seed, data)
 
 
-def base_of_run(config: ModelConfig, source: Source, seed: int) -> str:
-    """What tells one base from another: two seeds of random weights are two bases."""
-    return f"{source.commit}, seed {seed}" if config.init == Init.random else source.commit
+def resolved(config: TrainConfig) -> Plan:
+    """The settings with what the user left open, and what each of these became and why. `config` stays as it is.
 
-
-def numerics_of(config: ModelConfig, device: torch.device) -> dict[str, str]:
-    mode = config.quantization.mode.name
-    double = f"{mode}, double" if config.quantization.double_quant and mode in ("nf4", "fp4") else mode
-    dtype = str(storage_dtype(device)).removeprefix("torch.")
-    return {"device": device.type, "dtype": dtype, "attention": config.attention.name, "quantization": double}
-
-
-_PROBE = Image(functools.partial(PIL.Image.new, "RGB", (64, 64)), "a black square")
-
-
-def fingerprint(family: Family, commit: str) -> dict[str, str]:
-    """What an adapter was trained under, each as a hash or commit: prompt format, processor, base."""
-    parts = family.fingerprint_parts
-    hashes = {name: _short(parts[name]) for name in sorted(parts)}
-    shown = () if "text_only" in family.capabilities else (_PROBE,)
-    probe = Prompt((Message("user", (*shown, "What is this?")),))
-    return {
-        **hashes,
-        "prompt_ids": _short(family.encode_prompt("probe", probe).input_ids.tolist()),
-        "base": commit,
-    }
-
-
-def _short(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def fingerprint_sha256(fingerprint: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()
-
-
-def infer(config: TrainConfig) -> list[Inferred]:
-    """Fills what the user left open, in place, and says what each became and where it came from."""
-    found: list[Inferred] = []
-    if config.train.lr is None:
-        config.train.lr = config.model.default_lr
-        found.append(Inferred("train.lr", config.train.lr, f"model.default_lr of {config.model.name}"))
-    if config.trainer.max_epochs is None:
-        if config.trainer.max_steps >= 0:
-            config.trainer.max_epochs = -1
-            found.append(Inferred("trainer.max_epochs", -1, "trainer.max_steps is set"))
-        else:
-            config.trainer.max_epochs = config.data.default_epochs
-            found.append(Inferred("trainer.max_epochs", config.data.default_epochs, "data.default_epochs"))
-    if config.train.rows_per_batch is None:
-        config.train.rows_per_batch = config.train.rows_per_step
-        found.append(Inferred("train.rows_per_batch", config.train.rows_per_step, "train.rows_per_step"))
-    device = pick_device(config.trainer)
-    found.append(Inferred("device", str(device), f"trainer.accelerator={config.trainer.accelerator}"))
-    if config.trainer.precision == "auto":
-        config.trainer.precision = pick_precision(config.trainer, device)
-        found.append(Inferred("trainer.precision", config.trainer.precision, f"what {device.type} computes in"))
+    Raises:
+        ConfigError: a device, precision or optimiser that this machine does not have.
+    """
+    train, trainer, found = config.train, config.trainer, list[Inferred]()
+    if train.lr is None:
+        train = replace(train, lr=config.model.default_lr)
+        found.append(Inferred("train.lr", train.lr, f"model.default_lr of {config.model.name}"))
+    if trainer.max_epochs is None:
+        by_steps = trainer.max_steps >= 0
+        trainer = replace(trainer, max_epochs=-1 if by_steps else config.data.default_epochs)
+        origin = "trainer.max_steps is set" if by_steps else "data.default_epochs"
+        found.append(Inferred("trainer.max_epochs", trainer.max_epochs, origin))
+    if train.rows_per_batch is None:
+        train = replace(train, rows_per_batch=train.rows_per_step)
+        found.append(Inferred("train.rows_per_batch", train.rows_per_batch, "train.rows_per_step"))
+    device = pick_device(trainer)
+    found.append(Inferred("device", str(device), f"trainer.accelerator={trainer.accelerator}"))
+    if trainer.precision == "auto":
+        trainer = replace(trainer, precision=pick_precision(trainer, device))
+        found.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
+    config = replace(config, train=train, trainer=trainer)
     refuse_what_it_cannot(config, device)
-    return found
+    return Plan(config, tuple(found))

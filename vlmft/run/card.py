@@ -43,11 +43,11 @@ import PIL.Image
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.survey.card import SplitCard, Spread, suspicions
 from vlmft.data.survey.near_duplicates import DISTANCE, NearPair, Shown
+from vlmft.evaluation.readable_answers import MOST_ROWS, readable
 from vlmft.models.family import Family
 from vlmft.report.near_sheet import Twins, write_near_sheet
 from vlmft.run.folder import CARD_FILE, write_json
 from vlmft.run.usable import ImageTokens, row_tokens, sizes_of
-from vlmft.run.without_looking import readable_of_splits
 from vlmft.sample import BadRowError, Split
 
 SHEET_FILE = "near_duplicates.html"
@@ -74,7 +74,10 @@ def data_card(
         "splits": {split: _split(card, image_tokens) for split, card in data.cards.items()},
         "answers": _answers(data.cards),
         "rows_that_fit": _fit(data, family, image_tokens, poll),
-        "readable_answers": readable_of_splits(data),
+        "readable_answers": {
+            split: readable([sample for sample, _ in data.some_rows(split, MOST_ROWS)]).to_dict()
+            for split in data.cards
+        },
         "near_duplicates": _near_duplicates(data),
     }
 

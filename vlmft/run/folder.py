@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import hashlib
@@ -11,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from vlmft.config.check import ConfigError, checked
 from vlmft.config.files import write_whole
 from vlmft.config.schema import Scale, TrainConfig
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
+from vlmft.data.ledger import LEDGER_FILE, Ledger
+from vlmft.run.lock import locked
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -95,6 +98,30 @@ def make_folder(config: TrainConfig) -> Path:
         write_json(folder / "environment.json", environment())
         write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(redacted(plain(config)))).encode())
     return folder
+
+
+@contextlib.contextmanager
+def opened(config: TrainConfig, ledger: Ledger) -> Iterator[Callable[[], None]]:
+    """Holds the run's folder: one that is there at once, a new one from when what is yielded is called and makes it.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    folder = folder_of(config)
+    is_new = not (folder / CONFIG_FILE).exists()
+    with contextlib.ExitStack() as held:
+
+        def make() -> None:
+            if is_new:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder))
+                find_folder(config)  # once more: another process may have made it meanwhile
+                make_folder(config)
+            ledger.keep(folder / LEDGER_FILE, anew=is_new)
+
+        if not is_new:
+            held.enter_context(locked(folder))
+        yield make
 
 
 def tell_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, TrainConfig, Tuning
-from vlmft.evaluation.canaries import CanaryResult
+from vlmft.evaluation.canaries import canary_on
 from vlmft.evaluation.prompts import blanked
 from vlmft.models.load import storage_dtype
 from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
@@ -47,7 +47,7 @@ class Check:
     sentence: str
 
 
-def preflight(built: Built, config: TrainConfig, canary: CanaryResult | None) -> list[Check]:
+def preflight(built: Built, config: TrainConfig) -> list[Check]:
     """All checks. Leaves weights, gradients, modes and random numbers as they were."""
     rows, samples = _rows(built)
     checks = [_supervised(built, rows[:8], samples[:8])]
@@ -57,6 +57,9 @@ def preflight(built: Built, config: TrainConfig, canary: CanaryResult | None) ->
         checks += _images(built, samples)
         checks.append(_longest(built, config, rows))
     checks.append(_learning_rate(config))
+    n_rows = config.evaluation.canary_rows
+    rows_asked = built.rows("train", config.evaluation, n_rows)
+    canary = canary_on(built, built.answerer(config.evaluation), rows_asked, n_rows)
     if canary is not None:
         checks.append(Check("leak canary", canary.ok, canary.sentence))
     return checks

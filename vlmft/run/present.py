@@ -12,13 +12,13 @@ from rich.table import Table
 from vlmft.config.schema import DataConfig
 from vlmft.data.dataset import source_lines
 from vlmft.evaluation.compare import Adjusted, Comparison, p_words
+from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.score import ArmSummary
+from vlmft.evaluation.without_looking import alarms_of
 from vlmft.report.card import findings
 from vlmft.run.build import Inferred
-from vlmft.run.evaluate import Evaluation
-from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
-from vlmft.run.without_looking import alarms_of
+from vlmft.training.memory import peak_memory_bytes
 
 MARKS = {True: "ok  ", False: "FAIL"}
 SHOWN_ANSWERS = 3

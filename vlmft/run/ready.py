@@ -1,4 +1,4 @@
-"""All of a run that comes before its folder: the model is loaded, every row is looked at, preflight has passed."""
+"""What comes before a run's folder: the model is loaded, every row is looked at, preflight has passed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from vlmft.config.schema import TrainConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.evaluation.gains import detectable
-from vlmft.models.lora import count_by_part, trainable
+from vlmft.models.lora import count_by_part
 from vlmft.run.build import Built, build
-from vlmft.run.card import data_card
-from vlmft.run.evaluate import canary_on
+from vlmft.run.card import data_card, keep_card
 from vlmft.run.folder import folder_of, groups_of
-from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import print_card, print_checks, print_parts
-from vlmft.run.results import Phases, Summary
+from vlmft.run.results import Phases
+from vlmft.run.rows import MANIFEST_FILE, keep_manifest, require_same_rows
 from vlmft.run.usable import refuse_unusable
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.interruption import StopRequest
@@ -27,70 +26,71 @@ from vlmft.training.interruption import StopRequest
 DRY_RUN_ROWS = 16
 
 
-@dataclass
-class Ready:
-    """What has been checked, and is run as soon as it has a folder."""
+@dataclass(frozen=True)
+class Checked:
+    """What was found before the first step."""
 
-    built: Built
     card: dict[str, Any]
+    """data_card.json"""
     checks: list[Check]
-    summary: Summary
-    clock: Phases
     tested: bool
+    """Whether the arms are compared at the end."""
 
 
-def built_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | None) -> Built:
-    return build(
-        config.model,
-        config.data,
-        config.trainer,
-        seed=config.seed,
-        train=config.train,
-        resumes=config.resume and bool(steps_in(folder_of(config) / "checkpoints")),
-        dataset=dataset,
-        ledger=ledger,
-    )
-
-
-def made_ready(config: TrainConfig, folder: Path, dataset: Dataset | None, ledger: Ledger, stop: StopRequest) -> Ready:
-    """Builds, looks at all rows and checks, and says what it found. Writes nothing."""
-    summary = Summary(config.model.name, config.data.name, config.scale.name)
-    clock = Phases(summary)
+def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | None, clock: Phases) -> Built:
+    """Model and data of a run; raises ConfigError as `build`."""
     with clock("load"):
-        built = built_for(config, dataset, ledger)
-        if config.trainer.fast_dev_run:
-            built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
-        else:
-            require_same_rows(folder / MANIFEST_FILE, built.data)
-        summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
-        summary.trained_parameters = sum(p.numel() for p in trainable(built.model).values())
+        return build(
+            config.model,
+            config.data,
+            config.trainer,
+            seed=config.seed,
+            train=config.train,
+            resumes=config.resume and bool(steps_in(folder_of(config) / "checkpoints")),
+            dataset=dataset,
+            ledger=ledger,
+        )
+
+
+def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: StopRequest) -> Checked:
+    """Looks at all rows, runs preflight and says what it found. Writes nothing.
+
+    Raises:
+        ConfigError: a split, a row or a check says that this run cannot be what it is meant to be.
+    """
+    data, family = built.data, built.family
+    if config.trainer.fast_dev_run:
+        data.ids["test"] = data.ids["test"][:DRY_RUN_ROWS]
+    else:
+        require_same_rows(folder / MANIFEST_FILE, data)
     with clock("splits"):
         stop.check()
-        built.data.check_splits(stop.check)
-        card = data_card(built.data, built.family, config.model.name, stop.check)
-        print_card(card, len(built.data.ledger.bad), config.data)
-        refuse_unusable(built.data, built.family, lru_cache(maxsize=None)(built.family.image_tokens), stop.check)
-    if sentence := built.data.epoch_sentence():
+        data.check_splits(stop.check)
+        card = data_card(data, family, config.model.name, stop.check)
+        print_card(card, len(data.ledger.bad), config.data)
+        refuse_unusable(data, family, lru_cache(maxsize=None)(family.image_tokens), stop.check)
+    if sentence := data.epoch_sentence():
         print(f"  {sentence}")
-    print("  rows: " + ", ".join(f"{split} {n:,}" for split, n in summary.rows.items()))
-    print(f"  images: {built.family.resolution}")
+    print("  rows: " + ", ".join(f"{split} {len(ids):,}" for split, ids in data.ids.items()))
+    print(f"  images: {family.resolution}")
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
-    tested = config.test and bool(built.data.ids["test"])
-    if tested:
-        n_rows = len(built.data.ids["test"])
+    n_rows = len(data.ids["test"])
+    if config.test and n_rows:
         print(f"  test: {detectable(n_rows, min(n_rows, groups_of(card, 'test') or n_rows))}")
-    if config.test and not tested:
+    elif config.test:
         print("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):
-        checks = _checked(config, built)
-    return Ready(built, card, checks, summary, clock, tested)
+        checks = preflight(built, config) if config.preflight else []
+        if checks:
+            print("preflight")
+            print_checks(checks)
+            require(checks)
+    return Checked(card, checks, config.test and n_rows > 0)
 
 
-def _checked(config: TrainConfig, built: Built) -> list[Check]:
-    if not config.preflight:
-        return []
-    checks = preflight(built, config, canary_on(built, config.evaluation, "train"))
-    print("preflight")
-    print_checks(checks)
-    require(checks)
-    return checks
+def keep_data(config: TrainConfig, built: Built, checked: Checked, folder: Path) -> None:
+    """Stores the card of the data, and which rows stand in which split."""
+    if (sheet := keep_card(checked.card, built.data, folder)) is not None:
+        print(f"  near-duplicates: look at them in {sheet}")
+    if not config.trainer.fast_dev_run:  # its test rows are cut
+        keep_manifest(folder / MANIFEST_FILE, built.data)

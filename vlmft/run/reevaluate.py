@@ -11,21 +11,20 @@ from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig, Tuning
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
+from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.evaluation.gains import detectable
+from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
 from vlmft.run.build import build
-from vlmft.run.evaluate import NO_ADAPTER, Evaluation, adapter_sha256, evaluate_arms
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
-from vlmft.run.manifest import MANIFEST_FILE, require_same_rows
-from vlmft.run.memory import keep_freed_pages
-from vlmft.run.others import Others, put_others
 from vlmft.run.present import print_evaluation, print_phases, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import Phases, Summary, log_predictions, report, write_results
+from vlmft.run.rows import MANIFEST_FILE, note_trained_rows, require_same_rows
 from vlmft.run.start import settled
-from vlmft.run.trained_on import tell_trained_rows
-from vlmft.sample import Split
+from vlmft.run.weights import Others, put_others
 from vlmft.training.interruption import stop_request
+from vlmft.training.memory import keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
 from vlmft.training.tracking import Wandb, stored_run
 
@@ -44,45 +43,43 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             f"run: Expected a run of adapters alone, got one that trained {', '.join(full)} in full; its own report "
             f"has both arms. A whole model is evaluated alone: model.path={config.run}/{ADAPTER} model.init=pretrained"
         )
-    folder = evaluation_folder(config, model, data)
-    summary = Summary(model.name, data.name, run.scale.name if run is not None else "full")
-    clock = Phases(summary)
-    ledger = Ledger(None, data.on_bad_row, data.bad_row_ceiling)
-    with clock("load"), ledger.kept_if_refused(folder / LEDGER_FILE):
+    folder, clock = evaluation_folder(config, model, data), Phases()
+    ledger, ledger_file = Ledger(None, data.on_bad_row, data.bad_row_ceiling), folder / LEDGER_FILE
+    with clock("load"), ledger.kept_if_refused(ledger_file):
         seed = run.seed if run is not None else config.seed
         built = build(model, data, config.trainer, seed=seed, dataset=dataset, ledger=ledger, adapters=False)
         others = put_others(built, config)
         if run is not None and config.data is None and not config.data_options:
             require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     settings = _settings(config, run)
-    advice, kept = "the same command goes on after the answers that are stored", folder / LEDGER_FILE
-    with clock("evaluate"), ledger.kept_if_refused(kept), stop_request(advice) as stop:
-        split: Split = config.split  # type: ignore[assignment]  # checked() has seen to it
+    advice = "the same command goes on after the answers that are stored"
+    with clock("evaluate"), ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:
         found = evaluate_arms(
             built,
+            built.answerer(settings, stop.check),
+            built.rows(config.split, settings),  # type: ignore[arg-type]  # checked() has seen to it
             settings,
             _arms(settings, config, others),
-            split,
             folder,
             adapters=others.adapters,
             models=others.models,
             fresh=config.fresh,
-            poll=stop.check,
         )
-    ledger.keep(kept, anew=True)
+    ledger.keep(ledger_file, anew=True)
     found.notes = others.notes + found.notes
-    tell_trained_rows(found, built.data, data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)
-    summary.rows = {split: len(ids) for split, ids in built.data.ids.items()}
-    summary.bad_rows = len(built.data.ledger.bad)
-    summary.adapter_sha256 = adapter_sha256(built) if others.adapters else NO_ADAPTER
+    note_trained_rows(found, built.data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)
+    summary = Summary(model.name, data.name, run.scale.name if run is not None else "full", phases=clock.phases)
+    summary.adapter_sha256 = built.adapter_sha256() if others.adapters else NO_ADAPTER
+    summary.add_data(built.data)
     summary.add(found)
-    metrics = Path(config.run) / METRICS_FILE if config.run is not None else folder / METRICS_FILE
-    given: Any = run or config
-    used = dataclasses.replace(given, evaluation=settings)
+    used: Any = dataclasses.replace(run or config, evaluation=settings)  # type: ignore[type-var]
+    metrics = Path(config.run or folder) / METRICS_FILE
     content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
-    path = write_results(content, folder)
+    places: dict[str, Any] = {"report": write_results(content, folder), "predictions": folder / "predictions"}
     summary.write(folder)
-    tracked = _tracked(config, run, folder, found, summary) if config.logger.wandb else None
+    places["summary"] = folder / SUMMARY_FILE
+    if config.logger.wandb:
+        places["wandb"] = _tracked(config, run, folder, found, summary)
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
         return folder
@@ -90,8 +87,7 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     print(f"{config.split}: {detectable(first.n, first.n_groups, first.kind)}")
     print_evaluation(found, verbose=settings.verbose)
     print_phases(summary.phases)
-    places = {"report": path, "predictions": folder / "predictions", "summary": folder / SUMMARY_FILE}
-    where({**places, "wandb": tracked} if tracked is not None else places)
+    where(places)
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,14 +14,12 @@ from typing import Any
 import PIL.Image
 import torch
 from lightning.pytorch.loggers import Logger
-from peft import PeftModel
-from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
 from vlmft.config.schema import Scale
 from vlmft.config.secrets import redacted
+from vlmft.data.datamodule import VLMDataModule
+from vlmft.evaluation.evaluate import Evaluation
 from vlmft.metrics import Metric, metric_named, variant
-from vlmft.models.lora import trainable
 from vlmft.report import (
     Curve,
     Report,
@@ -35,20 +32,15 @@ from vlmft.report import (
 )
 from vlmft.run.build import Built
 from vlmft.run.card import read_card
-from vlmft.run.evaluate import Evaluation
 from vlmft.run.folder import SUMMARY_FILE, command_line, config_hash, environment, plain, write_json
-from vlmft.run.memory import peak_memory_bytes
 from vlmft.run.preflight import Check
 from vlmft.run.present import headline
 from vlmft.run.sections import sections_of
 from vlmft.sample import Sample
-from vlmft.training.checkpoint import whole_folder
+from vlmft.training.memory import peak_memory_bytes
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
 
-FINGERPRINT_FILE = "fingerprint.json"
-FULL_PARTS_FILE = "full_parts.safetensors"
-"""Beside an adapter: the parts that were trained in full."""
 THUMBNAIL_PIXELS = 160
 SMOKE = "Smoke run on a few rows, with random weights where a model would come from the Hub: its numbers mean nothing"
 
@@ -139,6 +131,11 @@ class Summary:
         found = " ".join([*(f"{alarm[:1].upper()}{alarm[1:]}." for alarm in self.alarms), found])
         self.sentence = f"{SMOKE}. {found}" if smoke else found
 
+    def add_data(self, data: VLMDataModule) -> None:
+        """Takes over how many rows there were."""
+        self.rows = {split: len(ids) for split, ids in data.ids.items()}
+        self.bad_rows = len(data.ledger.bad)
+
     def headline_values(self) -> dict[str, float]:
         """For the tracker: the best validation, one number per arm, and the paired difference."""
         best = {"val/best": self.best_value} if self.best_value is not None else {}
@@ -152,10 +149,10 @@ class Summary:
 
 
 class Phases:
-    """Times the phases of a run into its summary: `with clock("train"): ...`."""
+    """Times the phases of a run: `with clock("train"): ...`."""
 
-    def __init__(self, summary: Summary) -> None:
-        self.summary = summary
+    def __init__(self) -> None:
+        self.phases: dict[str, Phase] = {}
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -168,51 +165,7 @@ class Phases:
         finally:
             seconds = time.perf_counter() - started
             device = torch.cuda.max_memory_allocated() if gpu else None
-            self.summary.phases[name] = Phase(round(seconds, 2), peak_memory_bytes(), device)
-
-
-def save_adapter(built: Built, folder: Path) -> Path:
-    """The adapter in PEFT's own format with processor and fingerprint beside it; or, after full training, the model.
-
-    Raises:
-        OSError: it cannot be written whole, such as on a full disk.
-    """
-    with whole_folder(folder) as beside:
-        _write_adapter(built, beside)
-    return folder
-
-
-def _write_adapter(built: Built, folder: Path) -> None:
-    built.family.processor.save_pretrained(folder)  # type: ignore[attr-defined]
-    write_json(folder / FINGERPRINT_FILE, built.fingerprint)
-    if isinstance(built.model, PeftModel):
-        built.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        full = {n: p.detach().cpu().contiguous() for n, p in trainable(built.model).items() if ".lora_" not in n}
-        if full:  # PEFT stores its own tensors alone
-            save_file(full, folder / FULL_PARTS_FILE)
-    else:
-        _save_in_bf16(built.base, folder)
-
-
-def _save_in_bf16(model: PreTrainedModel, folder: Path) -> None:
-    """Stores the whole model and leaves its weights rounded as stored: what is evaluated next is what was saved."""
-    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():  # not model.to(): that would round buffers, such as rotary frequencies
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size="50GB")
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-
-
-def read_fingerprint(folder: Path) -> dict[str, str] | None:
-    path = folder / FINGERPRINT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def differing_fingerprint(folder: Path, fingerprint: Mapping[str, str]) -> list[str]:
-    """What of prompt format, processor and base is another than the adapter in `folder` was trained under."""
-    stored = read_fingerprint(folder) or {}
-    return sorted(name for name in {*stored, *fingerprint} if stored.get(name) != fingerprint.get(name))
+            self.phases[name] = Phase(round(seconds, 2), peak_memory_bytes(), device)
 
 
 def report(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.gains import detectable
 from vlmft.evaluation.score import ArmSummary
+from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.report import Bar, Grid, Section
 from vlmft.report.units import DASH
-from vlmft.run.evaluate import Evaluation
 from vlmft.run.present import percent
-from vlmft.run.without_looking import section
 
 
 def sections_of(found: Evaluation) -> tuple[Section, ...]:
@@ -22,7 +22,7 @@ def _sections(found: Evaluation) -> Iterator[Section]:
     if found.gains is not None or found.matrix:
         yield _format_and_skill(found)
     if found.blind is not None:
-        yield section(found.blind)
+        yield _without_looking(found.blind)
     draws = [arm for arm in found.arms.values() if len(arm.draws) > 1]
     if draws:
         yield _few_shot(draws)
@@ -57,6 +57,21 @@ def _format_and_skill(found: Evaluation) -> Section:
         table = Grid(("Prompt", *arms), lines)
         said.append("train: the dataset's prompt; vendor: the model maker's; bare: the question and nothing else.")
     return Section("Format and skill", tuple(said), table, tuple(bars))
+
+
+def _without_looking(found: WithoutLooking) -> Section:
+    said = [f"Answers that stand in the prompt: {found.readable.sentence}.", *(f"{text}." for text in found.controls)]
+    meaning = {
+        "majority": "always the most frequent training answer",
+        "majority by question": "that of the same kind of question",
+        "copy": "what stands where training prompts have their answer",
+    }
+    lines = [
+        (rule.name, f"{100 * rule.value:.1f} %", str(rule.answered), str(rule.kinds), meaning[rule.name])
+        for rule in found.baselines
+    ]
+    heads = ("Rule", "Score", "Rows answered", "Kinds", "What it says")
+    return Section("Without looking", tuple(said), Grid(heads, lines, (0, 4), (1,)) if lines else None)
 
 
 def _few_shot(arms: Sequence[ArmSummary]) -> Section:

@@ -5,6 +5,7 @@ Nothing is made on the way, so that a mistake leaves no folder and no run of any
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
@@ -72,8 +73,7 @@ def settled(config: EvaluateConfig) -> tuple[TrainConfig | None, ModelConfig, Da
     model = run.model if run is not None else config.model
     data = config.data or (run.data if run is not None else None)
     assert model is not None and data is not None  # checked() has seen to it
-    data.options = {**data.options, **config.data_options}
-    return run, model, data
+    return run, model, dataclasses.replace(data, options={**data.options, **config.data_options})
 
 
 def local_adapter(key: str, place: str) -> Path | None:

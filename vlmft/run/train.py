@@ -1,11 +1,12 @@
-"""python train.py: infer, build, preflight, fit, keep the best, evaluate untuned and tuned, report."""
+"""python train.py: compose, build, check, fit, test, report."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -15,36 +16,19 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import Scale, TrainConfig, Tuning
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
-from vlmft.models.lora import tuned_parts
-from vlmft.run.build import Built, infer
-from vlmft.run.card import keep_card
-from vlmft.run.evaluate import Evaluation, adapter_sha256, evaluate_arms
+from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
+from vlmft.models.lora import trainable, tuned_parts
+from vlmft.run.build import Built, Plan, resolved
 from vlmft.run.fit import fit
-from vlmft.run.folder import (
-    ADAPTER,
-    CONFIG_FILE,
-    SUMMARY_FILE,
-    find_folder,
-    folder_of,
-    make_folder,
-    plain,
-    tell_folder,
-)
-from vlmft.run.lock import locked
-from vlmft.run.manifest import MANIFEST_FILE, keep_manifest
-from vlmft.run.memory import give_back_freed_pages, keep_freed_pages
-from vlmft.run.preflight import Check
-from vlmft.run.present import (
-    print_evaluation,
-    print_inferred,
-    print_phases,
-    where,
-)
+from vlmft.run.folder import ADAPTER, CONFIG_FILE, SUMMARY_FILE, find_folder, folder_of, opened, plain, tell_folder
+from vlmft.run.present import print_evaluation, print_inferred, print_phases, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.ready import Ready, built_for, made_ready
-from vlmft.run.results import SMOKE, Summary, log_predictions, report, save_adapter, write_results
-from vlmft.run.trained_on import tell_trained_rows
+from vlmft.run.ready import Checked, build_for, check, keep_data
+from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report, write_results
+from vlmft.run.rows import note_trained_rows
+from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
+from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
 from vlmft.training.ranks import follows, local_rank
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_tensorboard
@@ -53,6 +37,8 @@ from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, requi
 def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     """One run from settings to report; returns its folder, which is made when model, data and preflight are well.
 
+    `config` stays as it is.
+
     Raises:
         ConfigError: the settings or a preflight check say that this run cannot be what it is meant to be.
         BadRowError: as the ledger says; it is then all that there is of the run.
@@ -60,35 +46,63 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     """
     (give_back_freed_pages if config.train.gradient_checkpointing else keep_freed_pages)()
     quiet_libraries()
-    inferred = infer(config)
+    plan = resolved(config)
     require_tensorboard(config.logger)
     if follows():
-        return _follow(config, dataset)
-    folder, finished = find_folder(config)
+        return _follow(plan.config, dataset)
+    folder, finished = find_folder(plan.config)
     tell_folder(folder)
-    print(f"{config.model.name} on {config.data.name}, run folder {folder}")
-    if config.scale == Scale.smoke:
+    _print_plan(plan, folder, finished=finished)
+    if finished:
+        return folder
+    config = plan.config
+    ledger = Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling)
+    with stop_request("the same command with resume=true goes on") as stop, opened(config, ledger) as make:
+        run = Run(config, folder, Phases(), stop)
+        with ledger.kept_if_refused(folder / LEDGER_FILE):
+            built = build_for(config, dataset, ledger, run.clock)
+            checked = check(config, built, folder, run.clock, stop)
+        make()
+        with tracked(config, folder) as loggers:
+            keep_data(config, built, checked, folder)
+            fitted = _fit(run, built, checked, loggers)
+            found = _test(run, built, checked, fitted)
+            _report(run, built, checked, fitted, found, loggers)
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is to do, where it writes, and what stops it."""
+
+    config: TrainConfig
+    folder: Path
+    clock: Phases
+    stop: StopRequest
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training left, beside the weights in the model."""
+
+    steps: int
+    skipped_windows: int
+    best_checkpoint: str | None
+    best_value: float | None
+    trained_parameters: int
+    adapter_sha256: str
+    before: Evaluation | None
+    """Arms that training overwrites, answered before it."""
+
+
+def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
+    print(f"{plan.config.model.name} on {plan.config.data.name}, run folder {folder}")
+    if plan.config.scale == Scale.smoke:
         print(f"  {SMOKE}")
     if finished:
         print(f"  finished already: {folder / SUMMARY_FILE}")
-        return folder
-    print_inferred(inferred)
-    with contextlib.ExitStack() as held:
-        stop = held.enter_context(stop_request("the same command with resume=true goes on"))
-        new = not (folder / CONFIG_FILE).exists()
-        if not new:
-            held.enter_context(locked(folder))
-        ledger = Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling)
-        with ledger.kept_if_refused(folder / LEDGER_FILE):
-            ready = made_ready(config, folder, dataset, ledger, stop)
-        if new:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(folder))
-            find_folder(config)  # once more: another process may have made it meanwhile
-            make_folder(config)
-        ledger.keep(folder / LEDGER_FILE, anew=new)
-        _tracked(config, folder, ready, stop)
-    return folder
+    else:
+        print_inferred(plan.inferred)
 
 
 def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
@@ -100,14 +114,16 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
             "it, or unset LOCAL_RANK, NODE_RANK and GROUP_RANK"
         )
     folder = folder_of(config)
-    built = built_for(config, dataset, None)
+    built = build_for(config, dataset, None, Phases())
     L.seed_everything(config.seed + local_rank(), verbose=False)
     with stop_request() as stop, contextlib.suppress(Interrupted):
         fit(config, built, folder, [], stop)
     return folder
 
 
-def _tracked(config: TrainConfig, folder: Path, ready: Ready, stop: StopRequest) -> None:
+@contextlib.contextmanager
+def tracked(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
+    """The loggers that the settings ask for; W&B is told how it ended, and given the adapter where that is asked."""
     loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE), *lightning_loggers(config.logger, folder)]
     tracker = None
     if config.logger.wandb and not config.trainer.fast_dev_run:
@@ -117,7 +133,7 @@ def _tracked(config: TrainConfig, folder: Path, ready: Ready, stop: StopRequest)
         loggers.append(tracker)
     exit_code = 1
     try:
-        _run(config, folder, ready, loggers, stop)
+        yield loggers
         if tracker is not None and config.logger.log_adapter:
             tracker.log_folder(folder / ADAPTER, "model")
         exit_code = 0
@@ -126,56 +142,77 @@ def _tracked(config: TrainConfig, folder: Path, ready: Ready, stop: StopRequest)
         raise
     finally:
         if tracker is not None:
-            tracker.log_summary(ready.summary.headline_values())
             tracker.close(exit_code)
             print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent waiting for it)")
 
 
-def _run(config: TrainConfig, folder: Path, ready: Ready, loggers: Sequence[Logger], stop: StopRequest) -> None:
-    built, summary, clock = ready.built, ready.summary, ready.clock
-    if (sheet := keep_card(ready.card, built.data, folder)) is not None:
-        print(f"  near-duplicates: look at them in {sheet}")
-    if not config.trainer.fast_dev_run:  # its test rows are cut
-        keep_manifest(folder / MANIFEST_FILE, built.data)
-    before = None
+def _fit(run: Run, built: Built, checked: Checked, loggers: Sequence[Logger]) -> Fitted:
+    """Trains, and stores the adapter of the best checkpoint."""
+    config, before = run.config, None
     untuned = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
-    if ready.tested and untuned and tuned_parts(config.model.train, Tuning.full):
+    if checked.tested and untuned and tuned_parts(config.model.train, Tuning.full):
         # full training overwrites the untuned model: its arms are answered before
-        before = evaluate_arms(built, config.evaluation, untuned, "test", folder, adapters=(), poll=stop.check)
-    stop.check()
-    with clock("train"):
+        before = _answered(run, built, untuned, adapters=())
+    run.stop.check()
+    trained_parameters = sum(parameter.numel() for parameter in trainable(built.model).values())
+    with run.clock("train"):
         L.seed_everything(config.seed, verbose=False)
-        checkpoints, module = fit(config, built, folder, loggers, stop)
-    summary.steps, summary.skipped_windows = module.steps, module.skipped_windows
-    summary.best_checkpoint, summary.best_value = checkpoints.best, checkpoints.best_value
-    save_adapter(built, folder / ADAPTER)
-    summary.adapter_sha256 = adapter_sha256(built)
+        checkpoints, module = fit(config, built, run.folder, loggers, run.stop)
+    for logger in loggers:
+        if isinstance(logger, Wandb) and checkpoints.best_value is not None:
+            logger.log_summary({"val/best": checkpoints.best_value})
+    save_adapter(built, run.folder / ADAPTER)
+    return Fitted(
+        module.steps,
+        module.skipped_windows,
+        checkpoints.best,
+        checkpoints.best_value,
+        trained_parameters,
+        built.adapter_sha256(),
+        before,
+    )
+
+
+def _answered(
+    run: Run, built: Built, arms: Sequence[str], adapters: Sequence[str] = ("tuned",), before: Evaluation | None = None
+) -> Evaluation:
+    settings = run.config.evaluation
+    answerer, rows = built.answerer(settings, run.stop.check), built.rows("test", settings)
+    return evaluate_arms(built, answerer, rows, settings, arms, run.folder, adapters=adapters, before=before)
+
+
+def _test(run: Run, built: Built, checked: Checked, fitted: Fitted) -> Evaluation | None:
+    """Every arm on the test split; None where that has no rows, or is not asked for."""
+    if not checked.tested:
+        return None
+    with run.clock("evaluate"):
+        found = _answered(run, built, run.config.evaluation.arms, before=fitted.before)
+        note_trained_rows(found, built.data, {}, built.model_config.path)
+    return found
+
+
+def _report(
+    run: Run, built: Built, checked: Checked, fitted: Fitted, found: Evaluation | None, loggers: Sequence[Logger]
+) -> None:
+    """Prints and stores what was found: summary.json last, for it says that the run is finished."""
+    config, folder = run.config, run.folder
+    summary = Summary(config.model.name, config.data.name, config.scale.name)
+    summary.steps, summary.skipped_windows = fitted.steps, fitted.skipped_windows
+    summary.best_checkpoint, summary.best_value = fitted.best_checkpoint, fitted.best_value
+    summary.trained_parameters, summary.adapter_sha256 = fitted.trained_parameters, fitted.adapter_sha256
+    summary.add_data(built.data)
+    summary.phases = run.clock.phases
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
-    if ready.tested:
-        with clock("evaluate"):
-            found, shown = _test(config, built, folder, summary, ready.checks, before, stop)
-            places = {**shown, **places}
+    if found is not None:
+        summary.add(found)
+        print_evaluation(found, verbose=config.evaluation.verbose)
+        metrics, n_pictures = folder / METRICS_FILE, config.evaluation.gallery_rows
+        content = report(built, config, summary, found, checked.checks, metrics, n_pictures)
+        places = {"report": write_results(content, folder), "predictions": folder / "predictions", **places}
         log_predictions(found, config.logger.table_rows, loggers)
-    summary.bad_rows = len(built.data.ledger.bad)
     summary.write(folder)
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.log_summary(summary.headline_values())
     print_phases(summary.phases)
     where({**places, "summary": folder / SUMMARY_FILE})
-
-
-def _test(
-    config: TrainConfig,
-    built: Built,
-    folder: Path,
-    summary: Summary,
-    checks: Sequence[Check],
-    before: Evaluation | None,
-    stop: StopRequest,
-) -> tuple[Evaluation, dict[str, Path]]:
-    """Evaluates the arms on the test split, prints the table, writes the report; returns also where things lie."""
-    arms = config.evaluation.arms
-    found = evaluate_arms(built, config.evaluation, arms, "test", folder, before=before, poll=stop.check)
-    tell_trained_rows(found, built.data, config.data, {}, config.model.path)
-    summary.add(found)
-    print_evaluation(found, verbose=config.evaluation.verbose)
-    content = report(built, config, summary, found, checks, folder / METRICS_FILE, config.evaluation.gallery_rows)
-    return found, {"report": write_results(content, folder), "predictions": folder / "predictions"}

@@ -12,7 +12,7 @@ from vlmft.config.tool_schema import AskConfig
 from vlmft.data.images import image_from_file
 from vlmft.evaluation.predict import Answerer
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.tuned import chosen_model
+from vlmft.run.weights import chosen_model
 from vlmft.sample import Answer, BadRow, BadRowError, Message, Prompt, Question
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")

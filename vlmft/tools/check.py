@@ -17,7 +17,8 @@ from vlmft.data.ledger import NAMED_ROWS, Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
 from vlmft.data.survey.card import suspicions
-from vlmft.run.without_looking import alarms_of, readable_of_splits
+from vlmft.evaluation.readable_answers import MOST_ROWS, readable
+from vlmft.evaluation.without_looking import alarms_of
 from vlmft.sample import SPLITS, BadRowError, Image, Sample
 
 DETAIL = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\d.,]*\b")
@@ -42,13 +43,16 @@ def check(config: CheckConfig) -> None:
     rows.check_splits()
     shown = {split: _first(rows, split) for split in SPLITS if rows.ids[split]}
     model = _under_model(rows, config.model, dict(shown.items())) if config.model is not None else {}
+    readable_answers = {
+        split: readable([sample for sample, _ in rows.some_rows(split, MOST_ROWS)]).to_dict() for split in rows.cards
+    }
     found = {
         "source": vars(source),
         "rows": {split: len(rows.ids[split]) for split in SPLITS},
         "divided": list(rows.divided),
         "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in rows.groups.items()},
         "bad": _by_reason(rows.ledger.bad),
-        "warnings": [*suspicions(rows.cards), *alarms_of(readable_of_splits(rows))],
+        "warnings": [*suspicions(rows.cards), *alarms_of(readable_answers)],
         "shown": {split: _turns(sample) for split, sample in shown.items() if sample is not None},
         "model": model,
     }

@@ -22,12 +22,13 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
+from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import tuned_parts
 from vlmft.models.merge import merged, rounded
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, read_run
 from vlmft.run.model_card import card
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.tuned import Loaded, load_tuned
+from vlmft.run.weights import load_tuned
 from vlmft.sample import BadRowError, Question
 from vlmft.training.checkpoint import whole_folder
 
@@ -136,7 +137,7 @@ def _questions(config: ExportConfig, run: TrainConfig) -> tuple[list[Question], 
     return list(data.questions(ids[: config.check_rows])), data.max_new_tokens
 
 
-def _told(loaded: Loaded, questions: list[Question], n_new_tokens: int) -> tuple[list[str], torch.Tensor]:
+def _told(loaded: LoadedModel, questions: list[Question], n_new_tokens: int) -> tuple[list[str], torch.Tensor]:
     """Answers, and fp32 logits of their first new token, (n, vocabulary)."""
     family, model = loaded.family, loaded.base
     answerer = Answerer(family, model, 1, n_new_tokens, lambda row: None)

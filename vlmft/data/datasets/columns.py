@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlmft.config.check import ConfigError
-from vlmft.data.dataset import CLASS, GROUP, Dataset, Description, Ids, Record
+from vlmft.data.dataset import Dataset, Description, Ids, Record
 from vlmft.data.sources import fields
 from vlmft.data.sources.answers import READINGS, answers_of, notes_of, reading_of
 from vlmft.data.sources.declared_splits import by_column, by_image_folder, split_column
@@ -19,7 +19,7 @@ from vlmft.data.sources.roles import NONE, column_named, fold, image_columns, ro
 from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, known_names
 from vlmft.data.sources.table import Chained, Table
 from vlmft.data.sources.tables import Loaded, load_tables, with_images
-from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
+from vlmft.sample import CLASS, GROUP, BadRowError, Image, Message, Prompt, Sample, Split
 
 
 class Columns(Dataset):

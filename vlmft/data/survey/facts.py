@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vlmft.data.dataset import CLASS, GROUP, Dataset, Ids
+from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.images import file_of
 from vlmft.data.progress import Progress
 from vlmft.data.splits import connected
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
 from vlmft.data.survey.image_hashes import image_hashes
 from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
-from vlmft.sample import BadRowError, Image, Sample
+from vlmft.sample import CLASS, GROUP, BadRowError, Image, Sample
 
 Poll = Callable[[], None]
 CONTENT = f"S{LOOK.itemsize}"

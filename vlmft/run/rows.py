@@ -1,9 +1,9 @@
-"""Test rows that an adapter was trained on, told by splits.json of the run that it comes from.
+"""Which rows stand in which split of a run, in splits.json of its folder; and test rows that an adapter was trained on.
 
-A row counts where its image, or its text if it has none, stands in the run's training split, whatever file or data set
-it comes from: the first 16 hex digits of its hash are in the manifest. Of generated data, whose images are not all
-looked at, ids are compared, where the settings of the data are the run's own. A copy that was saved again or mirrored
-is not found here.
+A test row counts as trained on where its image, or its text if it has none, stands in the run's training split,
+whatever file or data set it comes from: the first 16 hex digits of its hash are in the manifest. Of generated data,
+whose images are not all looked at, ids are compared, where the settings of the data are the run's own. A copy that was
+saved again or mirrored is not found here.
 
 An adapter that saw test rows is not refused: to see how well it knows them can be what one wants. But no table of it
 says that a model got better, so that a warning stands above it, in front of the sentence, and at the verdict.
@@ -11,18 +11,60 @@ says that a model got better, so that a warning stands above it, in front of the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import DataConfig
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.rows import Rows
-from vlmft.run.evaluate import Evaluation
-from vlmft.run.folder import read_run
-from vlmft.run.manifest import CONTENT_DIGITS, MANIFEST_FILE
+from vlmft.evaluation.evaluate import Evaluation
+from vlmft.run.folder import read_run, write_json
 from vlmft.sample import SPLITS, Sample, Split
+
+MANIFEST_FILE = "splits.json"
+CONTENT_DIGITS = 16
+"""Of a hash: enough to tell a hundred million images apart."""
+
+
+def manifest(data: VLMDataModule) -> dict[str, Any]:
+    """Per split: n, the sha256 of its ids one a line; the ids themselves where the splits were made here."""
+    found: dict[str, Any] = {}
+    for split, ids in data.ids.items():
+        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        found[split] = {"n": len(ids), "sha256": digest, **({"ids": list(ids)} if data.divided else {})}
+    return found
+
+
+def keep_manifest(path: Path, data: VLMDataModule) -> None:
+    """Stores the manifest, and what each split shows, for whoever evaluates the adapter on other rows.
+
+    For a resumed run, raises ConfigError as `require_same_rows`.
+    """
+    require_same_rows(path, data)
+    found = manifest(data)
+    for split in data.ids:
+        if (contents := data.contents(split)) is not None:
+            found[split]["contents"] = contents
+    write_json(path, found)
+
+
+def require_same_rows(path: Path, data: VLMDataModule) -> None:
+    """
+    Raises:
+        ConfigError: the run whose manifest lies at `path` had other rows: the source has changed.
+    """
+    if not path.is_file():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for split, now in manifest(data).items():
+        if stored[split]["sha256"] != now["sha256"]:
+            raise ConfigError(
+                f"data: Expected the {stored[split]['n']} {split} rows that {path} lists, got {now['n']} others or in "
+                "another order; restore the data as they were, or start a new run"
+            )
 
 
 def run_of(place: str) -> Path | None:
@@ -31,7 +73,7 @@ def run_of(place: str) -> Path | None:
     return next((f for f in (folder, folder.parent, folder.parent.parent) if (f / MANIFEST_FILE).is_file()), None)
 
 
-def rows_in(theirs: Split, rows: Rows, samples: Sequence[Sample], data: DataConfig, run: Path) -> int | None:
+def rows_in(theirs: Split, rows: Rows, samples: Sequence[Sample], run: Path) -> int | None:
     """How many of the rows stood in this split of the run; None where nothing shows it."""
     stored: Mapping[str, Any] = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))[theirs]
     if not stored["n"]:
@@ -40,7 +82,7 @@ def rows_in(theirs: Split, rows: Rows, samples: Sequence[Sample], data: DataConf
         known = set(stored["contents"])
         return sum(not known.isdisjoint(contents_of(sample)) for sample in samples)
     try:
-        own = read_run(str(run)).data
+        own, data = read_run(str(run)).data, rows.config
     except ConfigError:  # a run of another version
         return None
     if (own.dataset, own.path, own.options) != (data.dataset, data.path, data.options):
@@ -55,9 +97,7 @@ def contents_of(sample: Sample) -> set[str]:
     return {digest[:CONTENT_DIGITS] for digest in hashes}
 
 
-def tell_trained_rows(
-    found: Evaluation, rows: Rows, data: DataConfig, places: Mapping[str, str | None], base: str
-) -> None:
+def note_trained_rows(found: Evaluation, rows: Rows, places: Mapping[str, str | None], base: str) -> None:
     """Puts into the evaluation which of its rows the arms' adapters were trained on; `places`: arm -> where it is from.
 
     `base` is where the untuned model comes from: it, too, may be what a run has trained.
@@ -68,13 +108,15 @@ def tell_trained_rows(
     for arm, place in given.items():
         run = run_of(place)
         trained, chosen = (
-            rows_in(split, rows, found.samples, data, run) if run is not None else None for split in SPLITS[:2]
+            rows_in(split, rows, found.samples, run) if run is not None else None for split in SPLITS[:2]
         )
-        alarms, notes = told(arm, trained, chosen, len(found.samples), found.split)
+        alarms, notes = trained_on(arm, trained, chosen, len(found.samples), found.split)
         found.alarms, found.notes = found.alarms + alarms, found.notes + notes
 
 
-def told(arm: str, trained: int | None, chosen: int | None, n_rows: int, split: str) -> tuple[list[str], list[str]]:
+def trained_on(
+    arm: str, trained: int | None, chosen: int | None, n_rows: int, split: str
+) -> tuple[list[str], list[str]]:
     """(alarms, notes) on one adapter, from how many of the rows it was trained on, and its checkpoint was chosen by."""
     if trained is None:
         return [], [f"{arm}: nothing shows which rows it was trained on, so they may be among these"]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
-from vlmft.evaluation.canaries import SENTINEL, CanaryResult, Invariance, leak_canary
+from vlmft.evaluation.canaries import CanaryResult, Invariance, canary_on
 from vlmft.evaluation.compare import Adjusted, adjusted, compare
+from vlmft.evaluation.few_shot import FewShot, few_shot_draws
 from vlmft.evaluation.gains import (
     BestOfSeveral,
     FormatAndSkill,
@@ -27,6 +28,7 @@ from vlmft.evaluation.gains import (
 )
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
+from vlmft.evaluation.rows import EvaluationRows
 from vlmft.evaluation.score import (
     ArmSummary,
     ScoredRow,
@@ -38,17 +40,11 @@ from vlmft.evaluation.score import (
     unequal_treatment,
     warnings,
 )
+from vlmft.evaluation.units import labels_of, repeated_rows, units_of
+from vlmft.evaluation.without_looking import WithoutLooking, alarm, without_looking
 from vlmft.metrics import metric_named
-from vlmft.models.lora import trainable
-from vlmft.run.build import Built, fingerprint_sha256
-from vlmft.run.few_shot import FewShot, few_shot_draws
-from vlmft.run.units import labels_of, repeated_rows, units_of
-from vlmft.run.without_looking import WithoutLooking, alarm, without_looking
-from vlmft.sample import BadRowError, Question, Sample, Split
-
-NO_ADAPTER = "none"
-TUNED = "default"
-"""PEFT's name of the adapter that the arm `tuned` means."""
+from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
+from vlmft.sample import Question, Sample, Split
 
 
 @dataclass
@@ -83,31 +79,9 @@ class Evaluation:
     blind: WithoutLooking | None = None
 
 
-def adapter_sha256(built: Built, adapter: str = TUNED) -> str:
-    """Hash over names and values of all trained parameters; "none" where there are none."""
-    parameters = _trained(built, adapter)
-    if not parameters:
-        return NO_ADAPTER
-    digest = hashlib.sha256()
-    for name in sorted(parameters):
-        digest.update(name.encode())
-        digest.update(parameters[name].detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _trained(built: Built, adapter: str) -> Mapping[str, Any]:
-    """The trained parameters, or a loaded adapter's, under the names that they were trained with."""
-    if adapter == TUNED and (found := trainable(built.model)):
-        return found
-    mark = f".{adapter}."
-    named = built.model.named_parameters()
-    return {n.replace(mark, f".{TUNED}."): p for n, p in named if ".lora_" in n and mark in n}
-
-
 @contextlib.contextmanager
-def arm_state(built: Built, arm: Arm) -> Iterator[None]:
+def arm_state(model: PreTrainedModel | PeftModel, arm: Arm) -> Iterator[None]:
     """The model as this arm means it: its adapter on, or none."""
-    model = built.model
     if not isinstance(model, PeftModel):
         yield
     elif arm.adapter is None:
@@ -130,53 +104,53 @@ def peft_name(adapter: str) -> str:
 
 
 def evaluate_arms(
-    built: Built,
+    model: LoadedModel,
+    answerer: Answerer,
+    rows: EvaluationRows,
     settings: EvaluationConfig,
     names: Sequence[str],
-    split: Split,
     folder: Path,
     *,
     adapters: Sequence[str] = ("tuned",),
-    models: Mapping[str, Callable[[], Built]] | None = None,
+    models: Mapping[str, Callable[[], LoadedModel]] | None = None,
     before: Evaluation | None = None,
     fresh: bool = False,
-    poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """All arms on all rows of a split, with one loaded model; stored answers of the same key are used again.
+    """All arms on all rows, with one loaded model; stored answers of the same key are used again.
 
     An arm that cannot be had of this model is named in the notes and not run. `adapters` are the names of those on the
     model, `models` makers of whole other ones, which take its place at the end; `before` has arms that were answered
     while this model was still untuned.
 
     Raises:
-        ConfigError: the split is empty, or stored answers have another key.
+        ConfigError: there are no rows, or stored answers have another key.
     """
-    samples = built.data.samples(built.data.ids[split])
-    if not samples:
-        raise ConfigError(f"split: {split} has no rows; choose another split or mend the data")
-    result = Evaluation(split, samples)
-    runner = _Runner(built, settings, result, folder, fresh, poll)
-    models = {SIXTEEN_BIT: built.unquantized, **(models or {})}
+    if not rows.samples:
+        raise ConfigError(f"split: {rows.split} has no rows; choose another split or mend the data")
+    result = Evaluation(rows.split, rows.samples)
+    runner = _Runner(model, answerer, rows, settings, result, folder, fresh)
+    models = {SIXTEEN_BIT: model.unquantized, **(models or {})}
     arms = [arm for arm in arms_of(names, settings.prompts, adapters, list(models)) if runner.can(arm)]
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} can be had ({'; '.join(result.notes)})")
     known = _taken_over(before, result) if before is not None else set[str]()
-    for model in (None, *models):
-        if mine := [arm for arm in arms if arm.model == model and arm.name not in known]:
-            runner.take(models[model]() if model is not None else built)
+    for name in (None, *models):
+        if mine := [arm for arm in arms if arm.model == name and arm.name not in known]:
+            runner.take(models[name]() if name is not None else model)
             for arm in mine:
                 runner.run(arm)
-        runner.take(built)  # before the next one is loaded, so that there are never two beside it
+        runner.take(model)  # before the next one is loaded, so that there are never two beside it
     arms = [arm for arm in arms if arm.name in result.rows]
     result.rows = {arm.name: result.rows[arm.name] for arm in arms}
-    runner.score(arms)
+    _score(result, arms, rows.metric_name)
     own = [arm for arm in arms if arm.model is None and arm.name not in known]
     last = next((arm for arm in reversed(own) if arm.adapter is not None), own[0] if own else arms[0])
-    with arm_state(built, last):
-        result.canary = canary_on(built, settings, split)
+    with arm_state(model.model, last):
+        result.canary = canary_on(model, answerer, rows, settings.canary_rows)
         result.invariance = runner.invariance(last) if own else None
-    result.blind = without_looking(built.data, split, result.samples, result.comparisons)
-    told = alarm(split, result.blind.readable.to_dict())
+    train = rows.baseline_rows() if rows.split != "train" else []
+    result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
+    told = alarm(rows.split, result.blind.readable.to_dict())
     result.alarms += [told] if told is not None else []
     if result.canary is not None and not result.canary.ok:
         result.notes.append(result.canary.sentence)
@@ -198,16 +172,17 @@ class _Runner:
 
     def __init__(
         self,
-        built: Built,
+        model: LoadedModel,
+        answerer: Answerer,
+        rows: EvaluationRows,
         settings: EvaluationConfig,
         result: Evaluation,
         folder: Path,
         fresh: bool,
-        poll: Callable[[], None],
     ) -> None:
-        self.built, self.settings, self.result, self.folder, self.fresh = built, settings, result, folder, fresh
-        self.answerer = built.answerer(settings, poll)
-        self.metric = metric_named(built.data.metric_name)
+        self.model, self.answerer, self.rows, self.settings = model, answerer, rows, settings
+        self.result, self.folder, self.fresh = result, folder, fresh
+        self.metric = metric_named(rows.metric_name)
         self.asked: dict[str, list[Question]] = {}
         """Arm -> what it was asked: to black out an image is to decode it."""
 
@@ -219,19 +194,19 @@ class _Runner:
         return reason is None
 
     def _reason(self, arm: Arm) -> str | None:
-        family, samples = self.built.family, self.result.samples
+        family, samples = self.model.family, self.result.samples
         if arm.control is not None and not all(sample.prompt.images for sample in samples):
             return "there are rows without an image, which it would ask as they are"
         if arm.control == "textonly" and "text_only" not in family.capabilities:
             return "this model answers to images alone"
         if arm.control == "shuffled" and len(shuffled(samples, 0)) < len(samples):
             return "not every row has another one whose images it could be shown"
-        if arm.asked == "vendor" and self.built.model_config.vendor_prompt is None:
+        if arm.asked == "vendor" and self.model.model_config.vendor_prompt is None:
             return "model.vendor_prompt is not set"
         own = {sample.id: sample.prompt for sample in samples}
         if arm.asked != "train" and all(own[question.id] == question.prompt for question in self.questions(arm)):
             return "the dataset's own prompt is the same"
-        if arm.model == SIXTEEN_BIT and self.built.numerics["quantization"] == "none":
+        if arm.model == SIXTEEN_BIT and self.model.numerics["quantization"] == "none":
             return "the untuned model is not quantised"
         if arm.few_shot and "multi_turn" not in family.capabilities:
             return "this model takes no earlier turns"
@@ -248,24 +223,24 @@ class _Runner:
             change = blanked if arm.control == "blank" else textless
             prompts = {sample.id: change(sample.prompt) for sample in samples}
         elif arm.asked != "train":
-            template = "{question}" if arm.asked == "bare" else str(self.built.model_config.vendor_prompt)
+            template = "{question}" if arm.asked == "bare" else str(self.model.model_config.vendor_prompt)
             prompts = {sample.id: styled(sample, template) for sample in samples}
         else:
             prompts = {sample.id: sample.prompt for sample in samples}
         return [Question(row_id, prompt) for row_id, prompt in prompts.items()]
 
-    def take(self, built: Built) -> None:
+    def take(self, model: LoadedModel) -> None:
         """From now on this model answers."""
-        self.built = built
-        self.answerer = dataclasses.replace(self.answerer, model=built.base)
+        self.model = model
+        self.answerer = dataclasses.replace(self.answerer, model=model.base)
 
     def run(self, arm: Arm) -> None:
-        with arm_state(self.built, arm):
+        with arm_state(self.model.model, arm):
             if not arm.few_shot:
                 self.asked[arm.name] = self.questions(arm)
                 self.result.rows[arm.name] = self._answered(arm.name, arm, self.asked[arm.name], self.answerer, {})
                 return
-            shots = few_shot_draws(self.built, self.settings, self.answerer, self.result.samples)
+            shots = few_shot_draws(self.model, self.answerer, self.settings.few_shot, self.result.samples, self.rows)
             self.result.notes += shots.notes
             if shots.draws:
                 self._draws(arm, shots)
@@ -284,17 +259,17 @@ class _Runner:
     def _answered(
         self, name: str, arm: Arm, questions: Sequence[Question], answerer: Answerer, more: Mapping[str, Any]
     ) -> dict[str, ScoredRow]:
-        result, built = self.result, self.built
+        result, model = self.result, self.model
         path = self.folder / "predictions" / f"{name}.jsonl"
         if self.fresh:
             path.unlink(missing_ok=True)
         key = {
             "arm": name,
             "split": result.split,
-            "adapter_sha256": NO_ADAPTER if arm.adapter is None else adapter_sha256(built, peft_name(arm.adapter)),
-            "fingerprint_sha256": fingerprint_sha256(built.fingerprint),
+            "adapter_sha256": NO_ADAPTER if arm.adapter is None else model.adapter_sha256(peft_name(arm.adapter)),
+            "fingerprint_sha256": model.fingerprint_sha256,
             "generation": answerer.settings,
-            "numerics": built.numerics,
+            "numerics": model.numerics,
             **more,
         }
         predictions = predict(questions, answerer, PredictionFile(path, key))
@@ -315,36 +290,6 @@ class _Runner:
                 "examples fewer, because they did not fit"
             )
 
-    def score(self, arms: Sequence[Arm]) -> None:
-        """Summaries of the rows that every arm has answered, and the comparisons of arms."""
-        result = self.result
-        references = {sample.id: sample.references for sample in result.samples}
-        result.groups, kind = units_of(result.samples)
-        groups = result.groups
-        result.cautions += repeated_rows(result.samples)
-        name, labels = self.built.data.metric_name, labels_of(result.samples)
-        for arm in arms:
-            rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
-            seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
-            found = summarise(arm.name, rows, references, name, seconds, labels, groups, kind, is_share=is_drawn)
-            if arm.name in result.draws:
-                found = summarise_draws(found, result.draws[arm.name], references, labels)
-            result.arms[arm.name] = found
-            result.notes += warnings(found)
-        result.notes += too_few(next(iter(result.arms.values())))
-        scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
-        values = {arm: found.value for arm, found in result.arms.items()}
-        pairs, skill = pairs_of(list(scores)), skill_pair(values)
-        pairs += [skill] if skill is not None and skill not in pairs else []
-        result.comparisons = adjusted(
-            [compare(one, scores[one], other, scores[other], groups, kind) for one, other in pairs]
-        )
-        result.gains, result.matrix = format_and_skill(values, result.comparisons), prompt_matrix(values)
-        for one, other in pairs:
-            result.cautions += unequal_treatment(one, result.rows[one], other, result.rows[other], groups)
-        result.best = best_tuned(scores, groups)
-        result.cautions += [result.best.sentence] if result.best is not None else []
-
     def invariance(self, arm: Arm) -> Invariance | None:
         """The first rows of an arm asked once more, each alone; None where that is switched off."""
         questions = self.asked.get(arm.name, [])[: self.settings.canary_rows]  # few-shot arms have several sets of them
@@ -358,29 +303,31 @@ class _Runner:
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
 
 
-def canary_on(built: Built, settings: EvaluationConfig, split: Split) -> CanaryResult | None:
-    """The leak canary on the first rows of a split, by the path that evaluation takes; None where switched off."""
-    samples = [s for s in built.data.samples(built.data.ids[split][: settings.canary_rows]) if _encodes(built, s)]
-    if not samples:
-        return None
-    answerer = built.answerer(settings)
-
-    def ask(rows: Sequence[Sample]) -> Mapping[str, str]:
-        batches = answerer.batches([Question(row.id, row.prompt) for row in rows], skip=lambda ids: False)
-        return {row_id: answer.text for batch in batches for row_id, answer in batch.items()}
-
-    def show(rows: Sequence[Sample]) -> Mapping[str, str]:
-        family = built.family
-        return {row.id: family.show(family.encode_prompt(row.id, row.prompt).input_ids.tolist()) for row in rows}
-
-    pairs = [built.data.with_answer(sample.id, SENTINEL) for sample in samples]
-    in_source = sum(replaced for _, replaced in pairs)
-    return leak_canary(samples, [censored for censored, _ in pairs], ask, show, in_source)
-
-
-def _encodes(built: Built, sample: Sample) -> bool:
-    try:
-        built.family.encode_prompt(sample.id, sample.prompt)
-    except BadRowError:  # the ledger hears of it when the row is answered
-        return False
-    return True
+def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
+    """Summaries of the rows that every arm has answered, and the comparisons of arms."""
+    references = {sample.id: sample.references for sample in result.samples}
+    result.groups, kind = units_of(result.samples)
+    groups = result.groups
+    result.cautions += repeated_rows(result.samples)
+    labels = labels_of(result.samples)
+    for arm in arms:
+        rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
+        seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
+        found = summarise(arm.name, rows, references, metric_name, seconds, labels, groups, kind, is_share=is_drawn)
+        if arm.name in result.draws:
+            found = summarise_draws(found, result.draws[arm.name], references, labels)
+        result.arms[arm.name] = found
+        result.notes += warnings(found)
+    result.notes += too_few(next(iter(result.arms.values())))
+    scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
+    values = {arm: found.value for arm, found in result.arms.items()}
+    pairs, skill = pairs_of(list(scores)), skill_pair(values)
+    pairs += [skill] if skill is not None and skill not in pairs else []
+    result.comparisons = adjusted(
+        [compare(one, scores[one], other, scores[other], groups, kind) for one, other in pairs]
+    )
+    result.gains, result.matrix = format_and_skill(values, result.comparisons), prompt_matrix(values)
+    for one, other in pairs:
+        result.cautions += unequal_treatment(one, result.rows[one], other, result.rows[other], groups)
+    result.best = best_tuned(scores, groups)
+    result.cautions += [result.best.sentence] if result.best is not None else []

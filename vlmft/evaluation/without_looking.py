@@ -5,24 +5,16 @@ Nothing here asks a model. `blank`, `shuffled` and `textonly` arms, where they w
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from vlmft.data.order import epoch_order
-from vlmft.data.rows import Rows
 from vlmft.evaluation.baselines import Baseline, baselines
 from vlmft.evaluation.compare import Adjusted
-from vlmft.evaluation.readable_answers import MOST_ROWS, Readable, readable
-from vlmft.metrics import metric_named
-from vlmft.report import Grid, Section
-from vlmft.sample import BadRowError, Sample, Split
+from vlmft.evaluation.readable_answers import Readable, readable
+from vlmft.metrics.score import Metric
+from vlmft.sample import Sample, Split
 
-TRAIN_ROWS = 2_000
-"""At most so many training rows are read for the baselines."""
 CONTROLS = {
     "blank": "black images in place of its own",
     "shuffled": "another row's images in place of its own",
@@ -52,31 +44,14 @@ class WithoutLooking:
 
 
 def without_looking(
-    rows: Rows, split: Split, samples: Sequence[Sample], comparisons: Sequence[Adjusted]
+    train: Sequence[Sample], test: Sequence[Sample], metric: Metric, comparisons: Sequence[Adjusted]
 ) -> WithoutLooking:
-    """Reads the texts of these rows, and of training rows for the baselines, which a look at train itself has not."""
-    train = training_rows(rows) if split != "train" else []
-    fitted = baselines(train, samples, metric_named(rows.metric_name))
-    return WithoutLooking(readable(samples), fitted, [said for one in comparisons if (said := control_sentence(one))])
+    """Reads the texts of the rows that were asked, and of training rows for the baselines."""
+    said = [sentence for one in comparisons if (sentence := control_sentence(one))]
+    return WithoutLooking(readable(test), baselines(train, test, metric), said)
 
 
-def training_rows(rows: Rows) -> list[Sample]:
-    """A seeded sample of train; rows that cannot be read are left out, and told of where they are used."""
-    ids, found = rows.ids["train"], []
-    for place in np.sort(epoch_order(len(ids), 0, epoch=0)[:TRAIN_ROWS]).tolist():
-        with contextlib.suppress(BadRowError):
-            found.append(rows.sample(ids[place]))
-    return found
-
-
-def readable_of_splits(rows: Rows) -> dict[str, dict[str, Any]]:
-    """Split -> `Readable.to_dict()`; after `check_splits`."""
-    return {
-        split: readable([sample for sample, _ in rows.some_rows(split, MOST_ROWS)]).to_dict() for split in rows.cards
-    }
-
-
-def alarms_of(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def alarms_of(found: Mapping[Split, Mapping[str, Any]]) -> list[str]:
     """Of the splits that tell their answers."""
     return [said for split, one in found.items() if (said := alarm(split, one)) is not None]
 
@@ -120,19 +95,3 @@ def control_sentence(judged: Adjusted) -> str | None:
         "not distinguishable": f"these {found.n} rows do not show that it needs its images",
     }
     return told + means[judged.verdict]
-
-
-def section(found: WithoutLooking) -> Section:
-    """The report's part on it."""
-    said = [f"Answers that stand in the prompt: {found.readable.sentence}.", *(f"{text}." for text in found.controls)]
-    meaning = {
-        "majority": "always the most frequent training answer",
-        "majority by question": "that of the same kind of question",
-        "copy": "what stands where training prompts have their answer",
-    }
-    lines = [
-        (rule.name, f"{100 * rule.value:.1f} %", str(rule.answered), str(rule.kinds), meaning[rule.name])
-        for rule in found.baselines
-    ]
-    heads = ("Rule", "Score", "Rows answered", "Kinds", "What it says")
-    return Section("Without looking", tuple(said), Grid(heads, lines, (0, 4), (1,)) if lines else None)

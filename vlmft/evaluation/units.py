@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from vlmft.data.dataset import CLASS, GROUP
 from vlmft.evaluation.compare import connected_groups
 from vlmft.metrics import Labels
-from vlmft.sample import Sample
+from vlmft.sample import CLASS, GROUP, Sample
 
 
 def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], str]:
