@@ -21,13 +21,13 @@ MAX_LINES = {
     "evaluation": 2_765,
     "labels": 1_470,
     "metrics": 1_700,
-    "models": 2_600,
+    "models": 2_805,
     "predictions": 2_175,
     "report": 2_040,
-    "run": 3_080,
+    "run": 2_805,
     "sample.py": 255,
     "sweep": 950,
-    "tools": 1_095,
+    "tools": 1_175,
     "training": 1_385,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""

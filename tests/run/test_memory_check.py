@@ -12,12 +12,13 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.models import memory_check
 from vlmft.models.load import storage_dtype
+from vlmft.models.memory_check import free_bytes
 from vlmft.run import build as building
-from vlmft.run import memory_check, ready, weights
+from vlmft.run import ready, weights
 from vlmft.run.build import build, pick_precision, resolved
 from vlmft.run.folder import folder_of
-from vlmft.run.memory_check import free_bytes
 from vlmft.run.results import Phases
 from vlmft.run.weights import load_base
 

@@ -25,10 +25,10 @@ from vlmft.config.tool_schema import AskConfig, ExportConfig
 from vlmft.config.tools import compose_tool
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.merge import merged
-from vlmft.run import model_card
 from vlmft.run.folder import read_run
 from vlmft.run.weights import load_tuned
 from vlmft.sample import BadRowError, Image, Message, Prompt
+from vlmft.tools import model_card
 from vlmft.tools.ask import ask
 from vlmft.tools.export import export
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ from vlmft.models import lora
 from vlmft.models.family import make_family
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
-from vlmft.run.memory_check import require_training, require_weights
+from vlmft.models.memory_check import require_training, require_weights
 from vlmft.run.start import found_data
-from vlmft.sample import Split
+from vlmft.sample import BadRowError, EncodedRow, Sample, Split
 from vlmft.training.ranks import local_rank
 
+LENGTHS_LOOKED_AT = 16
+"""Training rows that are encoded to find a long one."""
 BASELINE_ROWS = 2_000
 """At most so many training rows are read for the baselines."""
 
@@ -161,13 +164,29 @@ def build(
     if train is None:
         require_weights(model_config, hf_config, device, trainer)
     else:
-        told = require_training(model_config, source, hf_config, data, device, trainer, train, may_refuse=not resumes)
+        longest = longest_row(data)
+        told = require_training(
+            model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
+        )
         print(f"  memory: {told}", flush=True)
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
     if train is not None and train.gradient_checkpointing:
         lora.checkpoint_language(base)
     return Built(model_config, source, family, model, device, seed, data)
+
+
+def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
+    """Of some rows of the training split, bad ones left aside."""
+    ids: Sequence[str] = data.ids["train"]
+    found = []
+    for row_id in ids[:: max(1, len(ids) // LENGTHS_LOOKED_AT)][:LENGTHS_LOOKED_AT]:
+        with contextlib.suppress(BadRowError):
+            sample = data.sample(row_id)
+            row = data.encode(sample)
+            if isinstance(row, EncodedRow):
+                found.append((row, sample))
+    return max(found, key=lambda pair: pair[0].length) if found else None
 
 
 def resolved(config: TrainConfig) -> Plan:

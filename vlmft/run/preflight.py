@@ -23,6 +23,7 @@ from vlmft.config.schema import Init, TrainConfig, Tuning
 from vlmft.evaluation.canaries import canary_on
 from vlmft.evaluation.prompts import blanked
 from vlmft.models.load import storage_dtype
+from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
 from vlmft.run.build import Built
 from vlmft.sample import BadRowError, EncodedRow, Sample
@@ -91,57 +92,57 @@ def _rows(built: Built) -> tuple[list[EncodedRow], list[Sample]]:
 
 
 @contextlib.contextmanager
-def _undisturbed(built: Built) -> Iterator[None]:
-    modes = {module: module.training for module in built.model.modules()}
+def _undisturbed(model: LoadedModel) -> Iterator[None]:
+    modes = {module: module.training for module in model.model.modules()}
     with torch.random.fork_rng():
         yield
-    built.model.zero_grad(set_to_none=True)
+    model.model.zero_grad(set_to_none=True)
     for module, mode in modes.items():
         module.training = mode
 
 
 @contextlib.contextmanager
-def _adapters_off(built: Built) -> Iterator[None]:
-    flags = [(parameter, parameter.requires_grad) for parameter in built.model.parameters()]
-    with built.model.disable_adapter() if isinstance(built.model, PeftModel) else contextlib.nullcontext():
+def _adapters_off(model: LoadedModel) -> Iterator[None]:
+    flags = [(parameter, parameter.requires_grad) for parameter in model.model.parameters()]
+    with model.model.disable_adapter() if isinstance(model.model, PeftModel) else contextlib.nullcontext():
         yield
     for parameter, flag in flags:  # trap: PEFT makes every adapter trainable when it switches them on again
         parameter.requires_grad_(flag)
 
 
-def _loss(built: Built, rows: Sequence[EncodedRow], *, grad: bool = False) -> torch.Tensor:
-    batch = built.family.collate(rows, "right", built.base).to(built.device)
-    features = built.family.image_features(built.base, batch.images, grad=grad)
-    with torch.autocast(built.device.type, storage_dtype(built.device), enabled=built.device.type == "cuda"):
-        logits = built.family.forward(built.base, batch, features, batch.keep)
+def _loss(model: LoadedModel, rows: Sequence[EncodedRow], *, grad: bool = False) -> torch.Tensor:
+    batch = model.family.collate(rows, "right", model.base).to(model.device)
+    features = model.family.image_features(model.base, batch.images, grad=grad)
+    with torch.autocast(model.device.type, storage_dtype(model.device), enabled=model.device.type == "cuda"):
+        logits = model.family.forward(model.base, batch, features, batch.keep)
     return summed_cross_entropy(logits, batch.targets) / len(batch.targets)
 
 
-def _backward(built: Built, rows: Sequence[EncodedRow], *, grad: bool) -> None:
-    loss = _loss(built, rows, grad=grad)
+def _backward(model: LoadedModel, rows: Sequence[EncodedRow], *, grad: bool) -> None:
+    loss = _loss(model, rows, grad=grad)
     if loss.requires_grad:  # otherwise no parameter gets a gradient, which `_gradients` says
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _supervised(built: Built, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> Check:
-    texts = [repr(built.family.show(row.input_ids[row.supervised].tolist())) for row in rows[:2]]
+def _supervised(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> Check:
+    texts = [repr(model.family.show(row.input_ids[row.supervised].tolist())) for row in rows[:2]]
     for row, sample in zip(rows, samples, strict=True):
-        if problem := _mislabelled(built, row, sample):
+        if problem := _mislabelled(model, row, sample):
             return Check("learns", False, f"row {row.id} {problem}")
     return Check("learns", True, "the loss is on " + " and ".join(texts) + ", nothing else")
 
 
-def _mislabelled(built: Built, row: EncodedRow, sample: Sample) -> str | None:
+def _mislabelled(model: LoadedModel, row: EncodedRow, sample: Sample) -> str | None:
     """What is wrong with a row's ids: they must be the prompt as generation sees it, then the answer, then the end."""
-    prompt = built.family.encode_prompt(sample.id, sample.prompt)
+    prompt = model.family.encode_prompt(sample.id, sample.prompt)
     length = prompt.prompt_length
     if row.prompt_length != length or (row.input_ids[:length] != prompt.input_ids).any():
         return "is trained under another prompt than generation sees"
     if (row.supervised != (np.arange(row.length) >= length)).any():
-        return f"has its loss on {built.family.show(row.input_ids[row.supervised].tolist())!r}, not on its answer alone"
-    if row.n_supervised < 2 or row.input_ids[-1] != built.family.end_id:
-        return f"ends in {built.family.show(row.input_ids[-1:].tolist())!r}, not in the end token"
-    learned = built.family.decode(row.input_ids[length:-1].tolist())
+        return f"has its loss on {model.family.show(row.input_ids[row.supervised].tolist())!r}, not on its answer alone"
+    if row.n_supervised < 2 or row.input_ids[-1] != model.family.end_id:
+        return f"ends in {model.family.show(row.input_ids[-1:].tolist())!r}, not in the end token"
+    learned = model.family.decode(row.input_ids[length:-1].tolist())
     if _bare(learned) != _bare(sample.answer):
         return f"teaches {learned!r}, while its answer is {sample.answer!r}"
     return None
@@ -152,13 +153,13 @@ def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _first_loss(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
-    built.model.eval()
+def _first_loss(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
+    model.model.eval()
     with torch.no_grad():
-        first = float(_loss(built, rows))
-        with _adapters_off(built):
-            base = float(_loss(built, rows))
-    chance = math.log(built.base.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]
+        first = float(_loss(model, rows))
+        with _adapters_off(model):
+            base = float(_loss(model, rows))
+    chance = math.log(model.base.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]
     same = math.isclose(first, base, rel_tol=1e-6)  # B is zero, and adding zeros rounds nothing
     ceiling = FAR_ABOVE_CHANCE * max(chance, math.log(LEAST_VOCABULARY))
     sane = math.isfinite(first) and (first < ceiling or config.model.init == Init.random)
@@ -172,18 +173,18 @@ def _first_loss(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -
     return Check("first loss", same and sane, text)
 
 
-def _gradients(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
+def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
     parts = config.model.train
     grad = not {"vision", "connector"} <= set(tuned_parts(parts, Tuning.frozen))
-    names = trainable(built.model)
-    still = [name for name, _ in built.model.named_parameters() if ".lora_" in name and name not in names]
+    names = trainable(model.model)
+    still = [name for name, _ in model.model.named_parameters() if ".lora_" in name and name not in names]
     problems = [f"{len(still)} adapter matrices are frozen ({still[0]})"] if still else []
     problems += [] if names else ["nothing is trained"]
     for moment in ("at first", "after an evaluation pass"):
-        built.model.train()
-        built.model.zero_grad(set_to_none=True)
-        _backward(built, rows, grad=grad)
-        odd = unused_gradient_names(built.model)
+        model.model.train()
+        model.model.zero_grad(set_to_none=True)
+        _backward(model, rows, grad=grad)
+        odd = unused_gradient_names(model.model)
         problems += [
             f"{moment} {len(found)} {kind.replace('_', ' ')} gradient ({found[0]})"
             for kind, found in odd.items()
@@ -191,24 +192,24 @@ def _gradients(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) ->
         ]
         still = [n for n, p in names.items() if "lora_B" in n and p.grad is not None and not p.grad.any()]
         problems += [f"{moment} {len(still)} adapters with a zero gradient ({still[0]})"] if still else []
-        built.model.eval()
+        model.model.eval()
         with torch.no_grad():
-            _loss(built, rows)
+            _loss(model, rows)
     found = (
         "; ".join(problems) or f"on all {len(names)} trained tensors, on nothing else, also after an evaluation pass"
     )
     return Check("gradients", not problems, found)
 
 
-def _images(built: Built, samples: Sequence[Sample]) -> list[Check]:
+def _images(model: LoadedModel, samples: Sequence[Sample]) -> list[Check]:
     seen = [sample for sample in samples if sample.prompt.images][:4]
     if not seen:
         return []
-    built.model.eval()
+    model.model.eval()
     with torch.no_grad():
-        real = float(_loss(built, [built.family.encode(sample) for sample in seen]))
+        real = float(_loss(model, [model.family.encode(sample) for sample in seen]))
         blank = float(
-            _loss(built, [built.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for s in seen])
+            _loss(model, [model.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for s in seen])
         )
     text = f"loss {real:.4f} with the images, {blank:.4f} with black ones (untuned, on {len(seen)} rows)"
     if math.isclose(real, blank, rel_tol=1e-6):
@@ -219,16 +220,16 @@ def _images(built: Built, samples: Sequence[Sample]) -> list[Check]:
     return [Check("images arrive", True, f"{text}: {said}")]
 
 
-def _longest(built: Built, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
+def _longest(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
     longest = max(rows, key=lambda row: row.length)
     tokens = config.train.tokens_per_batch
     n_rows = config.train.rows_per_batch or config.train.rows_per_step
     n_rows = min(n_rows, max(1, tokens // longest.length)) if tokens else n_rows
     text = f"{n_rows} rows of {longest.length} tokens (the longest of {len(rows)} looked at) go through at once"
     grad = not {"vision", "connector"} <= set(tuned_parts(config.model.train, Tuning.frozen))
-    built.model.train()
+    model.model.train()
     try:
-        _backward(built, [longest] * n_rows, grad=grad)
+        _backward(model, [longest] * n_rows, grad=grad)
     except torch.OutOfMemoryError:
         return Check("longest row", False, f"{text.replace('go', 'do not go')}; lower train.rows_per_batch")
     return Check("longest row", True, text)

@@ -26,10 +26,10 @@ from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import tuned_parts
 from vlmft.models.merge import merged, rounded
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, read_run
-from vlmft.run.model_card import card
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.weights import load_tuned
 from vlmft.sample import BadRowError, Question
+from vlmft.tools.model_card import card
 from vlmft.training.checkpoint import whole_folder
 
 UPLOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, HfHubHTTPError.__bases__[0])

@@ -22,14 +22,11 @@ from vlmft.config.schema import (
     QuantizationMode,
     TrainerConfig,
 )
-from vlmft.data.datamodule import VLMDataModule
 from vlmft.models.family import make_family
 from vlmft.models.load import Source, attention_kernel, storage_dtype
 from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training
 from vlmft.sample import BadRowError, EncodedRow, Sample
 
-LOOKED_AT = 16
-"""Training rows that are encoded to find a long one."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 VISUAL_TOKENS = (2048, 1024, 512, 256, 128, 64)
 """Limits of an image's tokens that are tried."""
@@ -84,23 +81,24 @@ def require_training(
     config: ModelConfig,
     source: Source,
     model_config: Any,
-    data: VLMDataModule,
+    longest: tuple[EncodedRow, Sample] | None,
     device: torch.device,
     trainer: TrainerConfig,
     train: OptimizationConfig,
     *,
     may_refuse: bool = True,
 ) -> str:
-    """The estimate in words; with a warning where it is too much and not `may_refuse`, or where halving batches helps.
+    """The estimate in words, for batches of the `longest` row.
+
+    With a warning where it is too much and not `may_refuse`, or where halving batches helps.
 
     Raises:
         ConfigError: it does not fit; names what would.
     """
-    found = longest_row(data)
-    if found is None:  # the ledger will say why
+    if longest is None:  # the ledger will say why
         require_weights(config, model_config, device, trainer)
         return "not estimated, for no row could be read"
-    row, sample = found
+    row, sample = longest
     rows = min(train.rows_per_batch or train.rows_per_step, math.ceil(train.rows_per_step / trainer.devices))
     rows = min(rows, max(1, train.tokens_per_batch // row.length)) if train.tokens_per_batch else rows
     training = Training(
@@ -142,19 +140,6 @@ def require_training(
         f"memory: Expected about {in_words(needed, training)}, got {_gib(free)} free on {device}; {advice}; if that is "
         "wrong, trainer.memory_gib says how much there is"
     )
-
-
-def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
-    """Of some rows of the training split, bad ones left aside."""
-    ids: Sequence[str] = data.ids["train"]
-    found = []
-    for row_id in ids[:: max(1, len(ids) // LOOKED_AT)][:LOOKED_AT]:
-        with contextlib.suppress(BadRowError):
-            sample = data.sample(row_id)
-            row = data.encode(sample)
-            if isinstance(row, EncodedRow):
-                found.append((row, sample))
-    return max(found, key=lambda pair: pair[0].length) if found else None
 
 
 Setting = Callable[[Way], Sequence[Way]]
