@@ -1,0 +1,27 @@
+"""The settings of a run: what was left open is filled in beside them, and nobody writes into them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from vlmft.config.schema import EvaluateConfig, TrainConfig
+from vlmft.run.build import resolved
+from vlmft.run.start import settled
+
+
+def test_what_was_left_open_is_filled_in_beside_the_settings(compose: Callable[..., TrainConfig]) -> None:
+    config = compose("model=tiny_qwen2vl", "data=shapes", "trainer=cpu")
+    before = copy.deepcopy(config)
+    plan = resolved(config)
+    assert config == before and config.train.lr is None and plan.config.train.lr is not None
+    assert resolved(plan.config).config == plan.config
+
+
+def test_other_options_of_the_data_are_not_written_into_the_settings(
+    compose_evaluate: Callable[..., EvaluateConfig],
+) -> None:
+    config = compose_evaluate("model=tiny_qwen2vl", "data=shapes", "data_options.condition=B")
+    before = copy.deepcopy(config)
+    _, _, data = settled(config)
+    assert config == before and data.options["condition"] == "B"
