@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +14,7 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.evaluation.grading import (
+    Grading,
     TextKey,
     Verdict,
     VerdictFile,
@@ -23,10 +24,8 @@ from vlmft.evaluation.grading import (
     text_sha256,
 )
 from vlmft.evaluation.intervals import wilson_interval
-from vlmft.report import Report, write_report
-from vlmft.report.graded import graded_markup
-from vlmft.report.markup import Markup
-from vlmft.report.sections import put_section
+from vlmft.report import Report, put_grading, read_report, write_report_files
+from vlmft.report.markdown import markdown_text
 
 HOSTILE = "</main><script>alert(1)</script><!-- /section:grading -->"
 
@@ -259,40 +258,43 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Path:
-    write_report(
-        Report("t", HOSTILE, (), (), (HOSTILE,), (), {"test": 3}, (), {}, {}, {}, ""), tmp_path / "report.html"
+def folder(tmp_path: Path) -> Path:
+    """A report with hostile texts."""
+    write_report_files(Report("t", HOSTILE, (), (), (HOSTILE,), (), {"test": 3}, (), {}, {}, {}, ""), tmp_path)
+    return tmp_path
+
+
+def test_a_report_is_made_again_with_what_was_graded(folder: Path) -> None:
+    before = Balanced((folder / "report.html").read_text())
+    for n_accepted in (2, 8):
+        found = summarise_grading(ANSWERS, {"anna": judged(n_accepted, 1, True)}, GROUPS, ["untuned", "tuned"])
+        assert put_grading(folder, found.to_dict())
+        pages = [(folder / name).read_text().replace("\u00a0", " ") for name in ("report.html", "report.md")]
+        assert all(f"{10 * (n_accepted + 1)}.0 %" in text for text in pages)
+        page = Balanced(pages[0])
+        assert page.ids.count("grading") == 1 and page.scripts == before.scripts
+        assert page.links.count("#grading") == before.links.count("#grading") + 1 == 1
+        assert "## Graded by people" in pages[1] and HOSTILE not in pages[1]
+    assert read_report(folder) == dataclasses.replace(
+        Report("t", HOSTILE, (), (), (HOSTILE,), (), {"test": 3}, (), {}, {}, {}, ""),
+        grading=json.loads(json.dumps(found.to_dict())),
     )
-    return tmp_path / "report.html"
-
-
-def test_a_section_is_put_and_replaced(report: Path) -> None:
-    before = report.read_text()
-    put_section(report, "grading", "Graded by people", Markup("<p>the old one</p>"))
-    put_section(report, "other", "Other", Markup("<p>stays</p>"))
-    put_section(report, "grading", "Graded by people", Markup(r"<p>second \1</p>"))
-    text = report.read_text()
-    assert r"<p>second \1</p>" in text and "the old one" not in text and "<p>stays</p>" in text
-    page = Balanced(text)
-    assert page.ids.count("grading") == page.ids.count("other") == 1 and page.scripts == Balanced(before).scripts
-    assert page.links[-2:] == ["#grading", "#other"]
-    assert text.index('id="data"') < text.index('id="grading"') < text.index('id="other"') < text.index("</main>")
-    for name, kind in itertools.product(("grading", "other"), ("section", "link")):
-        assert text.count(f"<!-- {kind}:{name} -->") == text.count(f"<!-- /{kind}:{name} -->") == 1
 
 
 def test_what_is_no_report_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<p>mine</p>")
-    with pytest.raises(ValueError, match=r"Expected a report with one </main>, got 0 in .*report\.html"):
-        put_section(tmp_path / "report.html", "grading", "Graded", Markup())
+    assert not put_grading(tmp_path, {})
+    for wrong in ("{", "[]", '{"titel": "mine"}'):
+        (tmp_path / "report.json").write_text(wrong)
+        with pytest.raises(ConfigError, match=r"report\.json: Expected the content of a report, got another one"):
+            put_grading(tmp_path, {})
     assert (tmp_path / "report.html").read_text() == "<p>mine</p>"
 
 
-def test_the_section_says_what_was_found(report: Path) -> None:
+def test_the_section_says_what_was_found(folder: Path) -> None:
     verdicts = {"anna": judged(8, 1, True), HOSTILE: judged(6, 1, True), "judge-gpt": judged(9, 9, True)}
-    found = summarise_grading(ANSWERS, verdicts, GROUPS, ["untuned", "tuned"])
-    put_section(report, "grading", "Graded by people", graded_markup(found.to_dict()))
-    text = report.read_text()
+    put_grading(folder, summarise_grading(ANSWERS, verdicts, GROUPS, ["untuned", "tuned"]).to_dict())
+    text = (folder / "report.html").read_text()
     assert Balanced(text).scripts == 2
     for words in (
         "90.0\u00a0%",
@@ -307,10 +309,15 @@ def test_the_section_says_what_was_found(report: Path) -> None:
     assert "Not calibrated" not in text
 
 
+def graded_text(grading: Grading) -> str:
+    """The section in Markdown."""
+    return markdown_text(Report("t", "s", (), (), (), (), {}, (), {}, {}, {}, "", grading=grading.to_dict()))
+
+
 def test_a_judge_without_people_is_not_calibrated_and_kappa_may_be_undefined() -> None:
-    alone = graded_markup(summarise_grading(ANSWERS, {"judge-gpt": judged(9, 9, True)}, GROUPS, ["tuned"]).to_dict())
+    alone = graded_text(summarise_grading(ANSWERS, {"judge-gpt": judged(9, 9, True)}, GROUPS, ["tuned"]))
     assert "Not calibrated" in alone
     both = {"anna": judged(9, 9, True), "boris": judged(9, 9, True), "carl": {}}
-    text = graded_markup(summarise_grading(ANSWERS, both, GROUPS, ["untuned", "tuned"]).to_dict())
+    text = graded_text(summarise_grading(ANSWERS, both, GROUPS, ["untuned", "tuned"]))
     assert text.count("undefined: both gave one and the same verdict throughout") == 1
     assert text.count("no answer in common") == 2

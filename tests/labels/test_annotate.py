@@ -30,8 +30,8 @@ from vlmft.data.make import make_dataset
 from vlmft.labels import annotate as tool
 from vlmft.labels.annotate import Drafts, annotate
 from vlmft.labels.chat_client import Patient
-from vlmft.labels.local_page import LocalServer, Page
 from vlmft.labels.review import review_page
+from vlmft.pages.local_page import LocalServer, Page
 from vlmft.tools import cli
 
 CHROMIUM = Path("/usr/bin/chromium")

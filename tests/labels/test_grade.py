@@ -38,8 +38,8 @@ from vlmft.labels.grade import (
     read_samples,
     shuffled_items,
 )
-from vlmft.labels.local_page import LocalServer, Page
-from vlmft.report import Report, write_report
+from vlmft.pages.local_page import LocalServer, Page
+from vlmft.report import Report, write_report_files
 from vlmft.run.folder import plain
 from vlmft.sample import Sample
 
@@ -69,7 +69,8 @@ def original(compose: Callable[..., TrainConfig], tmp_path_factory: pytest.TempP
             row = {"id": sample.id, "text": text, "image_sha256": images, "prompt_sha256": sample.prompt.sha256}
             lines.append(json.dumps({**row, "finish": "stop", "arm": arm}) + "\n")
         (folder / "predictions" / f"{arm}.jsonl").write_text("".join(lines))
-    write_report(Report("t", "s", (), (), (), (), {"test": N_ROWS}, (), {}, {}, {}, ""), folder / "report.html")
+    write_report_files(Report("t", "s", (), (), (), (), {"test": N_ROWS}, (), {}, {}, {}, ""), folder)
+    (folder / "summary.json").write_text(json.dumps({"model": "tiny", "grading": None}))
     return folder
 
 
@@ -208,12 +209,16 @@ def test_summary(run: Path, original: Path, capsys: pytest.CaptureFixture[str]) 
     assert "judge-x and boris: Cohen's kappa 1.00 (32 answers, the same verdict on 100.0 %)" in told
     report = (run / "report.html").read_text()
     assert report.count('<section id="grading"') == 1 and "Machine judges" in report
+    assert "## Graded by people" in (run / "report.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary == {"model": "tiny", "grading": json.loads((run / "grading" / "summary.json").read_text())}
     grade(composed(run, "summary=true", "json=true", "arms=[zebra,quokka]"))
     content = json.loads(capsys.readouterr().out)
     assert content == json.loads((run / "grading" / "summary.json").read_text())
     assert [pair["second"] for pair in content["raters"][0]["comparisons"]] == ["quokka"]
     assert (run / "report.html").read_text().count('<section id="grading"') == 1
-    shutil.copy(original / "report.html", run / "report.html")  # evaluated again: the page is written anew
+    for name in ("report.html", "report.json"):  # evaluated again: the report is written anew
+        shutil.copy(original / name, run / name)
     grading_into_report(run)
     assert (run / "report.html").read_text().count('<section id="grading"') == 1
 

@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 
 from vlmft.config.check import ConfigError
-from vlmft.labels.local_page import DONE, HOST, MAX_BODY_BYTES, LocalServer, Page, html_page, picture_bytes
+from vlmft.pages.local_page import DONE, HOST, MAX_BODY_BYTES, LocalServer, Page, html_page, picture_bytes
 
 JSON = {"Content-Type": "application/json"}
 PICTURE = picture_bytes(PIL.Image.new("RGB", (2000, 10)))
@@ -153,7 +153,7 @@ def test_pictures_are_made_small(tmp_path: Any) -> None:
 SERVE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-from vlmft.labels.local_page import Page, serve
+from vlmft.pages.local_page import Page, serve
 serve(Page("", {}, {}.__getitem__), open_browser=False)
 print("after it")
 """

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from vlmft.metrics import METRICS
-from vlmft.report import Report, ReportAnswer, ReportRow, Section, breakdowns
+from vlmft.report import Report, ReportAnswer, ReportRow, Section
+from vlmft.report.breakdown import breakdowns
 
 COUNTING = (
     Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "fixtures/counting_predictions"

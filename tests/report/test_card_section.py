@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from vlmft.report.card import binned, card_section, card_words
+from vlmft.report import Report
+from vlmft.report.card import binned, card_words
+from vlmft.report.page import page_text
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -21,7 +24,11 @@ def spread(**counts: int) -> dict[str, Any]:
 
 def split(rows: int, looked_at: int) -> dict[str, Any]:
     counts = {"rows": rows, "looked_at": looked_at, "bad": 2, "repeated": 0, "images": 7, "answers": 3, "classes": 0}
-    spreads = {"answer_words": spread(v1=5), "questions_per_image": spread(v2=7), "visual_tokens": spread(v64=6, v80=1)}
+    spreads = {
+        "answer_words": spread(v1=4, v2=1),
+        "questions_per_image": spread(v2=6, v3=1),
+        "visual_tokens": spread(v64=6, v80=1),
+    }
     return {**counts, "top_answers": {HOSTILE: 0.5}, **spreads}
 
 
@@ -52,6 +59,12 @@ CARD: dict[str, Any] = {
     },
     "sheet": "../../near_duplicates.html",
 }
+
+
+def card_section(card: dict[str, Any]) -> str:
+    """The part of a report's page that is on the data."""
+    page = page_text(Report("t", "s", (), (), (), (), {}, (), {}, {}, {}, "", card=card))
+    return re.findall('<details id="data".*?</details>', page, re.DOTALL)[0]
 
 
 class Read(HTMLParser):
@@ -86,7 +99,7 @@ def test_what_it_says() -> None:
         "Visual tokens. train: 64 85.7\u00a0%, 80 14.3\u00a0%; test: ",
     ):
         assert told in page.text
-    assert page.names.count("svg") == 8, "four charts, each for wide and for narrow pages"
+    assert page.names.count("figure") == 4
 
 
 def test_what_there_is_not_is_not_shown() -> None:
@@ -96,7 +109,7 @@ def test_what_there_is_not_is_not_shown() -> None:
     for values in card["splits"].values():
         values["visual_tokens"] = values["questions_per_image"] = {"n": 0, "counts": {}}
     page = Read(card_section(card))
-    assert not page.links and "Overlap" not in page.text and page.names.count("svg") == 4
+    assert not page.links and "Overlap" not in page.text and page.names.count("figure") == 2
     assert "All 400 that were looked at. They take 90 tokens (median), 140 at most." in page.text
     card["near_duplicates"] = {**CARD["near_duplicates"], "largest_group": 12}
     assert "the largest group holds 12 images." in Read(card_section(card)).text

@@ -36,6 +36,7 @@ def test_what_lies_in_a_run_folder(trained: Any) -> None:
         "environment.json",
         "metrics.jsonl",
         "report.html",
+        "report.json",
         "report.md",
         "splits.json",
         "summary.json",

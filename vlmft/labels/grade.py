@@ -28,15 +28,16 @@ from vlmft.evaluation.grading import (
     summarise_grading,
     text_sha256,
 )
-from vlmft.labels.local_page import Page, html_page, own, picture_bytes, serve
+from vlmft.pages import packaged
+from vlmft.pages.local_page import Page, html_page, picture_bytes, serve
 from vlmft.predictions.compare import sentence
 from vlmft.predictions.rows import read_rows
-from vlmft.report.graded import graded_markup, kappa_words
-from vlmft.report.sections import put_section
-from vlmft.run.folder import CONFIG_FILE, read_run, write_json
+from vlmft.report import put_grading
+from vlmft.report.graded import kappa_words
+from vlmft.report.stored import REPORT_HTML
+from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, read_run, write_json
 from vlmft.sample import BadRowError, Sample
 
-REPORT_FILE = "report.html"
 LATER_DRAW = re.compile(r"fewshot-([2-9]|[1-9]\d+)")
 """Other examples before the same questions: judged only where they are named."""
 
@@ -238,7 +239,7 @@ def grading_page(items: Sequence[Item], samples: Mapping[str, Sample], file: Ver
         for i in range(len(samples[item.row_id].prompt.images))
     }
     actions: dict[str, Callable[[Any], Any]] = {"items": all_items, "grade": save}
-    return Page(html_page("Judge the answers", own("grade.html"), own("grade.js")), actions, image)
+    return Page(html_page("Judge the answers", packaged("grade.html"), packaged("grade.js")), actions, image)
 
 
 def read_grading(predictions: Predictions, arms: Sequence[str]) -> Grading:
@@ -249,20 +250,20 @@ def read_grading(predictions: Predictions, arms: Sequence[str]) -> Grading:
 
 
 def tell(predictions: Predictions, arms: Sequence[str], *, as_json: bool) -> None:
-    """Prints the result, writes grading/summary.json, and puts a section into the report where there is one."""
+    """Prints the result, and puts it into grading/summary.json and into what the run or evaluation has written."""
     found, folder = read_grading(predictions, arms), predictions.folder
     if not any(rater.n_texts for rater in found.raters):
         print(json.dumps(found.to_dict(), indent=2) if as_json else " | ".join(["no answer is judged", *found.notes]))
         return
-    write_json(folder / GRADING_FOLDER / "summary.json", found.to_dict())
-    _put(found, folder)
+    write_json(folder / GRADING_FOLDER / SUMMARY_FILE, found.to_dict())
+    is_reported = _put(found, folder)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return
     _print(found)
-    print(f"summary  {folder / GRADING_FOLDER / 'summary.json'}")
-    if (folder / REPORT_FILE).is_file():
-        print(f"report   {folder / REPORT_FILE}#grading")
+    print(f"summary  {folder / GRADING_FOLDER / SUMMARY_FILE}")
+    if is_reported:
+        print(f"report   {folder / REPORT_HTML}#grading")
 
 
 def keep_grading(folder: Path) -> None:
@@ -280,14 +281,14 @@ def grading_into_report(folder: Path) -> None:
         _put(read_grading(predictions, judged_arms(predictions)), folder)
 
 
-def _put(found: Grading, folder: Path) -> None:
-    if not (folder / REPORT_FILE).is_file() or not any(rater.n_texts for rater in found.raters):
-        return
-    try:
-        heading = "Graded by machines" if all(rater.is_judge for rater in found.raters) else "Graded by people"
-        put_section(folder / REPORT_FILE, "grading", heading, graded_markup(found.to_dict()))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+def _put(found: Grading, folder: Path) -> bool:
+    """Into report.json, report.html, report.md and the summary.json of the folder; False where there is no report."""
+    if not any(rater.n_texts for rater in found.raters) or not put_grading(folder, found.to_dict()):
+        return False
+    path = folder / SUMMARY_FILE
+    if path.is_file():
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "grading": found.to_dict()})
+    return True
 
 
 def _print(found: Grading) -> None:

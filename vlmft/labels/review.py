@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from vlmft.labels.annotate import Drafts, asked
-from vlmft.labels.local_page import Page, html_page, own, picture_bytes, serve
+from vlmft.pages import packaged
+from vlmft.pages.local_page import Page, html_page, picture_bytes, serve
 
 
 def review(drafts: Drafts, port: int, open_browser: bool) -> None:
@@ -34,7 +35,7 @@ def review_page(drafts: Drafts) -> Page:
         (picture,) = drafts.missing[names[int(name)]].prompt.images
         return picture_bytes(picture.load())
 
-    html = html_page("Captions to review", own("review.html"), own("review.js"), own("review.css"))
+    html = html_page("Captions to review", packaged("review.html"), packaged("review.js"), ["review.css"])
     return Page(html, {"items": items, "decide": decide}, image)
 
 

@@ -1,6 +1,5 @@
 """One report that tells what changed, as HTML and as Markdown: `content.py` is the contract, the writers make files."""
 
-from vlmft.report.breakdown import breakdowns
 from vlmft.report.content import (
     Bar,
     Curve,
@@ -14,6 +13,7 @@ from vlmft.report.content import (
 )
 from vlmft.report.markdown import write_markdown
 from vlmft.report.page import write_report
+from vlmft.report.stored import put_grading, read_report, write_report_files
 
 __all__ = [
     "Bar",
@@ -24,8 +24,10 @@ __all__ = [
     "ReportRow",
     "Section",
     "View",
-    "breakdowns",
+    "put_grading",
+    "read_report",
     "rows_to_picture",
     "write_markdown",
     "write_report",
+    "write_report_files",
 ]

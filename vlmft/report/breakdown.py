@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 
 from vlmft.evaluation.compare import arm_interval
+from vlmft.evaluation.numbers import DASH, MINUS, Unit, count, finite, number, share, shortened
 from vlmft.metrics.counting import counting
 from vlmft.metrics.numerals import whole_number
 from vlmft.report.content import RIGHT_SCORE, Grid, Report, ReportRow, Section, View
-from vlmft.report.units import DASH, MINUS, Unit, count, finite, number, share, shortened
 
 MAX_GROUPS = 20
 MAX_COUNTS = 20

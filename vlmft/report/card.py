@@ -5,37 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmft.report.charts import grouped_bars, grouped_columns, nice_step
-from vlmft.report.markup import Markup, element, joined
-from vlmft.report.tables import definitions
-from vlmft.report.units import count, share
+from vlmft.evaluation.numbers import count, share, shortened
+from vlmft.report.charts import Chart, Columns, Lane, Lanes, Scale, nice_step
 
 MAX_COLUMNS = 12
 """Values, or ranges of values, that get columns of their own."""
 SHOWN_ANSWERS = 6
+SPREADS = {
+    "Answer length": ("answer_words", "Words in an answer."),
+    "Visual tokens": ("visual_tokens", "Tokens that an image takes under this model, each different image once."),
+    "Questions per image": ("questions_per_image", "Rows that show one and the same image."),
+}
+"""Title -> key of a split in the card, and what it is."""
 LONGEST_NAME = 16
 
 
-def card_section(card: Mapping[str, Any]) -> Markup:
-    """What a reader must know of the data: its splits in words, what was found, and how answers and images spread."""
+def card_charts(card: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """How answers and images spread; what has one value throughout is no distribution."""
     splits: Mapping[str, Mapping[str, Any]] = card["splits"]
-    spreads = {
-        "Answer length": ("answer_words", "Words in an answer."),
-        "Visual tokens": (
-            "visual_tokens",
-            "Tokens that an image takes under this model, each different image once.",
-        ),
-        "Questions per image": ("questions_per_image", "Rows that show one and the same image."),
-    }
-    charts = [_answers(card["answers"], list(splits))]
-    for heading, (key, caption) in spreads.items():
-        found = {split: values[key] for split, values in splits.items() if values[key]["n"]}
-        charts += [_spread(heading, found, caption)] if found else []
-    pieces = [definitions(card_words(card))]
-    if card.get("sheet"):
-        link = element("a", {"href": card["sheet"]}, "The near-duplicates, side by side")
-        pieces.append(element("p", {"class": "beside"}, link))
-    return joined([*pieces, element("div", {"class": "charts"}, *charts)])
+    found: list[Chart] = [_answers(card["answers"], list(splits))]
+    for title, (key, caption) in SPREADS.items():
+        spreads = {split: values[key] for split, values in splits.items() if values[key]["n"]}
+        if len({value for spread in spreads.values() for value in spread["counts"]}) > 1:
+            found.append(_spread(title, spreads, caption))
+    return tuple(found)
 
 
 def card_words(card: Mapping[str, Any]) -> dict[str, str]:
@@ -112,27 +105,30 @@ def _fit(fit: Mapping[str, Any]) -> str:
     return f"{told} The model takes {count(fit['limit_tokens'])}."
 
 
-def _answers(answers: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> Markup:
-    names = [_name(answer) for answer in answers][:SHOWN_ANSWERS]
-    shares = {split: [found[split] for found in answers.values()][:SHOWN_ANSWERS] for split in splits}
+def _answers(answers: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> Lanes:
+    lanes = [
+        Lane("" if index else name, share(found[split]), found[split], mood=f"series-{index}", is_bar=True, group=name)
+        for answer, found in list(answers.items())[:SHOWN_ANSWERS]
+        for name in [shortened(" ".join(answer.split()), LONGEST_NAME)]
+        for index, split in enumerate(splits)
+    ]
     caption = "The most frequent answers, and the share of each split's rows that has them."
-    return _chart("Answers", splits, grouped_bars(names, shares, _summary("Answers", names, shares)), caption)
+    highest = max((lane.value or 0.0 for lane in lanes), default=0.0)
+    return Lanes(lanes, Scale(0.0, max(0.01, highest)), caption, title="Answers", legend=splits)
 
 
-def _name(answer: str) -> str:
-    text = " ".join(answer.split())
-    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "\u2026"
-
-
-def _spread(heading: str, spreads: Mapping[str, Mapping[str, Any]], caption: str) -> Markup:
+def _spread(title: str, spreads: Mapping[str, Mapping[str, Any]], caption: str) -> Columns:
     names, shares = binned({split: spread["counts"] for split, spread in spreads.items()})
     middles = "; ".join(
         f"{split}: {count(found['min'])} to {count(found['max'])}, median {count(found['median'])}, "
         f"95\u00a0% at most {count(found['p95'])}"
         for split, found in spreads.items()
     )
-    chart = grouped_columns(names, shares, _summary(heading, names, shares))
-    return _chart(heading, list(spreads), chart, f"{caption} {middles}.")
+    parts = (
+        f"{split}: " + ", ".join(f"{name} {share(part)}" for name, part in zip(names, values, strict=True) if part)
+        for split, values in shares.items()
+    )
+    return Columns(title, f"{title}. {'; '.join(parts)}", f"{caption} {middles}.", names, shares)
 
 
 def binned(counts: Mapping[str, Mapping[str, int]]) -> tuple[list[str], dict[str, list[float]]]:
@@ -150,22 +146,3 @@ def binned(counts: Mapping[str, Mapping[str, int]]) -> tuple[list[str], dict[str
             columns[starts.index(int(value)) if few else (int(value) - first) // step] += n
         shares[split] = [n / sum(found.values()) for n in columns]
     return names, shares
-
-
-def _summary(heading: str, names: Sequence[str], shares: Mapping[str, Sequence[float]]) -> str:
-    told = (
-        f"{split}: " + ", ".join(f"{name} {share(part)}" for name, part in zip(names, parts, strict=True) if part)
-        for split, parts in shares.items()
-    )
-    return f"{heading}. " + "; ".join(told)
-
-
-def _chart(heading: str, splits: Sequence[str], chart: Markup, caption: str) -> Markup:
-    keys = (
-        element("li", {"class": f"series-{index}"}, element("span", {"class": "swatch"}), split)
-        for index, split in enumerate(splits)
-    )
-    figure = element("figure", {}, chart, element("figcaption", {}, caption))
-    return element(
-        "div", {"class": "chart"}, element("h3", {}, heading), element("ul", {"class": "legend"}, *keys), figure
-    )

@@ -1,4 +1,4 @@
-"""What a report says, as plain values. `page.py` and `markdown.py` make files of it and know nothing else of a run."""
+"""What a report says, as plain values: what report.json holds, all that `page.py` and `markdown.py` know of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
+
+from vlmft.evaluation.numbers import finite
 
 Outcome = Literal["fixed", "broken", "both_wrong", "both_right", "wrong", "right", "unpaired"]
 PAIR_OUTCOMES: tuple[Outcome, ...] = ("fixed", "broken", "both_wrong", "both_right")
@@ -90,6 +92,17 @@ class Grid:
             if len(line) != len(self.heads):
                 raise ValueError(f"Expected {len(self.heads)} cells as in {self.heads!r}, got {line!r}; fill the line")
 
+    def kind(self, column: int) -> str:
+        """text or number: a class of the style sheet."""
+        return "text" if column in self.text_columns else "number"
+
+    def shade(self, line: int, column: int) -> str:
+        """Another one, of ten steps; empty where the cell is not shaded."""
+        heat = finite(self.heat[line][column]) if self.heat else None
+        if heat is None:
+            return ""
+        return f"heat heat-{min(10, max(1, round(10 * heat)))}" if heat > 0 else "nil"
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -112,7 +125,15 @@ class Section:
     bars: tuple[Bar, ...] = ()
     parts: tuple[Section, ...] = ()
     is_folded: bool = False
-    """As a part of another: only its title shows until it is opened."""
+    """Only its title shows until it is opened."""
+    bars_end: float | None = None
+    """Where the axis of the bars ends, such as 1 for shares; None at the largest."""
+    notes: tuple[str, ...] = ()
+    """Paragraphs below the table."""
+    definitions: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> what is said of it; nested mappings are nested folds."""
+    code: str = ""
+    """Text to be typed."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +161,15 @@ class Report:
     alarms: tuple[str, ...] = ()
     """Those of the warnings that take its meaning from the verdict."""
     sections: tuple[Section, ...] = ()
-    """Shown between the comparisons and the gallery."""
+    """Shown after the comparisons; those that are folded below the training curves."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Hashes of what the numbers hang on: settings, prompt format, processor, base, adapter."""
     card: Mapping[str, Any] | None = None
     """data_card.json of the run, and `sheet`: where near_duplicates.html lies as seen from the page, or null."""
+    run: Mapping[str, str] = field(default_factory=dict)
+    """Date, duration, hardware, folder."""
+    grading: Mapping[str, Any] | None = None
+    """What raters have found, `Grading.to_dict()`; None before anybody has judged."""
 
     @property
     def is_graded(self) -> bool:

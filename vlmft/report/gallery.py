@@ -1,4 +1,4 @@
-"""The rows of the gallery as JSON for page.js, kept inside a byte budget."""
+"""The rows of the gallery as JSON for report.js, kept inside a byte budget."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from vlmft.evaluation.numbers import finite
+from vlmft.pages import script_json
 from vlmft.report.content import (
     MAX_PICTURED_ROWS,
     RIGHT_SCORE,
@@ -16,8 +20,6 @@ from vlmft.report.content import (
     View,
     rows_to_picture,
 )
-from vlmft.report.markup import Markup, script_json
-from vlmft.report.units import finite
 
 MAX_ROWS = 5_000
 TEXT_BYTES = 8_000_000
@@ -75,11 +77,16 @@ def _pictures(rows: Sequence[ReportRow], view: View) -> dict[int, list[str]]:
     with_pictures = [position for position, row in enumerate(rows) if row.thumbnails]
     for rank in rows_to_picture([rows[position] for position in with_pictures], view, MAX_PICTURED_ROWS):
         position = with_pictures[rank]
-        addresses = [_data_address(data, rows[position].id) for data in rows[position].thumbnails]
+        addresses = data_addresses(rows[position])
         if sum(map(len, addresses)) <= left:
             pictures[position] = addresses
             left -= sum(map(len, addresses))
     return pictures
+
+
+def data_addresses(row: ReportRow) -> list[str]:
+    """The thumbnails of a row as addresses that hold them."""
+    return [_data_address(data, row.id) for data in row.thumbnails]
 
 
 def _data_address(data: bytes, row_id: str) -> str:

@@ -1,14 +1,13 @@
-"""The report's section on answers that were judged by people, from the dict of `Grading`."""
+"""The report's section on answers that people and judges have graded, from the dict of `Grading`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlmft.report.content import Grid
-from vlmft.report.markup import Markup, element, joined
-from vlmft.report.tables import data_table, mood, rows_and_groups, verdict
-from vlmft.report.units import DASH, Unit, count, number, p_value, share
+from vlmft.evaluation.numbers import Unit, count, number, p_value, share
+from vlmft.report.content import Grid, Section
+from vlmft.report.tables import mood, pair_name, rows_and_groups, verdict
 
 SHARE = Unit(is_share=True)
 HOW = (
@@ -17,88 +16,73 @@ HOW = (
 )
 
 
-def graded_markup(grading: Mapping[str, Any]) -> Markup:
+def graded_section(grading: Mapping[str, Any]) -> Section:
     """Acceptance, paired comparison and agreement; machine judges apart."""
     people = [rater for rater in grading["raters"] if not rater["is_judge"]]
     judges = [rater for rater in grading["raters"] if rater["is_judge"]]
-    parts: list[str] = []
-    if people:
-        parts = [element("p", {}, HOW), _acceptance("Accepted by people", people, grading["mean_of_people"])]
-        parts.append(_comparisons(people))
-    parts.append(_agreement("Agreement of people", grading["kappas"], {rater["rater"] for rater in people}))
+    kappas = grading["kappas"]
+    parts = [_acceptance("Accepted by people", people, grading["mean_of_people"]), _comparisons(people)]
+    parts.append(_agreement("Agreement of people", kappas, people))
     if judges:
-        parts += [element("h3", {}, "Machine judges"), _acceptance("Accepted by machine judges", judges, {})]
-        parts.append(_agreement("Judges and people", grading["kappas"], {rater["rater"] for rater in judges}))
-        if not people:
-            parts.append(element("p", {"class": "note"}, "Not calibrated: no person has judged these answers."))
-    return joined([*parts, *(element("p", {"class": "note"}, note) for note in grading["notes"])])
+        alone = () if people else ("Not calibrated: no person has judged these answers.",)
+        machines = [
+            _acceptance("Accepted by machine judges", judges, {}),
+            _agreement("Judges and people", kappas, judges),
+        ]
+        parts.append(Section("Machine judges", parts=_filled(machines), notes=alone))
+    title = "Graded by people" if people else "Graded by machines"
+    return Section(title, (HOW,) if people else (), parts=_filled(parts), notes=tuple(grading["notes"]))
 
 
-def _acceptance(name: str, raters: Sequence[Mapping[str, Any]], mean: Mapping[str, float]) -> Markup:
+def _filled(parts: Iterable[Section]) -> tuple[Section, ...]:
+    return tuple(part for part in parts if part.parts or (part.table is not None and part.table.lines))
+
+
+def _acceptance(name: str, raters: Sequence[Mapping[str, Any]], mean: Mapping[str, float]) -> Section:
     heads = ["Rater", "Arm", "n", "Accepted", "Rate", "95\u00a0% interval"]
     lines = [
-        [
-            rater["rater"],
-            arm["arm"],
-            count(arm["n"]),
-            count(arm["accepted"]),
-            share(arm["value"]),
-            SHARE.interval(arm["interval"]),
-        ]
+        [rater["rater"], arm["arm"], count(arm["n"]), count(arm["accepted"]), share(arm["value"]), _interval(arm)]
         for rater in raters
         for arm in rater["arms"]
     ]
     lines += [["mean of people", arm, "", "", share(value), ""] for arm, value in mean.items()]
-    return _table(name, Grid(heads, lines, text_columns=(0, 1), bold_columns=(4,)))
+    return Section(name, table=Grid(heads, lines, text_columns=(0, 1), bold_columns=(4,)))
 
 
-def _comparisons(raters: Sequence[Mapping[str, Any]]) -> Markup:
-    heads = [
-        "Rater",
-        "Comparison",
-        "n",
-        "Difference",
-        "95\u00a0% interval",
-        "p (Holm)",
-        "Only first",
-        "Only second",
-    ]
+def _interval(arm: Mapping[str, Any]) -> str:
+    return SHARE.interval(arm["interval"])
+
+
+def _comparisons(raters: Sequence[Mapping[str, Any]]) -> Section:
+    heads = ["Rater", "Comparison", "n", "Difference", "95\u00a0% interval", "p (Holm)", "Only first", "Only second"]
+    pairs = [(rater["rater"], pair) for rater in raters for pair in rater["comparisons"]]
     lines = [
         [
-            rater["rater"],
-            f"{pair['first']} \u2192 {pair['second']}",
+            rater,
+            pair_name(pair),
             rows_and_groups(pair),
             SHARE.difference(pair["difference"]),
-            SHARE.interval(pair["interval"]),
+            SHARE.difference_interval(pair["interval"]),
             f"{p_value(pair['p_holm'])}\n{pair['p_test']}",
             count(pair["only_first"]),
             count(pair["only_second"]),
             verdict(pair),
         ]
-        for rater in raters
-        for pair in rater["comparisons"]
+        for rater, pair in pairs
     ]
-    moods = [mood(pair) for rater in raters for pair in rater["comparisons"]]
+    moods = [mood(pair) for _, pair in pairs]
     table = Grid([*heads, "Verdict"], lines, text_columns=(0, 1, 8), bold_columns=(3,), moods=moods)
-    return _table("Paired comparison by people", table)
+    return Section("Paired comparison by people", table=table)
 
 
-def _agreement(name: str, kappas: Iterable[Mapping[str, Any]], firsts: set[str]) -> Markup:
+def _agreement(name: str, kappas: Iterable[Mapping[str, Any]], raters: Sequence[Mapping[str, Any]]) -> Section:
+    firsts = {rater["rater"] for rater in raters}
     lines = [
-        [f"{one['first']} and {one['second']}", count(one["n"]), _or_dash(one["agreement"]), kappa_words(one)]
+        [f"{one['first']} and {one['second']}", count(one["n"]), share(one["agreement"]), kappa_words(one)]
         for one in kappas
         if one["first"] in firsts
     ]
-    heads = ["Raters", "Answers both judged", "Same verdict", "Cohen\u2019s kappa"]
-    return _table(name, Grid(heads, lines))
-
-
-def _table(name: str, table: Grid) -> Markup:
-    return data_table(name, table) if table.lines else Markup()
-
-
-def _or_dash(value: float | None) -> str:
-    return DASH if value is None else share(value)
+    return Section(name, table=Grid(["Raters", "Answers both judged", "Same verdict", "Cohen\u2019s kappa"], lines))
 
 
 def kappa_words(kappa: Mapping[str, Any]) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from vlmft.config.files import write_whole
 from vlmft.report import tables
-from vlmft.report.card import card_words
 from vlmft.report.content import Grid, Report, Section
-from vlmft.report.units import Unit
+from vlmft.report.outline import blocks
 
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~!&$]")
@@ -25,21 +24,10 @@ def write_markdown(report: Report, path: Path) -> None:
 
 def markdown_text(report: Report) -> str:
     """The whole file as text."""
-    unit = Unit(is_share=not report.is_graded)
-    arms = [_table(tables.arm_table(some, unit)) for some in tables.by_metric(report.arms)]
     pieces = [f"# {_plain(report.title)}", *_verdict(report), f"> {_plain(report.sentence)}", *_warnings(report)]
-    pieces += ["## Arms", *arms] if arms else []
-    if report.comparisons:
-        note = _plain(tables.comparison_note(report.comparisons))
-        pieces += ["## Paired comparison", _table(tables.comparison_table(report.comparisons, unit)), note]
-    for section in report.sections:
-        pieces += _section(section, 2)
-    if report.card is not None:
-        pieces += ["## Data", _list(card_words(report.card))]
-    lists = {"Checks": report.checks, "Fingerprints": report.fingerprints, "Versions": report.versions}
-    for name, values in lists.items():
-        pieces += [f"## {name}", _list(values)] if values else []
-    pieces += ["## Command", _code(report.command)] if report.command else []
+    pieces += [_list(report.run)]
+    for block in blocks(report):
+        pieces += _section(block.section, 2) if not block.page_only else []
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
 
@@ -62,9 +50,11 @@ def _section(section: Section, rank: int) -> list[str]:
         inner.append(_table(section.table))
     if section.bars:
         inner.append(_table(Grid(("", "Value"), tuple((bar.label, bar.text) for bar in section.bars))))
+    inner += [_plain(note) for note in section.notes]
     for part in section.parts:
         inner += _section(part, rank + 1)
-    if section.is_folded:
+    inner += [_list(section.definitions), _code(section.code) if section.code else ""]
+    if section.is_folded and rank > 2:
         return [f"<details><summary>{html.escape(section.title)}</summary>", *inner, "</details>"]
     return [f"{'#' * rank} {_plain(section.title)}", *inner]
 

@@ -9,19 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.files import write_whole
+from vlmft.pages import whole_page
 from vlmft.report.card import findings
-from vlmft.report.markup import Markup, element, joined
-from vlmft.report.page import packaged
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-STYLE = """
-.twins { display: grid; grid-template-columns: 1fr 1fr; gap: 0.4rem 1rem; align-items: end; padding: 0.8rem;
-  border: 1px solid var(--line); border-radius: 6px; break-inside: avoid; }
-.twins img { display: block; width: 100%; max-height: 15rem; object-fit: contain; background: var(--faint); }
-.twins figcaption { overflow-wrap: anywhere; }
-.twins .note { grid-column: 1 / -1; margin: 0; }
-"""
 
 
 @dataclass(frozen=True)
@@ -45,32 +34,17 @@ def write_near_sheet(card: Mapping[str, Any], twins: Sequence[Twins], path: Path
         "Their splits stay as they are, but where splits are taken from train, data.group_near_duplicates=true keeps "
         "near-duplicates in one of them."
     )
-    head = [
-        element("title", {}, title),
-        Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" '),
-        Markup('content="light dark"><link rel="icon" href="data:,">'),
-        element("style", {}, Markup(packaged("page.css") + STYLE)),
+    pairs = [
+        {
+            "pictures": list(zip(one.splits, one.names, map(_address, one.jpegs), strict=True)),
+            "note": "The hashes are equal" if one.distance == 0 else f"{one.distance} bits differ",
+        }
+        for one in twins
     ]
-    body = [
-        element("h1", {}, title),
-        element("p", {"class": "sentence"}, findings(card)["Near-duplicates"]),
-        element("p", {}, note),
-        element("div", {"class": "rows"}, *(_pair(one) for one in twins)),
-    ]
-    page = element("html", {"lang": "en"}, element("head", {}, *head), element("body", {}, element("main", {}, *body)))
-    write_whole(path, f"<!doctype html>\n{page}\n".encode("utf-8", "replace"))
+    values = {"sentence": findings(card)["Near-duplicates"], "note": note, "pairs": pairs}
+    text = whole_page("near_duplicates.html", title, values, styles=("page.css", "near_duplicates.css"))
+    write_whole(path, text.encode("utf-8", "replace"))
 
 
-def _pair(twins: Twins) -> Markup:
-    pictures = [
-        element(
-            "figure",
-            {},
-            element("img", {"src": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}", "alt": name}),
-            element("figcaption", {}, element("strong", {}, split), f" {name}"),
-        )
-        for split, name, jpeg in zip(twins.splits, twins.names, twins.jpegs, strict=True)
-    ]
-    told = "The hashes are equal" if twins.distance == 0 else f"{twins.distance} bits differ"
-    return element("div", {"class": "twins"}, joined(pictures), element("p", {"class": "note"}, told))
+def _address(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -15,11 +15,12 @@ from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.evaluation.gains import detectable
 from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
+from vlmft.report import write_report_files
 from vlmft.run.build import build
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.present import print_evaluation, print_phases, where
 from vlmft.run.quiet import quiet_libraries
-from vlmft.run.results import Phases, Summary, log_predictions, report, write_results
+from vlmft.run.results import Phases, Summary, log_predictions, report
 from vlmft.run.rows import MANIFEST_FILE, note_trained_rows, require_same_rows
 from vlmft.run.start import settled
 from vlmft.run.weights import Others, put_others
@@ -75,7 +76,7 @@ def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     used: Any = dataclasses.replace(run or config, evaluation=settings)  # type: ignore[type-var]
     metrics = Path(config.run or folder) / METRICS_FILE
     content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
-    places: dict[str, Any] = {"report": write_results(content, folder), "predictions": folder / "predictions"}
+    places: dict[str, Any] = {"report": write_report_files(content, folder), "predictions": folder / "predictions"}
     summary.write(folder)
     places["summary"] = folder / SUMMARY_FILE
     if config.logger.wandb:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import psutil  # type: ignore[import-untyped]
 import torch
 from lightning.pytorch.loggers import Logger
 
@@ -25,23 +28,21 @@ from vlmft.report import (
     Report,
     ReportAnswer,
     ReportRow,
-    breakdowns,
     rows_to_picture,
-    write_markdown,
-    write_report,
 )
 from vlmft.run.build import Built
 from vlmft.run.card import read_card
 from vlmft.run.folder import SUMMARY_FILE, command_line, config_hash, environment, plain, write_json
 from vlmft.run.preflight import Check
-from vlmft.run.present import headline
+from vlmft.run.present import duration, headline
 from vlmft.run.sections import sections_of
 from vlmft.sample import Sample
 from vlmft.training.memory import peak_memory_bytes
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
 
-THUMBNAIL_PIXELS = 160
+THUMBNAIL_PIXELS = 480
+"""Longer side at most, so that a chart can still be read when its picture is enlarged."""
 SMOKE = "Smoke run on a few rows, with random weights where a model would come from the Hub: its numbers mean nothing"
 
 
@@ -93,6 +94,8 @@ class Summary:
     """What takes their meaning from the numbers: answers that stand in the prompts, test rows that were trained on."""
     without_looking: dict[str, Any] | None = None
     """`readable_answers`, `baselines` and `controls`: what a score is worth that needs no image."""
+    grading: dict[str, Any] | None = None
+    """What people and judges have found of the answers (vlmft grade, vlmft judge); null before anybody has judged."""
     best_checkpoint: str | None = None
     best_value: float | None = None
     """Validation metric of the best checkpoint."""
@@ -210,14 +213,32 @@ def report(
             "metric": variant(built.data.metric_name),
         },
         card=read_card(metrics.parent, page_folder or metrics.parent),
+        run=_facts(built, summary, page_folder or metrics.parent),
     )
-    content = dataclasses.replace(content, sections=(*content.sections, *breakdowns(content)))
     pictured = set(rows_to_picture(rows, content.view, gallery_rows)) if content.view else set()
     with_pictures = tuple(
         _with_thumbnails(row, sample) if position in pictured else row
         for position, (row, sample) in enumerate(zip(rows, evaluation.samples, strict=True))
     )
     return dataclasses.replace(content, rows=with_pictures)
+
+
+def _facts(built: Built, summary: Summary, folder: Path) -> dict[str, str]:
+    """When, how long, on what and where."""
+    return {
+        "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "Duration": ", ".join(f"{name} {duration(one.seconds)}" for name, one in summary.phases.items()),
+        "Hardware": hardware(built.device),
+        "Folder": str(folder),
+    }
+
+
+def hardware(device: torch.device) -> str:
+    """Such as "NVIDIA H100, 79 GiB" or "CPU, 2 cores, 8 GiB"."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
+    return f"{device.type.upper()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> ReportRow:
@@ -264,7 +285,7 @@ def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
         picture = PIL.Image.fromarray(image.pixels)
         picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         data = io.BytesIO()
-        picture.save(data, "JPEG", quality=80)
+        picture.save(data, "JPEG", quality=75)
         thumbnails.append(data.getvalue())
     return dataclasses.replace(row, thumbnails=tuple(thumbnails))
 
@@ -285,11 +306,3 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         found.append(Curve(name, tuple(int(step) for step, _ in points), tuple(float(value) for _, value in points)))
     return tuple(found)
-
-
-def write_results(content: Report, folder: Path) -> Path:
-    """report.html, whose path it returns, and report.md beside it."""
-    path = folder / "report.html"
-    write_report(content, path)
-    write_markdown(content, folder / "report.md")
-    return path

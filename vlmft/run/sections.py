@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.gains import detectable
+from vlmft.evaluation.numbers import DASH
 from vlmft.evaluation.score import ArmSummary
 from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.report import Bar, Grid, Section
-from vlmft.report.units import DASH
 from vlmft.run.present import percent
 
 
@@ -26,11 +26,13 @@ def _sections(found: Evaluation) -> Iterator[Section]:
     draws = [arm for arm in found.arms.values() if len(arm.draws) > 1]
     if draws:
         yield _few_shot(draws)
-    yield Section("Other metrics of the same answers", _METRICS_SAID, _beside(list(found.arms.values())))
+    yield Section(
+        "Other metrics of the same answers", _METRICS_SAID, _beside(list(found.arms.values())), is_folded=True
+    )
     first = next(iter(found.arms.values()))
     said = [detectable(first.n, first.n_groups, first.kind)]
     said += [f"Batch size: {found.invariance.sentence}"] if found.invariance is not None else []
-    yield Section("What this test set can show", tuple(said))
+    yield Section("What this test set can show", tuple(said), is_folded=True)
 
 
 _METRICS_SAID = (
@@ -71,13 +73,13 @@ def _without_looking(found: WithoutLooking) -> Section:
         for rule in found.baselines
     ]
     heads = ("Rule", "Score", "Rows answered", "Kinds", "What it says")
-    return Section("Without looking", tuple(said), Grid(heads, lines, (0, 4), (1,)) if lines else None)
+    return Section("Without looking", tuple(said), Grid(heads, lines, (0, 4), (1,)) if lines else None, is_folded=True)
 
 
 def _few_shot(arms: Sequence[ArmSummary]) -> Section:
     said = "Each draw is another seeded choice of examples from train; the arm's value is their mean."
     bars = [Bar(f"{arm.arm}, draw {n}", value, _share(value)) for arm in arms for n, value in enumerate(arm.draws, 1)]
-    return Section("Examples before the question", (said,), bars=tuple(bars))
+    return Section("Examples before the question", (said,), bars=tuple(bars), bars_end=1.0, is_folded=True)
 
 
 def _beside(arms: Sequence[ArmSummary]) -> Grid:

@@ -18,13 +18,14 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
+from vlmft.report import write_report_files
 from vlmft.run.build import Built, Plan, resolved
 from vlmft.run.fit import fit
 from vlmft.run.folder import ADAPTER, CONFIG_FILE, SUMMARY_FILE, find_folder, folder_of, opened, plain, tell_folder
 from vlmft.run.present import print_evaluation, print_inferred, print_phases, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.ready import Checked, build_for, check, keep_data
-from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report, write_results
+from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report
 from vlmft.run.rows import note_trained_rows
 from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
@@ -208,7 +209,7 @@ def _report(
         print_evaluation(found, verbose=config.evaluation.verbose)
         metrics, n_pictures = folder / METRICS_FILE, config.evaluation.gallery_rows
         content = report(built, config, summary, found, checked.checks, metrics, n_pictures)
-        places = {"report": write_results(content, folder), "predictions": folder / "predictions", **places}
+        places = {"report": write_report_files(content, folder), "predictions": folder / "predictions", **places}
         log_predictions(found, config.logger.table_rows, loggers)
     summary.write(folder)
     for logger in loggers:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlmft.config.files import write_whole
-from vlmft.report.charts import NARROW, Lane, Scale, both_widths, interval_chart, rounded_range
-from vlmft.report.content import Grid
-from vlmft.report.figures import captioned
-from vlmft.report.markup import Attributes, Markup, element, joined
-from vlmft.report.page import Block, code, packaged, sentence, whole_page
-from vlmft.report.tables import data_table, definitions, metric_words, rows_and_groups
-from vlmft.report.units import DASH, Unit, count, finite, number, share, significant
+from vlmft.evaluation.numbers import DASH, Unit, count, finite, number, share, significant
+from vlmft.pages import whole_page
+from vlmft.report.charts import Lane, Lanes, Scale, bar_lanes, rounded_range
+from vlmft.report.content import Grid, Section
+from vlmft.report.outline import Block
+from vlmft.report.tables import metric_words, rows_and_groups
 
 MAX_LANES = 30
 MAX_MARKS = 8
 """Values of a setting that get a place of their own on its axis; more are placed by size."""
+IMPORTANCE = (
+    "Eta squared: the share of the variance between finished jobs that lies between the groups of one setting's "
+    "values. Squared rank correlation (Spearman): the same for numbers that hardly repeat, where the effect is "
+    "monotonic. By chance alone: what a setting without effect is expected to reach. Neither sees what two "
+    "settings do only together, and jobs that Optuna chose are no random sample."
+)
 
 
 def write_sweep_page(sweep: Mapping[str, Any], path: Path) -> None:
@@ -31,18 +37,21 @@ def sweep_page(sweep: Mapping[str, Any]) -> str:
     jobs, unit = sweep["jobs"], Unit(is_share=any(job["interval"] for job in sweep["jobs"]))
     ranked = [job for job in jobs if job["rank"] is not None]
     parameters = list(dict.fromkeys(key for job in jobs for key in job["values"]))
-    blocks = [
-        Block("ranking", "Ranking on validation", joined([_ranking(jobs, parameters, unit), _lanes(ranked, unit)])),
-        Block("parallel", "Settings and outcome", parallel_coordinates(ranked, parameters, unit)),
-        Block("importance", "Importance", _importance(sweep["importance"])),
-        Block("origin", "Origin", _origin(sweep)),
-    ]
-    warnings = [element("p", {"class": "warnings"}, " ".join(sweep["warnings"]))] if sweep["warnings"] else []
-    style = packaged("page.css") + packaged("sweep.css")
-    return whole_page(sweep["title"], [sentence(sweep["sentence"]), *warnings], blocks, style)
+    blocks = [_ranking(jobs, ranked, parameters, unit)]
+    if len(ranked) > 1 and parameters:
+        chart = Parallel.of(ranked, parameters, unit)
+        blocks.append(Block("parallel", Section("Settings and outcome"), (chart,)))  # type: ignore[arg-type]
+    if sweep["importance"]:
+        blocks.append(Block("importance", _importance(sweep["importance"])))
+    codes = {"The winner on the test split": sweep["evaluate"], "Command": sweep["command"]}
+    blocks += [Block(f"code-{i}", Section(title, code=code)) for i, (title, code) in enumerate(codes.items()) if code]
+    values = {"sweep": sweep, "blocks": blocks, "bar_lanes": bar_lanes}
+    return whole_page("sweep.html", sweep["title"], values, styles=("page.css", "sweep.css"))
 
 
-def _ranking(jobs: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit: Unit) -> Markup:
+def _ranking(
+    jobs: Sequence[Mapping[str, Any]], ranked: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit: Unit
+) -> Block:
     heads = ["Rank", *parameters, _metric(jobs), "95\u00a0% interval", "n", "Against the best"]
     heads += ["State", "Seconds", "Run"]
     lines = tuple(
@@ -60,20 +69,19 @@ def _ranking(jobs: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit:
         for job in jobs
     )
     k = len(parameters)
+    table = Grid(heads, lines, (0, *range(1, k + 1), k + 4, k + 5, k + 7), bold_columns=(k + 1,))
     failures = {f"{_settings(job) or job['number']}": job["message"] for job in jobs if job["message"]}
-    told = [element("h3", {}, "Failures"), definitions(failures)] if failures else []
-    texts = (0, *range(1, k + 1), k + 4, k + 5, k + 7)
-    return joined([data_table(_metric(jobs), Grid(heads, lines, texts, bold_columns=(k + 1,))), *told])
+    parts = (Section("Failures", definitions=failures),) if failures else ()
+    charts = (_lanes(ranked, unit),) if ranked and unit.is_share else ()
+    return Block("ranking", Section("Ranking on validation", table=table, parts=parts), charts)
 
 
 def _metric(jobs: Sequence[Mapping[str, Any]]) -> str:
     return next((metric_words(job["metric"].rpartition("/")[2]) for job in jobs if job["metric"]), "Validation")
 
 
-def _lanes(ranked: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
+def _lanes(ranked: Sequence[Mapping[str, Any]], unit: Unit) -> Lanes:
     """Where the metric is a share: each job with its interval, on the whole range from 0 to 1."""
-    if not ranked or not unit.is_share:
-        return Markup()
     lanes = [
         Lane(
             label=f"{job['rank']}. {_settings(job)}",
@@ -89,16 +97,11 @@ def _lanes(ranked: Sequence[Mapping[str, Any]], unit: Unit) -> Markup:
         f"{_metric(ranked)} on the validation rows, of each job's best checkpoint with its 95\u00a0% Wilson interval; "
         "dashed: the best job. Intervals that overlap the best one's do not tell the jobs apart; the rows are the "
         "same, but their predictions are not stored, so there is no paired test. The best of several jobs looks "
-        "better than it is: "
-        "its figure to quote is that of the test split."
+        "better than it is: its figure to quote is that of the test split."
     )
     if len(ranked) > MAX_LANES:
         caption += f" The {MAX_LANES} best of {len(ranked)} jobs."
-    return captioned(interval_chart(lanes, (0.0, 1.0), unit.tick, "Validation by job: " + _spoken(lanes)), caption)
-
-
-def _spoken(lanes: Sequence[Lane]) -> str:
-    return ", ".join(f"{lane.label} {lane.text}" for lane in lanes)
+    return Lanes(lanes, Scale(0.0, 1.0), caption, unit.tick)
 
 
 def _settings(job: Mapping[str, Any]) -> str:
@@ -108,18 +111,22 @@ def _settings(job: Mapping[str, Any]) -> str:
 
 def _written(text: str) -> str:
     """A value as people write it: a drawn number with four digits."""
+    value = _finite(text)
+    return text if value is None or len(text) <= 7 else significant(value)
+
+
+def _finite(text: str) -> float | None:
     try:
-        value = float(text)
+        return finite(float(text))
     except ValueError:
-        return text
-    return significant(value) if len(text) > 7 and math.isfinite(value) else text
+        return None
 
 
 class Axis:
     """Where a setting's values, or the metric's, lie between 0 and 1."""
 
     def __init__(self, name: str, labels: Sequence[str]) -> None:
-        self.key = self.name = name
+        self.name = name
         distinct = list(dict.fromkeys(labels))
         numbers = {label: _finite(label) for label in distinct}
         known = [value for value in numbers.values() if value is not None]
@@ -133,104 +140,54 @@ class Axis:
             return
         is_log = known[0] is not None and min(known) > 0 and max(known) / min(known) >= 20
         scaled = {label: math.log(value) if is_log else value for label, value in numbers.items() if value is not None}
-        scale = Scale(min(scaled.values()), max(scaled.values()), 0.0, 1.0)
-        self.place = {label: scale(value) for label, value in scaled.items()}
+        scale = Scale(min(scaled.values()), max(scaled.values()))
+        self.place = {label: scale(value) / 100 for label, value in scaled.items()}
         self.marks = [(self.place[label], _written(label)) for label in (distinct[0], distinct[-1])]
         self.name += " (log)" if is_log else ""
 
 
-def _finite(text: str) -> float | None:
-    try:
-        return finite(float(text))
-    except ValueError:
-        return None
+@dataclass(frozen=True)
+class Parallel:
+    """A line for each job through its settings to its outcome."""
+
+    kind: ClassVar[str] = "parallel"
+    axes: Sequence[tuple[float, Axis]]
+    """Each with its place from left to right, 0..100."""
+    lines: Sequence[tuple[str, str, str]]
+    """Class, name and points of each job's line, the best one last."""
+    title: str = ""
+    legend: Sequence[str] = ()
+    caption: str = (
+        "Each line is a finished job. Thick: the best. Blue: not distinguishable from it. Grey: the others. "
+        "Only settings that vary have an axis."
+    )
+
+    @classmethod
+    def of(cls, ranked: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit: Unit) -> Parallel:
+        axes = [Axis(key, [job["values"].get(key, "") for job in ranked]) for key in parameters]
+        axes.append(_metric_axis("validation", [job["value"] for job in ranked], unit))
+        placed = [(round(100 * index / (len(axes) - 1), 2), axis) for index, axis in enumerate(axes)]
+        lines = []
+        for job in reversed(ranked):
+            labels = [*(job["values"].get(key, "") for key in parameters), repr(job["value"])]
+            points = (f"{x:g},{100 - 100 * axis.place[at]:.2f}" for (x, axis), at in zip(placed, labels, strict=True))
+            kind = {"best": "best", "not distinguishable": "alike"}.get(job["standing"], "rest")
+            lines.append((kind, f"{job['rank']}. {_settings(job)}", " ".join(points)))
+        return cls(placed, lines)
 
 
 def _metric_axis(name: str, values: Sequence[float], unit: Unit) -> Axis:
     axis = Axis(name, [])
-    low, high = rounded_range(values)
-    scale = Scale(low, high, 0.0, 1.0)
-    axis.place = {repr(value): scale(value) for value in values}
-    axis.marks = [(scale(value), unit.tick(value)) for value in scale.ticks(5)]
+    scale = Scale(*rounded_range(values))
+    axis.place = {repr(value): scale(value) / 100 for value in values}
+    axis.marks = [(scale(value) / 100, unit.tick(value)) for value in scale.ticks(5)]
     return axis
 
 
-def parallel_coordinates(ranked: Sequence[Mapping[str, Any]], parameters: Sequence[str], unit: Unit) -> Markup:
-    """A line for each job through its settings to its outcome; axes stand side by side, on narrow pages stacked."""
-    if len(ranked) < 2 or not parameters:
-        return Markup()
-    axes = [Axis(key, [job["values"].get(key, "") for job in ranked]) for key in parameters]
-    axes.append(_metric_axis("validation", [job["value"] for job in ranked], unit))
-
-    def draw(width: float) -> Markup:
-        wide = width > NARROW
-        gap, length = ((width - 160) / (len(axes) - 1), 250.0) if wide else (78.0, width - 50)
-        height = 300.0 if wide else 40 + gap * (len(axes) - 1) + 30
-
-        def at(index: int, place: float) -> tuple[float, float]:
-            if wide:
-                return 80 + gap * index, 35 + length * (1 - place)
-            return 25 + length * place, 30 + gap * index
-
-        paths = [_path(job, axes, at) for job in reversed(ranked)]
-        drawn = [piece for index, axis in enumerate(axes) for piece in _axis(axis, index, at, wide)]
-        frame: Attributes = {
-            "viewBox": f"0 0 {width:g} {height:g}",
-            "role": "img",
-            "aria-label": "Settings of each job",
-        }
-        return element("svg", frame, *paths, *drawn)
-
-    caption = (
-        "Each line is a finished job. Thick: the best. Blue: not distinguishable from it. Grey: the others. "
-        "Only settings that vary have an axis."
-    )
-    return captioned(both_widths(draw, 1000.0), caption)
-
-
-Place = Callable[[int, float], tuple[float, float]]
-
-
-def _path(job: Mapping[str, Any], axes: Sequence[Axis], at: Place) -> Markup:
-    labels = [*(job["values"].get(axis.key, "") for axis in axes[:-1]), repr(job["value"])]
-    points = [at(index, axis.place[label]) for index, (axis, label) in enumerate(zip(axes, labels, strict=True))]
-    kind = {"best": "best", "not distinguishable": "alike"}.get(job["standing"], "rest")
-    line: Attributes = {"points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points), "class": f"path {kind}"}
-    return element("polyline", line, element("title", {}, f"{job['rank']}. {_settings(job)}"))
-
-
-def _axis(axis: Axis, index: int, at: Place, wide: bool) -> list[Markup]:
-    (x1, y1), (x2, y2) = at(index, 0.0), at(index, 1.0)
-    name: Attributes = {"x": x2 if wide else 0, "y": (y2 if wide else y1) - 14, "class": "lane-label halo"}
-    pieces = [
-        element("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": "axis"}),
-        element("text", {**name, "text-anchor": "middle" if wide else "start"}, axis.name),
-    ]
-    for place, mark in axis.marks:
-        x, y = at(index, place)
-        spot: Attributes = {"x": x - 6 if wide else x, "y": y + (4 if wide else 16), "class": "tick halo"}
-        pieces.append(element("text", {**spot, "text-anchor": "end" if wide else "middle"}, mark))
-    return pieces
-
-
-def _importance(items: Sequence[Mapping[str, Any]]) -> Markup:
-    if not items:
-        return Markup()
+def _importance(items: Sequence[Mapping[str, Any]]) -> Section:
     heads = ("Setting", "Measure", "Share of the variance", "By chance alone", "Jobs", "Values")
     lines = tuple(
         (i["parameter"], i["measure"], share(i["share"]), share(i["chance"]), count(i["n"]), count(i["levels"]))
         for i in items
     )
-    note = (
-        "Eta squared: the share of the variance between finished jobs that lies between the groups of one setting's "
-        "values. Squared rank correlation (Spearman): the same for numbers that hardly repeat, where the effect is "
-        "monotonic. By chance alone: what a setting without effect is expected to reach. Neither sees what two "
-        "settings do only together, and jobs that Optuna chose are no random sample."
-    )
-    table = Grid(heads, lines, text_columns=(0, 1))
-    return joined([data_table("Importance", table), element("p", {"class": "note"}, note)])
-
-
-def _origin(sweep: Mapping[str, Any]) -> Markup:
-    winner = code("The winner on the test split", sweep["evaluate"] or "")
-    return joined([winner, code("Command", sweep["command"] or "")])
+    return Section("Importance", table=Grid(heads, lines, text_columns=(0, 1)), notes=(IMPORTANCE,))

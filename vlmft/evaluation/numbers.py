@@ -1,9 +1,14 @@
-"""Numbers as a reader sees them. What is not a finite number shows as a dash, never as nan."""
+"""Numbers as a reader sees them, in console, Markdown and HTML alike. What is not finite shows as a dash, never as nan.
+
+Shares are per cent with one decimal, differences of shares points; minus is a true one, and no zero has one.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+from vlmft.evaluation.compare import p_words
 
 DASH = "\u2013"
 MINUS = "\u2212"
@@ -63,13 +68,14 @@ def share(value: object) -> str:
 
 
 def p_value(value: object) -> str:
-    """Such as `p = 0.031` or `p < 0.001`."""
+    """Such as `p = 0.031` or `p = 1.4e-104`."""
     known = finite(value)
-    if known is None:
-        return DASH
-    if known < 0.001:
-        return f"p{NO_BREAK}<{NO_BREAK}0.001"
-    return f"p{NO_BREAK}={NO_BREAK}{number(known, 3 if known < 0.1 else 2)}"
+    return DASH if known is None else p_words(known).replace(" ", NO_BREAK)
+
+
+def console(text: str) -> str:
+    """For a terminal and for logs, where signs beyond ASCII may be lost: plain spaces and hyphens."""
+    return text.replace(NO_BREAK, " ").replace(MINUS, "-").replace(DASH, "-")
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,8 @@ class Unit:
         return f"{scaled:.6g}".replace("-", MINUS) + (f"{NO_BREAK}%" if self.is_share else "")
 
     def difference_tick(self, value: float) -> str:
-        """As `tick`, in percentage points where the metric is a share."""
-        return self.tick(value).replace("%", "pp")
+        """As `tick`, in points where the metric is a share; without the unit, which would take too much room."""
+        return self.tick(value).removesuffix(f"{NO_BREAK}%")
 
     def interval(self, interval: object) -> str:
         """[61.2, 65.4], in the same unit as `value`."""
@@ -99,10 +105,18 @@ class Unit:
         return f"[{number(scale * known[0], decimals)}, {number(scale * known[1], decimals)}]"
 
     def difference(self, value: object) -> str:
-        """Signed, in percentage points where the metric is a share."""
+        """Signed, in points where the metric is a share."""
+        return self.signed(value) + (f"{NO_BREAK}points" if self.is_share and finite(value) is not None else "")
+
+    def signed(self, value: object) -> str:
+        """A difference without its unit."""
         known = finite(value)
         if known is None:
             return DASH
         text = number(100 * known, 1) if self.is_share else number(known, 3)
-        sign = "+" if known > 0 and any(digit in "123456789" for digit in text) else ""
-        return f"{sign}{text}" + (f"{NO_BREAK}pp" if self.is_share else "")
+        return text if text.startswith(MINUS) else f"+{text}"
+
+    def difference_interval(self, interval: object) -> str:
+        """+67.4 to +75.4, in the unit of `difference`."""
+        known = bounds(interval)
+        return DASH if known is None else f"{self.signed(known[0])} to {self.signed(known[1])}"

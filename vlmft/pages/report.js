@@ -1,4 +1,29 @@
 "use strict";
+// Pictures that grow when they are chosen, and folds that open when a link leads into them.
+(() => {
+  const dialog = document.createElement("dialog");
+  document.body.append(dialog);
+  dialog.addEventListener("click", () => dialog.close());
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".enlarge");
+    if (!button) return;
+    const picture = button.querySelector("img").cloneNode();
+    const close = document.createElement("button");
+    close.type = "button";
+    close.textContent = "Close";
+    dialog.replaceChildren(picture, close);
+    dialog.setAttribute("aria-label", picture.alt);
+    dialog.showModal();
+  });
+  const reveal = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    if (target && target.matches("details")) target.open = true;
+  };
+  window.addEventListener("hashchange", reveal);
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => { fold.open = true; }));
+  reveal();
+})();
+
 // The gallery: sorts, searches and turns the pages of the rows in the element "rows". Texts enter as text nodes alone.
 (() => {
   const app = document.getElementById("gallery-app");
@@ -113,8 +138,11 @@
     words.append(make("p", { class: "foot small" }, make("span", {}, what), make("span", {}, ...marked(row.id)),
       ...row.tags.map((tag) => make("span", {}, ...marked(tag)))));
     const node = make("article", { class: "row", tabindex: "-1", "aria-label": what + ", row " + row.id });
-    const pictures = (data.pictures[index] || []).map((address, i) =>
-      make("img", { src: address, alt: "Picture " + (i + 1) + " of row " + row.id, loading: "lazy" }));
+    const pictures = (data.pictures[index] || []).map((address, i) => {
+      const name = "picture " + (i + 1) + " of row " + row.id;
+      return make("button", { type: "button", class: "enlarge", "aria-label": "Enlarge " + name },
+        make("img", { src: address, alt: name, loading: "lazy" }));
+    });
     if (pictures.length) node.append(make("div", { class: "pictures" }, ...pictures));
     node.append(words);
     return node;
@@ -209,7 +237,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target === search && event.key === "Escape") search.blur();
-    if (event.target.matches("input, select, textarea")) return;
+    if (event.target.matches("input, select, textarea") || document.querySelector("dialog[open]")) return;
     const tab = /^[1-9]$/.test(event.key) && tabs.children[Number(event.key) - 1];
     if (tab) return choose(tab.dataset.key);
     const act = { j: () => step(1), k: () => step(-1), n: () => next.disabled || turn(1), p: () => previous.disabled || turn(-1),
@@ -225,7 +253,6 @@
   });
   previous.addEventListener("click", () => turn(-1));
   next.addEventListener("click", () => turn(1));
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => { fold.open = true; }));
 
   // A choice of arms; what stands before them has the value null.
   function armSelect(name, before) {

@@ -7,9 +7,7 @@ foreign page cannot send without asking first.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import hmac
 import io
 import json
@@ -19,18 +17,17 @@ import socketserver
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from importlib import resources
-from string import Template
 from typing import Any
 
 import PIL.Image
+from markupsafe import Markup
 
 from vlmft.config.check import ConfigError
-from vlmft.report.page import packaged
+from vlmft.pages import packaged, whole_page
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 1 << 20
@@ -61,29 +58,20 @@ class Refused(Exception):  # noqa: N818 - an answer
         self.status = status
 
 
-def html_page(title: str, body: str, script: str, style: str = "") -> str:
-    """A tool's own HTML, script and style inside what its pages share; title and body are markup.
+def html_page(title: str, body: str, script: str, styles: Sequence[str] = ()) -> str:
+    """A tool's own HTML (markup), script and styles (files of this folder) inside what its pages share.
 
     The page loads nothing but its pictures, runs this script alone, and talks to its own server alone. The script may
     use what local_page.js has: `act`, `byId`, `make`, `onKeys`.
     """
-    style = packaged("page.css") + own("local_page.css") + style
-    script = own("local_page.js") + script
-    policy = (
-        f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    return whole_page(
+        "local_page.html",
+        title,
+        {"body": Markup(body)},
+        styles=("page.css", "local_page.css", *styles),
+        script=packaged("local_page.js") + script,
+        served=True,
     )
-    parts = {"title": title, "body": body, "script": script, "style": style, "policy": policy}
-    return Template(own("local_page.html")).substitute(parts)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
-
-
-def own(name: str) -> str:
-    """A page's file of this folder."""
-    return resources.files("vlmft.labels").joinpath(name).read_text("utf-8")
 
 
 def picture_bytes(picture: PIL.Image.Image) -> bytes:
