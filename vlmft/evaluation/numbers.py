@@ -120,3 +120,6 @@ class Unit:
         """+67.4 to +75.4, in the unit of `difference`."""
         known = bounds(interval)
         return DASH if known is None else f"{self.signed(known[0])} to {self.signed(known[1])}"
+
+
+SHARE = Unit(is_share=True)

@@ -1,1 +1,97 @@
+"""What could explain a score without anybody having looked at a picture: see evaluation/readable_answers and baselines.
 
+Nothing here asks a model. `blank`, `shuffled` and `textonly` arms, where they were run, are put into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlmft.evaluation.baselines import Baseline, baselines
+from vlmft.evaluation.compare import Adjusted
+from vlmft.evaluation.numbers import SHARE, console, share
+from vlmft.evaluation.readable_answers import Readable, readable
+from vlmft.metrics.score import Metric
+from vlmft.sample import Sample, Split
+
+CONTROLS = {
+    "blank": "black images in place of its own",
+    "shuffled": "another row's images in place of its own",
+    "textonly": "no image at all",
+}
+
+
+@dataclass(frozen=True)
+class WithoutLooking:
+    """What needs no image."""
+
+    readable: Readable
+    baselines: list[Baseline]
+    controls: list[str]
+    """A sentence for each arm without images."""
+
+    @property
+    def lines(self) -> list[str]:
+        """For the console, below the table."""
+        found = [baselines_sentence(self.baselines)] if self.baselines else []
+        return [*found, f"answers that stand in the prompt: {self.readable.sentence}", *self.controls]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        rules = [found.to_dict() for found in self.baselines]
+        return {"readable_answers": self.readable.to_dict(), "baselines": rules, "controls": self.controls}
+
+
+def without_looking(
+    train: Sequence[Sample], test: Sequence[Sample], metric: Metric, comparisons: Sequence[Adjusted]
+) -> WithoutLooking:
+    """Reads the texts of the rows that were asked, and of training rows for the baselines."""
+    said = [sentence for one in comparisons if (sentence := control_sentence(one))]
+    return WithoutLooking(readable(test), baselines(train, test, metric), said)
+
+
+def alarms_of(found: Mapping[Split, Mapping[str, Any]]) -> list[str]:
+    """Of the splits that tell their answers."""
+    return [said for split, one in found.items() if (said := alarm(split, one)) is not None]
+
+
+def alarm(split: str, found: Mapping[str, Any]) -> str | None:
+    """What stands above a table where the rows of `split` tell their answers; `found` is `Readable.to_dict()`."""
+    if not found["flagged"]:
+        return None
+    return (
+        f"the data tell their answers: in {split} the gold answer stands in its own prompt in {found['sentence']}; "
+        "what is scored on these shows no skill"
+    )
+
+
+def baselines_sentence(found: Sequence[Baseline]) -> str:
+    """Such as "without looking: majority 15.8 %, majority by question 31.0 % (12 kinds of question), copy 0.0 %"."""
+    told = []
+    for rule in found:
+        more = (
+            f" ({rule.kinds} kind{'s' * (rule.kinds != 1)} of question)" if rule.name == "majority by question" else ""
+        )
+        told.append(f"{rule.name} {console(share(rule.value))}{more}")
+    return f"rules from the training rows, which look at nothing: {', '.join(told)}"
+
+
+def control_sentence(judged: Adjusted) -> str | None:
+    """What the comparison of an arm with the same one without its images means; None for another comparison."""
+    found = judged.comparison
+    control = found.second.partition("@")[0]
+    if control not in CONTROLS or found.first.partition("@")[0] not in ("tuned", "untuned"):
+        return None
+    told = console(
+        f"{found.first} with {CONTROLS[control]} scores {share(found.second_value)}, with its images "
+        f"{share(found.first_value)} (difference {SHARE.difference(found.difference)}, 95 % interval "
+        f"{SHARE.difference_interval(found.interval)}): "
+    )
+    means = {
+        "worse": "it uses its images",
+        "better": "it answers better without its images, so they do not tell it the answer",
+        "not distinguishable": f"these {found.n} rows do not show that it needs its images",
+    }
+    return told + means[judged.verdict]

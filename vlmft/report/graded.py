@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlmft.evaluation.numbers import Unit, count, number, p_value, share
+from vlmft.evaluation.numbers import SHARE, count, number, p_value, share
 from vlmft.report.content import Grid, Section
 from vlmft.report.tables import mood, pair_name, rows_and_groups, verdict
 
-SHARE = Unit(is_share=True)
 HOW = (
     "Each answer was shown alone with its images and question, without its arm's name, in an order of the rater's own; "
     "an answer that several arms gave was judged once and counts for each. p is Holm's over a rater's comparisons."

@@ -40,7 +40,7 @@ def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:
             share(arm["parse_failures"] / arm["n"]),
             share(arm["truncated"] / arm["n"]),
             _answer(arm["top_answer"], arm["top_share"]),
-            number(arm["answers_per_second"], 1),
+            number(arm["answers_per_second"], 1) if arm["answers_per_second"] else "stored",
             share(arm["verbatim"] / arm["n"]),
             share(arm["majority_share"]),
         )

@@ -8,16 +8,22 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vlmft.config.schema import DataConfig
 from vlmft.data.dataset import source_lines
 from vlmft.evaluation.compare import Adjusted, Comparison, p_words
 from vlmft.evaluation.evaluate import Evaluation
+from vlmft.evaluation.numbers import SHARE, share, shortened
+from vlmft.evaluation.numbers import console as plain_signs
 from vlmft.evaluation.score import ArmSummary
 from vlmft.evaluation.without_looking import alarms_of
 from vlmft.report.card import findings
+from vlmft.report.content import Grid
+from vlmft.report.tables import CONSOLE_COLUMNS, arm_notes, arm_table
 from vlmft.run.build import Inferred
 from vlmft.run.preflight import Check
+from vlmft.run.sections import matrix_table
 from vlmft.training.memory import peak_memory_bytes
 
 MARKS = {True: "ok  ", False: "FAIL"}
@@ -58,7 +64,9 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig) -> None:
         print("  no image can stand in two splits here: all but the rows is counted from a seeded sample of each split")
     for name, split in card["splits"].items():
         top = itertools.islice(split["top_answers"].items(), SHOWN_ANSWERS)
-        told = ", ".join(f"{_short(' '.join(answer.split()))} ({percent(share)})" for answer, share in top)
+        told = ", ".join(
+            f"{shortened(' '.join(answer.split()), 24)} ({plain_signs(share(part))})" for answer, part in top
+        )
         print(f"  most frequent answers of {name}: {told}")
     if n_bad:
         print(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and says why")
@@ -95,14 +103,6 @@ def print_alarms(alarms: Sequence[str]) -> None:
         print(f"WARNING: {sentence}")
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    return f"{100 * bounds[0]:.1f} - {100 * bounds[1]:.1f}"
-
-
 def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
     """What to know before the table of arms, the table, the paired differences, and what to know beside them.
 
@@ -111,7 +111,7 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
     print_alarms(found.alarms)
     for caution in found.cautions:
         print(f"caution: {caution}")
-    _print_table(found.arms)
+    _print_arms(found.arms)
     for line in found.blind.lines if found.blind is not None else ():
         print(line)
     shown = found.comparisons if verbose else found.comparisons[:1]
@@ -120,7 +120,7 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
     if more := len(found.comparisons) - len(shown):
         print(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
     if found.matrix:
-        _print_matrix(found.matrix)
+        print_grid("asked in several ways", matrix_table(found.matrix))
     if found.gains is not None:
         print(f"format and skill: {found.gains.sentence}")
     for note in found.notes:
@@ -131,61 +131,46 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
         print(f"batch size: {found.invariance.sentence}")
 
 
-def _print_matrix(matrix: Mapping[str, Mapping[str, float]]) -> None:
-    arms = dict.fromkeys(arm for values in matrix.values() for arm in values)
-    table = Table(title="asked in several ways")
-    table.add_column("prompt")
-    for arm in arms:
-        table.add_column(arm, justify="right")
-    for prompt, values in matrix.items():
-        table.add_row(prompt, *(percent(values[arm]) if arm in values else "-" for arm in arms))
+def print_grid(title: str, grid: Grid, columns: int | None = None) -> None:
+    """A table of the report in the terminal, or its first columns."""
+    table = Table(title=title)
+    for index, head in enumerate(grid.heads[:columns]):
+        table.add_column(plain_signs(head), justify="left" if index in grid.text_columns else "right", no_wrap=True)
+    for line in grid.lines:
+        table.add_row(*(Text(plain_signs(cell.replace("\n", ", "))) for cell in line[:columns]))
     console().print(table)
 
 
-def _print_table(arms: Mapping[str, ArmSummary]) -> None:
+def _print_arms(arms: Mapping[str, ArmSummary]) -> None:
     first = next(iter(arms.values()))
-    table = Table(title=f"{first.metric} on {first.rows_told}")
-    for name in ("arm", "n", first.metric, "95 % interval", "not parsed", "cut", "most frequent answer", "answers/s"):
-        table.add_column(name, justify="left" if name in ("arm", "most frequent answer") else "right", no_wrap=True)
-    for arm in arms.values():
-        table.add_row(
-            arm.arm,
-            str(arm.n),
-            percent(arm.value),
-            interval(arm.interval),
-            percent(arm.parse_failures / arm.n),
-            percent(arm.truncated / arm.n),
-            f"{_short(arm.top_answer)} ({percent(arm.top_share)})",
-            f"{arm.answers_per_second:.1f}" if arm.answers_per_second else "stored",
-        )
-    console().print(table)
+    summaries = [arm.to_dict() for arm in arms.values()]
+    print_grid(f"{first.metric} on {first.rows_told}", arm_table(summaries, SHARE), CONSOLE_COLUMNS)
     if first.n_groups < first.n:
         methods = dict.fromkeys(arm.interval_method for arm in arms.values())
         print(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
-    print(f"always giving the most frequent reference would score {percent(first.majority_share)}")
-    for arm in arms.values():
-        if len(arm.draws) > 1:
-            told = ", ".join(map(percent, arm.draws))
-            print(f"{arm.arm}: mean of {len(arm.draws)} draws of examples, {told}; intervals are over rows, for these")
-
-
-def _short(text: str | None, length: int = 24) -> str:
-    if text is None:
-        return "none parsed"
-    return text if len(text) <= length else text[: length - 1] + "…"
+    print(f"always giving the most frequent reference would score {plain_signs(share(first.majority_share))}")
+    for note in arm_notes(summaries):
+        print(plain_signs(note))
 
 
 def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
     """The paired result of two arms, to be quoted alone; the verdict counts in how many were compared."""
     found = judged.comparison
-    low, high = (100 * bound for bound in found.interval)
     holm = f" (Holm for {n_comparisons}: {judged.p_value:.2g})" if n_comparisons > 1 else ""
     up, down = ("fixed", "broken") if found.is_binary else ("up", "down")
     return (
-        f"{found.first} -> {found.second}: {100 * found.difference:+.1f} points "
-        f"(95 % interval {low:+.1f} to {high:+.1f}), {found.p_test} {p_words(found.p_value)}{holm}, "
-        f"{found.only_second} rows {up}, {found.only_first} {down}, n = {n_told(found)}: {judged.verdict_told}"
+        f"{found.first} -> {found.second}: {_points(found)} (95 % interval {_interval(found)}), {found.p_test} "
+        f"{p_words(found.p_value)}{holm}, {found.only_second} rows {up}, {found.only_first} {down}, "
+        f"n = {n_told(found)}: {judged.verdict_told}"
     )
+
+
+def _points(found: Comparison) -> str:
+    return plain_signs(SHARE.difference(found.difference))
+
+
+def _interval(found: Comparison) -> str:
+    return plain_signs(SHARE.difference_interval(found.interval))
 
 
 def n_told(found: Comparison) -> str:
@@ -200,14 +185,14 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
     )
     if judged is None:
         arm = arms.get("tuned", next(iter(arms.values())))
-        bounds = interval(arm.interval)
-        return f"{model} ({arm.arm}) reaches {percent(arm.value)} {arm.metric} ({bounds}) on {arm.rows_told} of {data}."
+        value, interval = (plain_signs(text) for text in (share(arm.value), SHARE.interval(arm.interval)))
+        return f"{model} ({arm.arm}) reaches {value} {arm.metric} {interval} on {arm.rows_told} of {data}."
     found, metric = judged.comparison, next(iter(arms.values())).metric
     cannot = ": this test set cannot tell the two apart" if judged.verdict == "not distinguishable" else ""
+    before, after = (plain_signs(share(value)) for value in (found.first_value, found.second_value))
     return (
-        f"Tuning {model} on {data} moved {metric} from {percent(found.first_value)} to {percent(found.second_value)} "
-        f"({100 * found.difference:+.1f} points, 95 % interval {100 * found.interval[0]:+.1f} to "
-        f"{100 * found.interval[1]:+.1f}, {found.p_test} {p_words(found.p_value)}, n = {n_told(found)}): "
+        f"Tuning {model} on {data} moved {metric} from {before} to {after} ({_points(found)}, 95 % interval "
+        f"{_interval(found)}, {found.p_test} {p_words(found.p_value)}, n = {n_told(found)}): "
         f"{judged.verdict_told}{cannot}."
     )
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.gains import detectable
-from vlmft.evaluation.numbers import DASH
+from vlmft.evaluation.numbers import SHARE, number, share
 from vlmft.evaluation.score import ArmSummary
 from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.report import Bar, Grid, Section
-from vlmft.run.present import percent
 
 
 def sections_of(found: Evaluation) -> tuple[Section, ...]:
@@ -46,17 +45,15 @@ def _format_and_skill(found: Evaluation) -> Section:
     if gains is not None:
         said = [gains.sentence]
         bars = [
-            Bar(label, value, f"{100 * value:+.1f} points")
+            Bar(label, value, SHARE.difference(value))
             for label, value in (
                 ("whole gain", gains.tuned - gains.untuned),
-                ("by asking otherwise", gains.format_gain),
-                ("what no prompt gives", gains.skill.comparison.difference),
+                ("format: another prompt or examples", gains.format_gain),
+                ("skill: the rest", gains.skill.comparison.difference),
             )
         ]
     if found.matrix:
-        arms = list(dict.fromkeys(arm for values in found.matrix.values() for arm in values))
-        lines = [(way, *(_share(values.get(arm)) for arm in arms)) for way, values in found.matrix.items()]
-        table = Grid(("Prompt", *arms), lines)
+        table = matrix_table(found.matrix)
         said.append("train: the dataset's prompt; vendor: the model maker's; bare: the question and nothing else.")
     return Section("Format and skill", tuple(said), table, tuple(bars))
 
@@ -69,30 +66,37 @@ def _without_looking(found: WithoutLooking) -> Section:
         "copy": "what stands where training prompts have their answer",
     }
     lines = [
-        (rule.name, f"{100 * rule.value:.1f} %", str(rule.answered), str(rule.kinds), meaning[rule.name])
+        (rule.name, share(rule.value), str(rule.answered), str(rule.kinds), meaning[rule.name])
         for rule in found.baselines
     ]
     heads = ("Rule", "Score", "Rows answered", "Kinds", "What it says")
     return Section("Without looking", tuple(said), Grid(heads, lines, (0, 4), (1,)) if lines else None, is_folded=True)
 
 
+def matrix_table(matrix: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Arms by the prompt that they were asked with."""
+    arms = list(dict.fromkeys(arm for values in matrix.values() for arm in values))
+    lines = [(prompt, *(share(values.get(arm)) for arm in arms)) for prompt, values in matrix.items()]
+    return Grid(("Prompt", *arms), lines)
+
+
 def _few_shot(arms: Sequence[ArmSummary]) -> Section:
     said = "Each draw is another seeded choice of examples from train; the arm's value is their mean."
-    bars = [Bar(f"{arm.arm}, draw {n}", value, _share(value)) for arm in arms for n, value in enumerate(arm.draws, 1)]
+    bars = [Bar(f"{arm.arm}, draw {n}", value, share(value)) for arm in arms for n, value in enumerate(arm.draws, 1)]
     return Section("Examples before the question", (said,), bars=tuple(bars), bars_end=1.0, is_folded=True)
 
 
 def _beside(arms: Sequence[ArmSummary]) -> Grid:
     names = list(dict.fromkeys(name for arm in arms for name in arm.beside))
     heads = ("Arm", arms[0].metric, *(_metric(name) for name in names))
-    lines = [(arm.arm, _share(arm.value), *(_number(name, arm.beside) for name in names)) for arm in arms]
+    lines = [(arm.arm, share(arm.value), *(_number(name, arm.beside) for name in names)) for arm in arms]
     return Grid(heads, lines)
 
 
 def _metric(name: str) -> str:
     """ "counting/last-number-en-ru@1: mae" -> "mae", its small print the whole."""
-    metric, _, number = name.partition(": ")
-    return number.replace("_", " ") or metric.partition("/")[0].replace("_", " ")
+    metric, _, part = name.partition(": ")
+    return part.replace("_", " ") or metric.partition("/")[0].replace("_", " ")
 
 
 def _number(name: str, values: Mapping[str, float | None]) -> str:
@@ -100,8 +104,4 @@ def _number(name: str, values: Mapping[str, float | None]) -> str:
     if value is None:
         return "withheld"
     is_share = not name.startswith(("counting", "bleu", "chrf", "cider")) or name.endswith("within_1")
-    return _share(value) if is_share else f"{value:.2f}"
-
-
-def _share(value: float | None) -> str:
-    return DASH if value is None else percent(value)
+    return share(value) if is_share else number(value, 2)
