@@ -60,13 +60,14 @@ def set_up(form: str, file: Path) -> dict[str, Any]:
     from vlmft.data.datamodule import VLMDataModule
     from vlmft.data.ledger import Ledger
     from vlmft.data.make import make_dataset
+    from vlmft.data.survey.survey import survey_splits
 
     imported, cpu = time.monotonic(), time.process_time()
     kind = {"messages": "vlmft.data.datasets.messages:Messages", "columns": "vlmft.data.datasets.columns:Columns"}[form]
     config = DataConfig(name=form, dataset=kind, path=str(file))
     ledger = Ledger(None, OnBadRow["raise"], 0.01)
     data = VLMDataModule(make_dataset(config), config, _decoded, ledger, ROWS_PER_STEP, seed=0)  # type: ignore[arg-type]
-    data.check_splits()
+    survey = survey_splits(data)
     ready, cpu = time.monotonic(), time.process_time() - cpu
     memory = peak_bytes()
     loader = iter(data.train_dataloader())
@@ -82,7 +83,7 @@ def set_up(form: str, file: Path) -> dict[str, Any]:
         "setup_cpu_seconds": cpu,
         "peak_bytes": memory,
         "window_ms": 1000 * float(np.median(windows)),
-        "cards": {split: repr(card) for split, card in data.cards.items()},
+        "cards": {split: repr(card) for split, card in survey.cards.items()},
         "few_ids": [data.ids["test"][i] for i in (0, 1, -1)],
     }
 

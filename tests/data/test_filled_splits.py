@@ -17,6 +17,7 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
 from vlmft.data.survey.card import Spread
+from vlmft.data.survey.survey import survey_splits
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 
@@ -65,7 +66,7 @@ def test_missing_splits_are_taken_from_train_by_content() -> None:
     assert data.divided == ("test", "val")
     images = {split: {ROWS[int(row_id)][0] for row_id in ids} for split, ids in data.ids.items()}
     assert not images["train"] & images["val"] | images["train"] & images["test"] | images["val"] & images["test"]
-    data.check_splits()  # and the assertion agrees
+    survey_splits(data)  # and the assertion agrees
     other = module(Pile(ROWS), seed=7)
     assert other.ids == data.ids, "the training seed moves no row into the test split"
     assert module(Pile(ROWS), split_seed=7).ids["test"] != data.ids["test"]
@@ -75,7 +76,7 @@ def test_the_defect_is_caught() -> None:
     """Rows dealt out one by one, as `train_test_split` does, put one image into two splits."""
     declared: dict[Split, int] = {"train": 41, "val": 0, "test": 39}
     with pytest.raises(ConfigError, match="1 of 39 test rows show what train rows show, such as '041' and '040'"):
-        module(Pile(ROWS, declared)).check_splits()
+        survey_splits(module(Pile(ROWS, declared)))
 
 
 def test_a_declared_split_is_left_as_it_is() -> None:
@@ -106,7 +107,7 @@ def test_bad_rows_of_declared_splits_stop_before_training(tmp_path: Path) -> Non
     rows = [*ROWS[:4], (900, "q", "a", "odd"), (901, "q", "a", "odd")]
     data = module(Pile(rows, {"train": 2, "val": 2, "test": 2}), tmp_path)
     with pytest.raises(BadRowError, match="2 rows cannot be used; the first: row 004: "):
-        data.check_splits()
+        survey_splits(data)
 
 
 def test_rows_of_each_class() -> None:
@@ -134,9 +135,9 @@ def test_the_card() -> None:
         (3, "What?", "a cat", "cat"),
     ]
     data = module(Pile(rows, {"train": 4, "val": 0, "test": 1}))
-    data.check_splits()
-    assert list(data.cards) == ["train", "test"]
-    card = data.cards["train"]
+    survey = survey_splits(data)
+    assert list(survey.cards) == ["train", "test"]
+    card = survey.cards["train"]
     assert (card.rows, card.looked_at, card.bad, card.images, card.repeated) == (4, 4, 0, 2, 1)
     assert card.questions_per_image.counts == {3: 1, 1: 1} and card.questions_per_image.mean == 2.0
     assert card.answer_words.counts == {2: 3, 3: 1}
@@ -151,15 +152,14 @@ class Sure(Pile):
 
 
 def test_where_splits_are_disjoint_by_construction_the_card_is_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmft.data.rows.SAMPLED_ROWS", 20)
+    monkeypatch.setattr("vlmft.data.survey.survey.SAMPLED_ROWS", 20)
     data = module(Sure(ROWS, {"train": 60, "test": 20}), val_rows=0)
-    data.check_splits()
-    card = data.cards["train"]
+    survey = survey_splits(data)
+    card = survey.cards["train"]
     assert (card.rows, card.looked_at, card.answer_words.n, card.bad) == (60, 20, 20, 0)
-    assert (data.cards["test"].looked_at, data.cards["test"].rows) == (20, 20)
+    assert (survey.cards["test"].looked_at, survey.cards["test"].rows) == (20, 20)
     again = module(Sure(ROWS, {"train": 60, "test": 20}), val_rows=0)
-    again.check_splits()
-    assert again.cards == data.cards
+    assert survey_splits(again).cards == survey.cards
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ class Drawn(Pile):
 def test_near_duplicates_are_counted_and_are_no_overlap() -> None:
     rows = [(1, "q", "a", ""), (2, "q", "a", ""), (101, "q", "a", ""), (103, "q", "a", ""), (101, "q2", "a", "")]
     data = module(Drawn(rows, {"train": 2, "val": 0, "test": 3}))
-    data.check_splits()
-    (pair,) = data.near_duplicates["train", "test"]
+    survey = survey_splits(data)
+    (pair,) = survey.near_duplicates["train", "test"]
     assert (pair.held_out.row_id, pair.held_out.name) == ("002", "101.png")
     assert (pair.other.row_id, pair.other.name) == ("000", "1.png")
     with pytest.raises(ConfigError, match="1 of 1 test rows show what train rows show"):
-        module(Drawn([rows[0], rows[0]], {"train": 1, "val": 0, "test": 1})).check_splits()
+        survey_splits(module(Drawn([rows[0], rows[0]], {"train": 1, "val": 0, "test": 1})))
 
 
 def test_near_duplicates_stay_together_where_that_is_asked() -> None:
@@ -209,10 +209,9 @@ def test_near_duplicates_stay_together_where_that_is_asked() -> None:
     ]
     shared = [d["train"] & d["test"] | d["train"] & d["val"] | d["val"] & d["test"] for d in drawings]
     assert shared[0] and not shared[1]
-    assert (apart.largest_group, together.largest_group) == (0, 2)
+    assert (apart.splits.largest_group, together.splits.largest_group) == (0, 2)
     for data, any_near in ((apart, True), (together, False)):
-        data.check_splits()
-        assert any(data.near_duplicates.values()) == any_near
+        assert any(survey_splits(data).near_duplicates.values()) == any_near
 
 
 def test_a_declared_split_is_not_rearranged() -> None:

@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,10 @@ from vlmft.data.datasets.imagefolder import ImageFolder
 from vlmft.data.datasets.messages import Messages
 from vlmft.data.ledger import Ledger
 from vlmft.data.survey import cache, image_hashes
+from vlmft.data.survey.card import SplitCard
 from vlmft.data.survey.facts import sources_of, survey
-from vlmft.sample import BadRowError
+from vlmft.data.survey.survey import Survey, survey_splits
+from vlmft.sample import BadRowError, Split
 
 OLD_NS = 1_700_000_000 * 10**9
 
@@ -70,12 +73,27 @@ def rows(tmp_path: Path) -> Path:
     return file
 
 
-def start(file: Path, kind: type[Columns] = Messages, **settings: object) -> VLMDataModule:
+@dataclass(frozen=True)
+class Started:
+    """A data module's ids, and what was found in its rows."""
+
+    data: VLMDataModule
+    survey: Survey
+
+    @property
+    def ids(self) -> Mapping[Split, Ids]:
+        return self.data.ids
+
+    @property
+    def cards(self) -> Mapping[Split, SplitCard]:
+        return self.survey.cards
+
+
+def start(file: Path, kind: type[Columns] = Messages, **settings: object) -> Started:
     config = DataConfig(name="own", dataset="tests:Own", path=str(file), **settings)  # type: ignore[arg-type]
     ledger = Ledger(None, config.on_bad_row, 1.0)
     data = VLMDataModule(kind(path=str(file)), config, lambda sample: sample, ledger, 4, 0)  # type: ignore[arg-type, return-value]
-    data.check_splits()
-    return data
+    return Started(data, survey_splits(data))
 
 
 @pytest.fixture
@@ -163,8 +181,10 @@ def test_conversations_are_counted_once(kept: Path, rows: Path, monkeypatch: pyt
     assert Messages(path=str(rows)).index() == first and len(first["train"]) == 40
 
 
-def hash_of(data: VLMDataModule, name: str) -> str:
-    (image,) = (i for rows in data.ids.values() for r in rows for i in data.sample(r).prompt.images if i.name == name)
+def hash_of(started: Started, name: str) -> str:
+    (image,) = (
+        i for rows in started.ids.values() for r in rows for i in started.data.sample(r).prompt.images if i.name == name
+    )
     return image.sha256
 
 
@@ -215,7 +235,10 @@ def test_a_changed_image_moves_its_rows_to_another_group(kept: Path, rows: Path)
     shown = [sum(card.images for card in data.cards.values()) for data in (before, after)]
     assert shown == [10, 9]
     groups = {
-        r for split in after.ids.values() for r in split if after.sample(r).prompt.images[0].name in ("3.bmp", "4.bmp")
+        r
+        for split in after.ids.values()
+        for r in split
+        if after.data.sample(r).prompt.images[0].name in ("3.bmp", "4.bmp")
     }
     assert len(groups) == 8 and sum(bool(groups & {*split}) for split in after.ids.values()) == 1
 
@@ -273,7 +296,7 @@ def test_a_row_that_could_not_be_read_is_tried_again(kept: Path, rows: Path) -> 
     with pytest.raises(BadRowError, match=r"4 rows cannot be used; the first: row messages/train/000003/0: .*'3\.bmp'"):
         start(rows)
     skipping = start(rows, on_bad_row=OnBadRow["skip"])
-    assert len(skipping.ledger.bad) == 4 and sum(map(len, skipping.ids.values())) == 36
+    assert len(skipping.data.ledger.bad) == 4 and sum(map(len, skipping.ids.values())) == 36
     (rows.parent / "aside").rename(lost)
     assert sum(map(len, start(rows).ids.values())) == 40
     lost.write_bytes(b"no image")

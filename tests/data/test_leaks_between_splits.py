@@ -18,6 +18,7 @@ from vlmft.data.datasets.shapes import Shapes
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
+from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.report.card import _near_duplicates
 
 Picture = PIL.Image.Image
@@ -33,12 +34,10 @@ def scenes() -> list[Picture]:
 
 
 @pytest.fixture
-def rows_of(compose: Callable[..., TrainConfig]) -> Callable[..., Rows]:
-    def made(folder: Path, *overrides: str) -> Rows:
+def rows_of(compose: Callable[..., TrainConfig]) -> Callable[..., Survey]:
+    def made(folder: Path, *overrides: str) -> Survey:
         config = compose("model=tiny", f"data.path={folder}", "data.val_rows=0", *overrides).data
-        rows = Rows(make_dataset(config), config, Ledger(None, config.on_bad_row, 1.0), seed=0)
-        rows.check_splits()
-        return rows
+        return survey_splits(Rows(make_dataset(config), config, Ledger(None, config.on_bad_row, 1.0), seed=0))
 
     return made
 
@@ -89,7 +88,7 @@ def cropped(picture: Picture, share: float) -> Picture:
 @pytest.mark.parametrize("held_out", ["test", "val"])
 @pytest.mark.parametrize("question", ["How many?", "Which colour is the largest?"])
 def test_the_same_picture(
-    held_out: str, question: str, scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path
+    held_out: str, question: str, scenes: list[Picture], rows_of: Callable[..., Survey], tmp_path: Path
 ) -> None:
     """Under another file name, in another file format, asked something else: the pixels are the same."""
     again = io.BytesIO()
@@ -103,7 +102,7 @@ def test_the_same_picture(
 
 @pytest.mark.parametrize("pictured", [True, False])
 def test_a_conversation_in_two_splits(
-    pictured: bool, scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path
+    pictured: bool, scenes: list[Picture], rows_of: Callable[..., Survey], tmp_path: Path
 ) -> None:
     scenes[0].save(tmp_path / "a.png")
     for split, name in (("train", "a"), ("test", "a"), ("val", "b")):
@@ -140,21 +139,21 @@ MISSED: Mapping[str, Callable[[Picture], Picture | bytes]] = {
 
 
 def counted(
-    change: Callable[[Picture], Picture | bytes], scenes: list[Picture], rows_of: Callable[..., Rows], folder: Path
-) -> Rows:
+    change: Callable[[Picture], Picture | bytes], scenes: list[Picture], rows_of: Callable[..., Survey], folder: Path
+) -> Survey:
     test = {f"{number}.png": (change(picture), "Which?") for number, picture in enumerate(scenes[:N_SCENES])}
     train = plain(scenes)
     return rows_of(write(folder, {"train": train, "test": test}), *COLUMNS)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy(change: str, scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path) -> None:
+def test_a_changed_copy(change: str, scenes: list[Picture], rows_of: Callable[..., Survey], tmp_path: Path) -> None:
     rows = counted(CHANGES[change], scenes, rows_of, tmp_path)
     assert len(rows.near_duplicates["train", "test"]) == N_SCENES and rows.mirrored["train", "test"] == []
 
 
 @pytest.mark.parametrize("change", MIRRORED)
-def test_a_mirrored_copy(change: str, scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path) -> None:
+def test_a_mirrored_copy(change: str, scenes: list[Picture], rows_of: Callable[..., Survey], tmp_path: Path) -> None:
     rows = counted(MIRRORED[change], scenes, rows_of, tmp_path)
     assert rows.near_duplicates["train", "test"] == []
     pairs = rows.mirrored["train", "test"]
@@ -163,7 +162,7 @@ def test_a_mirrored_copy(change: str, scenes: list[Picture], rows_of: Callable[.
 
 
 def test_mirrored_copies_stay_together_where_near_duplicates_do(
-    scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path
+    scenes: list[Picture], rows_of: Callable[..., Survey], tmp_path: Path
 ) -> None:
     saved = {**plain(scenes), **{f"m{i}.png": (mirrored(scene), "How many?") for i, scene in enumerate(scenes)}}
     shares = ("data.test_rows=0.5",)
@@ -171,7 +170,7 @@ def test_mirrored_copies_stay_together_where_near_duplicates_do(
     apart = rows_of(folder, *COLUMNS, *shares)
     assert len(apart.mirrored["train", "test"]) > 0
     together = rows_of(folder, *COLUMNS, *shares, "data.group_near_duplicates=true")
-    assert together.mirrored["train", "test"] == [] and together.largest_group == 2
+    assert together.mirrored["train", "test"] == [] and together.rows.splits.largest_group == 2
 
 
 # --- named as not looked for
@@ -179,7 +178,7 @@ def test_mirrored_copies_stay_together_where_near_duplicates_do(
 
 @pytest.mark.parametrize("change", MISSED)
 def test_what_is_missed_is_named(
-    change: str, scenes: list[Picture], rows_of: Callable[..., Rows], tmp_path: Path
+    change: str, scenes: list[Picture], rows_of: Callable[..., Survey], tmp_path: Path
 ) -> None:
     rows = counted(MISSED[change], scenes, rows_of, tmp_path)
     assert rows.near_duplicates["train", "test"] == rows.mirrored["train", "test"] == []
@@ -190,7 +189,7 @@ def test_what_is_missed_is_named(
 
 @pytest.mark.skipif(not CHARTS.is_dir(), reason=f"no {CHARTS}; set VLMFT_REFERENCE_DATA")
 @pytest.mark.parametrize(("change", "found"), [("as a JPEG", 20), ("mirrored, as a JPEG", 20), ("turned", 0)])
-def test_real_charts(change: str, found: int, rows_of: Callable[..., Rows], tmp_path: Path) -> None:
+def test_real_charts(change: str, found: int, rows_of: Callable[..., Survey], tmp_path: Path) -> None:
     """Twenty of sixty charts stand in test in another guise; no chart is taken for another one."""
     opened = [PIL.Image.open(file).convert("RGB") for file in sorted(CHARTS.glob("*.png"))]
     pictures = list({picture.tobytes(): picture for picture in opened}.values())[:60]

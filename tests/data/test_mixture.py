@@ -21,7 +21,9 @@ from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.mixture import Mixture
 from vlmft.data.order import Mix, epoch_order
+from vlmft.data.other_answers import with_answer
 from vlmft.data.sampler import WindowSampler
+from vlmft.data.survey.survey import survey_splits
 from vlmft.sample import BadRowError
 
 SHAPES = {"data": "shapes", "options": {"train_rows": 6, "val_rows": 2, "test_rows": 3, "image_size": 48}}
@@ -83,7 +85,7 @@ def test_weights_tell_how_often_rows_come(tmp_path: Path, workers: int) -> None:
     path = table(tmp_path / "a", list(range(10)))
     parts = {"shapes": {**SHAPES, "weight": 2}, "mine": own(path, 0.5), "twin": own(table(tmp_path / "b", [200]), 1.5)}
     data = module(parts, val_rows=0, test_rows=0, workers=workers)
-    data.check_splits()
+    survey_splits(data)
     assert data.epoch_sentence() == (
         "an epoch has 12 rows of shapes (6 x 2), 5 rows of mine (10 x 0.5), 2 rows of twin (1 x 1.5)"
     )
@@ -100,7 +102,7 @@ def test_weights_tell_how_often_rows_come(tmp_path: Path, workers: int) -> None:
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    mix = Mix(np.array([0] * 100 + [1] * 50), [0.25, 2.5])
+    mix = Mix(np.array([0] * 100 + [1] * 50), {"a": 0.25, "b": 2.5})
     orders = {(seed, epoch): epoch_order(150, seed, epoch, mix).tolist() for seed in (0, 1) for epoch in (0, 1)}
     assert len({tuple(order) for order in orders.values()}) == 4
     assert all(epoch_order(150, seed, epoch, mix).tolist() == order for (seed, epoch), order in orders.items())
@@ -110,7 +112,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_ranks_and_a_resumed_run_see_the_same_windows() -> None:
-    mix = Mix(np.array([0] * 7 + [1] * 5), [1, 1.4])
+    mix = Mix(np.array([0] * 7 + [1] * 5), {"a": 1, "b": 1.4})
 
     def windows(rank: int = 0, n_ranks: int = 1, served: int = 0) -> list[list[int]]:
         sampler = WindowSampler(12, 4, 3, rank, n_ranks, mix)
@@ -132,7 +134,7 @@ def test_weights_of_one_change_nothing(tmp_path: Path) -> None:
 
 def test_splits_are_taken_from_the_parts_that_declare_none(tmp_path: Path) -> None:
     data = module({"shapes": SHAPES, "mine": own(table(tmp_path / "a", list(range(20))))})
-    data.check_splits()
+    survey_splits(data)
     found = {split: Counter(row.partition("/")[0] for row in rows) for split, rows in data.ids.items()}
     assert found == {
         "train": {"shapes": 6, "mine": 14},
@@ -145,7 +147,7 @@ def test_splits_are_taken_from_the_parts_that_declare_none(tmp_path: Path) -> No
 def test_an_image_of_two_parts_stands_in_one_split(tmp_path: Path) -> None:
     shades = list(range(20))
     data = module({"a": own(table(tmp_path / "a", shades)), "b": own(table(tmp_path / "b", shades[::-1]))})
-    data.check_splits()
+    survey_splits(data)
     shown = {split: {data.sample(row).answer for row in rows} for split, rows in data.ids.items()}
     assert {split: len(answers) for split, answers in shown.items()} == {"train": 14, "val": 2, "test": 4}
     assert {split: len(rows) for split, rows in data.ids.items()} == {"train": 28, "val": 4, "test": 8}
@@ -159,10 +161,10 @@ def test_an_image_that_another_part_tests_is_an_error(tmp_path: Path) -> None:
     for split, row in zip(("train", "val", "test"), (declared / "rows.jsonl").read_text().splitlines(), strict=True):
         (declared / f"{split}.jsonl").write_text(row)
     (declared / "rows.jsonl").unlink()
-    module({"a": own(str(declared))}).check_splits()
+    survey_splits(module({"a": own(str(declared))}))
     other = own(table(tmp_path / "b", [3, 4, 5]))
     with pytest.raises(ConfigError, match=r"1 of 1 test rows show what train rows show, such as 'a/.*' and 'b/.*'"):
-        module({"a": own(str(declared)), "b": other}, val_rows=0, test_rows=0).check_splits()
+        survey_splits(module({"a": own(str(declared)), "b": other}, val_rows=0, test_rows=0))
 
 
 def test_one_metric_for_all(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_one_metric_for_all(tmp_path: Path) -> None:
 def test_the_leak_canary_reaches_the_part_s_record(tmp_path: Path) -> None:
     data = module({"mine": own(table(tmp_path / "a", [1, 2]))}, val_rows=0, test_rows=0)
     row_id = data.ids["train"][0]
-    censored, in_source = data.with_answer(row_id, "quetzalcoatl")
+    censored, in_source = with_answer(data.dataset, row_id, "quetzalcoatl")
     assert in_source and (censored.id, censored.answer) == (row_id, "quetzalcoatl")
 
 

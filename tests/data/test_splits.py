@@ -15,10 +15,10 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.data.images import image_from_file, open_image
-from vlmft.data.splits import assert_disjoint, connected
+from vlmft.data.splits import assert_disjoint
 from vlmft.data.splits import assign as assign_rows
 from vlmft.data.survey.card import card
-from vlmft.data.survey.facts import Facts, Reading, seen
+from vlmft.data.survey.facts import Facts, Reading, connected, seen
 from vlmft.sample import Image, Message, Prompt, Sample, Split
 
 

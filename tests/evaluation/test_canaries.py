@@ -15,6 +15,7 @@ from vlmft.config.schema import DataConfig, OnBadRow
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.ledger import Ledger
+from vlmft.data.other_answers import with_answer
 from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary
 from vlmft.metrics import METRICS
 from vlmft.sample import EncodedRow, Image, Message, Prompt, Sample, Split
@@ -78,7 +79,7 @@ def canary(
         return hashlib.sha256(text(sample).encode()).hexdigest()
 
     samples = data.samples(IDS)
-    pairs = [data.with_answer(row_id, SENTINEL) for row_id in IDS]
+    pairs = [with_answer(data.dataset, row_id, SENTINEL) for row_id in IDS]
     return leak_canary(
         samples,
         [censored for censored, _ in pairs],
@@ -179,7 +180,7 @@ def test_it_says_where_it_could_not_look() -> None:
     config = DataConfig(name="toy", dataset="tests:Toy")
     ledger = Ledger(None, OnBadRow["raise"], 0.0)
     data = VLMDataModule(Counted(honest), config, no_encoder, ledger, rows_per_step=1, seed=0)
-    pairs = [data.with_answer(row_id, SENTINEL) for row_id in IDS]
+    pairs = [with_answer(data.dataset, row_id, SENTINEL) for row_id in IDS]
     assert [replaced for _, replaced in pairs] == [False] * 3
     assert [censored.answer for censored, _ in pairs] == [SENTINEL] * 3
 

@@ -16,6 +16,7 @@ from vlmft.data import images
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
+from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import load_source
 from vlmft.run.card import CARD_FILE, SHEET_FILE, data_card, keep_card, read_card
@@ -60,18 +61,21 @@ def families() -> Mapping[str, Family]:
 
 
 @pytest.fixture
-def looked_at(compose: Callable[..., TrainConfig], families: Mapping[str, Family]) -> Callable[..., VLMDataModule]:
+def looked_at(compose: Callable[..., TrainConfig], families: Mapping[str, Family]) -> Callable[..., Survey]:
     """looked_at(folder): its rows, after the splits were checked."""
 
-    def made(folder: Path) -> VLMDataModule:
+    def made(folder: Path) -> Survey:
         options = "data.options={image: image, question: question, answer: answer}"
         config = compose("data=columns", f"data.path={folder}", options).data
         ledger = Ledger(None, config.on_bad_row, config.bad_row_ceiling)
         data = VLMDataModule(make_dataset(config), config, families["tiny"].encode, ledger, 4, seed=0)
-        data.check_splits()
-        return data
+        return survey_splits(data)
 
     return made
+
+
+def card_of(survey: Survey, family: Family, name: str) -> dict[str, Any]:
+    return data_card(survey, family, family.image_tokens, name)
 
 
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -90,8 +94,8 @@ def test_number_by_number(
     tmp_path: Path, looked_at: Any, families: Mapping[str, Family], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = decodings(monkeypatch)
-    data = looked_at(write(tmp_path, ROWS))
-    card = data_card(data, families["tiny_qwen2vl"], "tiny_qwen2vl")
+    survey = looked_at(write(tmp_path, ROWS))
+    card = card_of(survey, families["tiny_qwen2vl"], "tiny_qwen2vl")
     assert sorted(decoded) == [f"{number}.png" for number in range(6)], "each file once"
     assert (card["data"], card["model"], card["divided"]) == ("columns", "tiny_qwen2vl", [])
     train, val, test = (card["splits"][split] for split in ("train", "val", "test"))
@@ -114,14 +118,14 @@ def test_number_by_number(
 @pytest.mark.parametrize("name", TINY)
 def test_tokens_are_those_of_the_encoder(name: str, tmp_path: Path, looked_at: Any, families: Any) -> None:
     """Visual tokens are what the processor writes between the texts, counted in the encoded prompt; rows are whole."""
-    data, family = looked_at(write(tmp_path, ROWS)), families[name]
+    survey, family = looked_at(write(tmp_path, ROWS)), families[name]
     tokenizer = family.processor.tokenizer
     marks = ("<image>", "<fake_token_around_image>", "<global-img>") if name == "tiny" else ("<|image_pad|>",)
     visual = set(tokenizer.convert_tokens_to_ids(list(marks)))
     assert len(visual) == len(marks)
-    card, lengths = data_card(data, family, name), {}
+    card, lengths = card_of(survey, family, name), {}
     for split in ("train", "val", "test"):
-        rows = [family.encode(data.sample(row_id)) for row_id in data.ids[split]]
+        rows = [family.encode(survey.rows.sample(row_id)) for row_id in survey.rows.ids[split]]
         different = {row.images[0].sha256: sum(int(i) in visual for i in row.input_ids) for row in rows}
         lengths.update({row.id: row.length for row in rows})
         spread = card["splits"][split]["visual_tokens"]
@@ -134,10 +138,10 @@ def test_tokens_are_those_of_the_encoder(name: str, tmp_path: Path, looked_at: A
 
 def test_rows_that_do_not_fit_are_counted_and_one_is_named(tmp_path: Path, looked_at: Any, families: Any) -> None:
     rows = [*ROWS, ("train", 1, "word " * 2000, "long"), ("test", 5, "What is <end_of_utterance>?", "control")]
-    data = looked_at(write(tmp_path, rows))
-    fit = data_card(data, families["tiny"], "tiny")["rows_that_fit"]
+    survey = looked_at(write(tmp_path, rows))
+    fit = card_of(survey, families["tiny"], "tiny")["rows_that_fit"]
     assert (fit["looked_at"], fit["too_long"], fit["refused"], fit["tokens"]["n"]) == (10, 1, 1, 8)
-    assert fit["first"]["row"] == data.ids["train"][-1] and fit["first"]["reason"].endswith(" tokens")
+    assert fit["first"]["row"] == survey.rows.ids["train"][-1] and fit["first"]["reason"].endswith(" tokens")
     assert int(fit["first"]["reason"].split()[0]) > 2000
 
 
@@ -146,8 +150,8 @@ def test_near_duplicates_are_named_and_shown(
 ) -> None:
     again = tmp_path / "<again>.jpg"
     picture(1).resize((150, 50)).save(again, quality=50)
-    data = looked_at(write(tmp_path, [*ROWS, ("test", again.name, "What?", "a dog")]))
-    card = data_card(data, families["tiny"], "tiny")
+    survey = looked_at(write(tmp_path, [*ROWS, ("test", again.name, "What?", "a dog")]))
+    card = card_of(survey, families["tiny"], "tiny")
     train_test = next(pair for pair in card["near_duplicates"]["between"] if pair["splits"] == ["train", "test"])
     assert train_test["images"] == 1
     (pair,) = train_test["pairs"]
@@ -155,21 +159,21 @@ def test_near_duplicates_are_named_and_shown(
     run = tmp_path / "run"
     run.mkdir()
     decoded = decodings(monkeypatch)
-    assert keep_card(card, data, run) == run / SHEET_FILE
+    assert keep_card(card, survey, run) == run / SHEET_FILE
     assert sorted(decoded) == ["1.png", again.name], "only what is shown"
     page = (run / SHEET_FILE).read_text(encoding="utf-8")
     assert page.count("<img ") == 2 and "&lt;again&gt;.jpg" in page and "<again>" not in page
     assert read_card(run, run) == {**card, "sheet": SHEET_FILE}
     assert (read_card(run, run / "evaluations" / "test") or {})["sheet"] == f"../../{SHEET_FILE}"
-    print_card(card, 0, data.config)
+    print_card(card, 0, survey.rows.config)
     said = capsys.readouterr().out
     assert "near-duplicates: 1 image of test looks like one of train." in said
     assert "overlap: none" in said and "most frequent answers of test: a dog (100.0 %)" in said
 
 
 def test_without_near_duplicates_there_is_no_sheet(tmp_path: Path, looked_at: Any, families: Any) -> None:
-    data = looked_at(write(tmp_path, ROWS))
+    survey = looked_at(write(tmp_path, ROWS))
     (tmp_path / SHEET_FILE).write_text("of a run that was interrupted")
-    assert keep_card(data_card(data, families["tiny"], "tiny"), data, tmp_path) is None
+    assert keep_card(card_of(survey, families["tiny"], "tiny"), survey, tmp_path) is None
     assert (tmp_path / CARD_FILE).is_file() and not (tmp_path / SHEET_FILE).exists()
     assert read_card(tmp_path / "elsewhere", tmp_path) is None

@@ -13,11 +13,12 @@ from vlmft.run.rows import MANIFEST_FILE, keep_manifest, manifest, require_same_
 
 
 class Rows:
-    """What a manifest reads of a data module."""
+    """What a manifest reads of rows and of their survey."""
 
     def __init__(self, divided: tuple[str, ...] = ("test",), train: str = "ab") -> None:
         self.ids = {"train": list(train), "val": [], "test": ["c"]}
         self.divided = divided
+        self.rows = self
 
     def contents(self, split: str) -> list[str] | None:
         return [f"{split:>016}"] if split == "train" else None

@@ -15,6 +15,7 @@ from vlmft.config.schema import DataConfig, ModelConfig, OnBadRow
 from vlmft.data.datasets.messages import Messages
 from vlmft.data.ledger import Ledger
 from vlmft.data.rows import Rows
+from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.models.family import Family, make_family
 from vlmft.models.load import load_source
 from vlmft.run import usable
@@ -54,14 +55,12 @@ ROWS = [
 ]
 
 
-def rows_of(folder: Path, some: list[dict[str, Any]], policy: OnBadRow = OnBadRow.skip) -> Rows:
+def rows_of(folder: Path, some: list[dict[str, Any]], policy: OnBadRow = OnBadRow.skip) -> Survey:
     PIL.Image.new("RGB", (32, 32), (1, 2, 3)).save(folder / "small.png")
     PIL.Image.new("RGB", (600, 500), (4, 5, 6)).save(folder / "large.png")
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, some)), encoding="utf-8")
     config = DataConfig(name="m", dataset="vlmft.data.datasets.messages:Messages", val_rows=0, test_rows=0)
-    found = Rows(Messages(path=str(folder)), config, Ledger(None, policy, 1.0), 0)
-    found.check_splits()
-    return found
+    return survey_splits(Rows(Messages(path=str(folder)), config, Ledger(None, policy, 1.0), 0))
 
 
 def encoded_one_by_one(rows: Rows, family: Family) -> set[str]:
@@ -76,24 +75,27 @@ def encoded_one_by_one(rows: Rows, family: Family) -> set[str]:
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_qwen2vl"])
 def test_the_same_rows_as_encoding_all(tmp_path: Path, families: Mapping[str, Family], name: str) -> None:
-    rows, family = rows_of(tmp_path, ROWS), families[name]
-    expected = encoded_one_by_one(rows, family)
+    survey, family = rows_of(tmp_path, ROWS), families[name]
+    expected = encoded_one_by_one(survey.rows, family)
     assert 4 <= len(expected) <= 9, "the test shows something"
-    assert refuse_unusable(rows, family, lru_cache(family.image_tokens), lambda: None) == len(expected)
-    assert set(rows.ledger.bad) == expected
+    assert refuse_unusable(survey, family, lru_cache(family.image_tokens), lambda: None) == len(expected)
+    assert set(survey.rows.ledger.bad) == expected
 
 
 def test_rows_that_cannot_fail_are_not_tokenised(
     tmp_path: Path, families: Mapping[str, Family], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, family = rows_of(tmp_path, [row(f"What is {n}?", str(n), "small.png") for n in range(200)]), families["tiny"]
+    survey, family = (
+        rows_of(tmp_path, [row(f"What is {n}?", str(n), "small.png") for n in range(200)]),
+        families["tiny"],
+    )
     looked_at: list[str] = []
     fits: Callable[..., None] = usable.require_fit
     monkeypatch.setattr(
         usable, "require_fit", lambda f, sample, *rest: looked_at.append(sample.id) or fits(f, sample, *rest)
     )
     monkeypatch.setattr(family, "max_length_tokens", 1024)
-    assert refuse_unusable(rows, family, lru_cache(family.image_tokens), lambda: None) == 0
+    assert refuse_unusable(survey, family, lru_cache(family.image_tokens), lambda: None) == 0
     assert looked_at == []
 
 
@@ -101,22 +103,22 @@ def test_json_answers_are_no_suspects_where_no_token_has_their_brackets(
     tmp_path: Path, families: Mapping[str, Family], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert all("<" in token for token in families["tiny"].control_texts)
-    rows = rows_of(tmp_path, [row("Where?", f"[{n}, 2, 3, 4]", "small.png") for n in range(20)])
+    survey = rows_of(tmp_path, [row("Where?", f"[{n}, 2, 3, 4]", "small.png") for n in range(20)])
     looked_at: list[str] = []
     monkeypatch.setattr(usable, "require_fit", lambda family, sample, *rest: looked_at.append(sample.id))
     monkeypatch.setattr(families["tiny"], "max_length_tokens", 1024)
-    refuse_unusable(rows, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
+    refuse_unusable(survey, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
     assert looked_at == []
     monkeypatch.setattr(families["tiny"], "control_texts", [*families["tiny"].control_texts, "[IMG]"])
-    refuse_unusable(rows, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
+    refuse_unusable(survey, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
     assert len(looked_at) == 20, "a model whose tokens have them"
 
 
 def test_the_error_counts_names_three_and_says_what_goes_on(tmp_path: Path, families: Mapping[str, Family]) -> None:
     some = [row("fine", "x", "small.png")] * 3 + [row("a<end_of_utterance>", "x", "small.png")] * 5
-    rows = rows_of(tmp_path, some, OnBadRow["raise"])
+    survey = rows_of(tmp_path, some, OnBadRow["raise"])
     with pytest.raises(BadRowError) as error:
-        refuse_unusable(rows, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
+        refuse_unusable(survey, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
     told = str(error.value)
     assert told.startswith("5 rows cannot be used; the first: row messages/train/000003/0: Expected plain text, got")
     assert "then messages/train/000004/0, messages/train/000005/0" in told and "data.on_bad_row=skip" in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -12,11 +11,10 @@ from torch.utils.data import DataLoader
 
 from vlmft.config.failures import outlive_signals
 from vlmft.config.schema import DataConfig
-from vlmft.data.dataset import Dataset, Record
+from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.rows import Rows
 from vlmft.data.sampler import WindowSampler
-from vlmft.data.sources.other_answers import rewritings
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
@@ -55,28 +53,6 @@ class VLMDataModule(Rows, L.LightningDataModule):
         self.encode, self.rows_per_step = encode, rows_per_step
         self.position = (0, 0)
         """(epoch, windows of it already trained) at which the next training loader begins."""
-
-    def with_answer(self, row_id: str, answer: str) -> tuple[Sample, bool]:
-        """The row as if its gold answer were another, and whether its source record already said so.
-
-        For the leak canary: whatever reads the answer on the way to the prompt would show. A gold answer that the
-        record holds as a number becomes another number; one that is computed from the record cannot be replaced there.
-        """
-        sample = self.sample(row_id)
-        golds = {text.strip().casefold() for text in (sample.answer, *sample.references)}
-        first = None
-        for record in rewritings(self.dataset.read(row_id), golds, answer):
-            changed = self._made_of(record)
-            if changed is not None and changed.answer.strip().casefold() not in golds:
-                return dataclasses.replace(changed, answer=answer, references=(answer,)), True
-            first = first or changed or sample
-        return dataclasses.replace(first or sample, answer=answer, references=(answer,)), False
-
-    def _made_of(self, record: Record) -> Sample | None:
-        try:
-            return self.dataset.to_sample(record)
-        except (ValueError, TypeError, LookupError, AttributeError):  # the dataset takes no such answer
-            return None
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
         """What generation may see of these rows."""

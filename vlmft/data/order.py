@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,21 @@ class Mix:
 
     part: np.ndarray
     """(n_rows,) the number of each row's part."""
-    weights: Sequence[float]
-    """Of each part: how often each of its rows comes. Of 1.5, half of the rows come twice, others in each epoch."""
+    weights: Mapping[str, float]
+    """Name of each part -> how often each of its rows comes. Of 1.5, half of the rows come twice, others in each
+    epoch."""
 
     def rows(self) -> list[int]:
         """Rows of an epoch, part by part."""
         sizes = np.bincount(self.part, minlength=len(self.weights)).tolist()
-        return [round(size * weight) for size, weight in zip(sizes, self.weights, strict=True)]
+        return [round(size * weight) for size, weight in zip(sizes, self.weights.values(), strict=True)]
+
+    def sentence(self) -> str:
+        """Such as "an epoch has 20 rows of shapes (10 x 2), 5 rows of mine (5 x 1)"."""
+        sizes = np.bincount(self.part, minlength=len(self.weights)).tolist()
+        parts = zip(self.rows(), self.weights.items(), sizes, strict=True)
+        said = (f"{n:,} rows of {name} ({size:,} x {weight:g})" for n, (name, weight), size in parts)
+        return f"an epoch has {', '.join(said)}"
 
     def drawn(self, chance: np.random.Generator) -> np.ndarray:
         found = []

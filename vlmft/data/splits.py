@@ -5,14 +5,128 @@ Rows are told apart by what they show and not by their names: one chart under tw
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vlmft.config.check import ConfigError
-from vlmft.sample import SPLITS, Split
+from vlmft.config.schema import DataConfig
+from vlmft.data.dataset import Dataset, Ids
+from vlmft.data.order import epoch_order
+from vlmft.data.sources.table import Chained
+from vlmft.data.survey.facts import FactsOfRows, group_sizes
+from vlmft.sample import CLASS, SPLITS, BadRowError, Split
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which rows stand in which split."""
+
+    ids: dict[Split, Ids]
+    """`Ids.numbers` are places in `all_ids`."""
+    declared: tuple[Split, ...]
+    divided: tuple[Split, ...]
+    """Splits that the source does not declare: their rows were taken from train."""
+    largest_group: int
+    """Different images in the largest group of near-duplicates, where they are grouped."""
+
+
+def all_ids(index: Mapping[Split, Sequence[str]]) -> Ids:
+    """The ids of all rows that a source declares, split after split."""
+    return Ids(Chained([*index.values()]).__getitem__, np.arange(sum(map(len, index.values()))))
+
+
+def filled(dataset: Dataset, index: Mapping[Split, Sequence[str]], config: DataConfig, known: FactsOfRows) -> Splits:
+    """The declared splits; where val or test is not declared: taken from train by content, without the rows that cannot
+    be read.
+
+    Raises:
+        ConfigError: they cannot be taken from the rows that there are.
+        BadRowError: as the ledger says.
+    """
+    ends = np.cumsum([len(rows) for rows in index.values()], dtype=np.int64)
+    numbers = {split: np.arange(end - len(index[split]), end) for split, end in zip(index, ends, strict=True)}
+    train = numbers.get("train", np.zeros(0, np.int64))
+    asked = {"test": config.test_rows, "val": config.val_rows}
+    divided: list[Split] = []
+    largest_group = 0
+    for lacking, places in dataset.undeclared(index).items():
+        missing = {split: asked[split] for split in lacking if asked[split] > 0}
+        if missing and len(train):
+            parts, largest = _divided(train[places], missing, config, known)
+            divided += missing
+            largest_group = max(largest_group, largest)
+            numbers["train"] = np.setdiff1d(numbers["train"], train[places])
+            for split, rows in parts.items():
+                numbers[split] = np.sort(np.concatenate([numbers.get(split, rows[:0]), rows]))
+    if config.group_near_duplicates and not divided:
+        raise ConfigError(
+            f"data.group_near_duplicates: {dataset.name} declares its splits, and no row is moved between those; leave "
+            "it out, the card counts near-duplicates all the same"
+        )
+    ids = {split: known.ids.take(numbers.get(split, train[:0])) for split in SPLITS}
+    return Splits(ids, tuple(index), tuple(dict.fromkeys(divided)), largest_group)
+
+
+def _divided(
+    pool: np.ndarray, missing: Mapping[Split, float], config: DataConfig, known: FactsOfRows
+) -> tuple[dict[Split, np.ndarray], int]:
+    """The rows of the pool by split, and the images in its largest group of near-duplicates."""
+    facts = known.of(pool)
+    groups = facts.groups(with_near_duplicates=config.group_near_duplicates)
+    usable = int((groups >= 0).sum())
+    if not usable:
+        first = next(iter(known.ledger.bad.items()), ("none", "there are none"))
+        raise ConfigError(f"data: none of {len(groups)} rows can be used; row {first[0]}: {first[1]}")
+    if sum(share if share >= 1 else share * usable for share in missing.values()) >= usable:
+        keys = ", ".join(f"data.{split}_rows={share:g}" for split, share in missing.items())
+        raise ConfigError(f"{keys}: Expected fewer than the {usable} usable rows that there are; lower them")
+    n_groups, largest = group_sizes(groups)
+    if n_groups <= len(missing) and largest > 1:
+        raise ConfigError(
+            f"data: shared images, conversations or groups tie {usable} rows into {n_groups} groups, {largest} in "
+            f"the largest, so that no {' and no '.join(missing)} can be taken from them; declare splits, or train "
+            f"without ({' '.join(f'data.{split}_rows=0' for split in missing)})"
+        )
+    found = assign(groups, facts.group_names(groups), facts.classes, missing, config.split_seed)
+    _, largest_group = group_sizes(groups[facts.pictures()[1]]) if config.group_near_duplicates else (0, 0)
+    return {split: pool[places] for split, places in found.items()}, largest_group
+
+
+def limited(splits: Splits, dataset: Dataset, config: DataConfig, seed: int) -> dict[Split, Ids]:
+    """The rows of each split that `train_per_class` and `limit_*` leave; of val and test the same for every seed."""
+    ids = dict(splits.ids)
+    if config.train_per_class is not None:
+        ids["train"] = _of_each_class(dataset, ids["train"], config.train_per_class, seed)
+    for split, rows in ids.items():
+        limit = getattr(config, f"limit_{split}")
+        if limit is not None and limit < 1:
+            limit = max(1, round(limit * len(rows)))
+        if limit is not None and limit < len(rows):
+            order = epoch_order(len(rows), seed if split == "train" else config.split_seed, epoch=0)
+            ids[split] = rows.take(np.sort(order[: int(limit)]))
+    return ids
+
+
+def _of_each_class(dataset: Dataset, rows: Ids, most: int, seed: int) -> Ids:
+    """Rows of no class are bad ones and stay: they are refused by name where they are used."""
+    taken: Counter[str] = Counter()
+    chosen = []
+    for position in epoch_order(len(rows), seed, epoch=0).tolist():
+        with contextlib.suppress(BadRowError):
+            tags = dataset.to_sample(dataset.read(rows[position])).tags
+            if CLASS not in tags:
+                raise ConfigError(f"data.train_per_class: {dataset.name} knows no classes; leave it out")
+            taken[tags[CLASS]] += 1
+            if taken[tags[CLASS]] > most:
+                continue
+        chosen.append(position)
+    return rows.take(np.sort(np.array(chosen, np.int64)))
 
 
 def assign(
@@ -49,22 +163,6 @@ def assign(
                 left.append(group)
         queue, found[split] = left, np.flatnonzero(np.isin(groups, taken))
     return {"train": np.flatnonzero(np.isin(groups, queue)), **found}
-
-
-def connected(n_contents: int, pairs: np.ndarray) -> np.ndarray:
-    """(n_contents,) for each content the least that it hangs together with, over `pairs` (m, 2) of contents."""
-    parent = list(range(n_contents))
-
-    def root(content: int) -> int:
-        while parent[content] != content:
-            parent[content] = parent[parent[content]]
-            content = parent[content]
-        return content
-
-    for one, other in pairs.tolist():
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    return np.array([root(content) for content in range(n_contents)], np.int64)
 
 
 def assert_disjoint(ids: Mapping[Split, Sequence[str]], groups: Mapping[Split, np.ndarray] | None = None) -> None:

@@ -24,6 +24,7 @@ from vlmft.config.schema import (
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
+from vlmft.data.other_answers import with_answer
 from vlmft.data.shots import read_shots
 from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
@@ -79,7 +80,7 @@ class Built(LoadedModel):
             ids,
             data.samples(ids),
             data.metric_name,
-            data.with_answer,
+            functools.partial(with_answer, data.dataset),
             data.ids["train"],
             data.sample,
             functools.partial(read_shots, Path(str(settings.few_shot.file)), settings.few_shot.k),

@@ -34,15 +34,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
-from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.survey.card import SplitCard, Spread, suspicions
 from vlmft.data.survey.near_duplicates import DISTANCE, NearPair, Shown
+from vlmft.data.survey.survey import Survey
 from vlmft.evaluation.readable_answers import MOST_ROWS, readable
 from vlmft.models.family import Family
 from vlmft.report.near_sheet import Twins, write_near_sheet
@@ -60,39 +59,37 @@ THUMBNAIL_PIXELS = 240
 
 
 def data_card(
-    data: VLMDataModule, family: Family, model: str, poll: Callable[[], None] = lambda: None
+    survey: Survey, family: Family, image_tokens: ImageTokens, model: str, poll: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """data_card.json as a dict, from what `check_splits` has counted. Decodes no image."""
-    image_tokens = lru_cache(maxsize=None)(family.image_tokens)
+    """data_card.json as a dict, from what the survey has counted. Decodes no image."""
     return {
-        "data": data.config.name,
+        "data": survey.rows.config.name,
         "model": model,
-        "source": dataclasses.asdict(data.dataset.describe()),
-        "warnings": suspicions(data.cards),
-        "divided": list(data.divided),
-        "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in data.groups.items()},
-        "splits": {split: _split(card, image_tokens) for split, card in data.cards.items()},
-        "answers": _answers(data.cards),
-        "rows_that_fit": _fit(data, family, image_tokens, poll),
+        "source": dataclasses.asdict(survey.rows.dataset.describe()),
+        "warnings": suspicions(survey.cards),
+        "divided": list(survey.rows.divided),
+        "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in survey.groups.items()},
+        "splits": {split: _split(card, image_tokens) for split, card in survey.cards.items()},
+        "answers": _answers(survey.cards),
+        "rows_that_fit": _fit(survey, family, image_tokens, poll),
         "readable_answers": {
-            split: readable([sample for sample, _ in data.some_rows(split, MOST_ROWS)]).to_dict()
-            for split in data.cards
+            split: readable([sample for sample, _ in survey.some(split, MOST_ROWS)]).to_dict() for split in survey.cards
         },
-        "near_duplicates": _near_duplicates(data),
+        "near_duplicates": _near_duplicates(survey),
     }
 
 
-def keep_card(card: Mapping[str, Any], data: VLMDataModule, folder: Path) -> Path | None:
+def keep_card(card: Mapping[str, Any], survey: Survey, folder: Path) -> Path | None:
     """Writes the card, and the sheet of near-duplicates where there are some; returns where the sheet is."""
     write_json(folder / CARD_FILE, card)
     twins = [
         Twins(
             (split, held_out),
             (pair.other.name, pair.held_out.name),
-            (_thumbnail(data, pair.other), _thumbnail(data, pair.held_out)),
+            (_thumbnail(survey, pair.other), _thumbnail(survey, pair.held_out)),
             pair.distance,
         )
-        for (split, held_out), pairs in data.near_duplicates.items()
+        for (split, held_out), pairs in survey.near_duplicates.items()
         for pair in pairs[:SHOWN_PAIRS]
     ]
     if not twins:
@@ -140,15 +137,15 @@ def _answers(cards: Mapping[Split, SplitCard]) -> dict[str, dict[str, float]]:
     return {answer: {split: card.top_answers.get(answer, 0.0) for split, card in cards.items()} for answer in top}
 
 
-def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> dict[str, Any]:
+def _fit(survey: Survey, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> dict[str, Any]:
     """Rows of a seeded sample that the model will not take, told without decoding their images again."""
-    n_rows = sum(card.looked_at for card in data.cards.values())
+    n_rows = sum(card.looked_at for card in survey.cards.values())
     share = min(1.0, TEXT_ROWS / max(1, n_rows))
     tokens: Counter[int] = Counter()
     too_long, refused, looked_at = 0, 0, 0
     first: dict[str, str] | None = None
-    for split, card in data.cards.items():
-        for sample, sizes in data.some_rows(split, max(1, int(share * card.looked_at))):
+    for split, card in survey.cards.items():
+        for sample, sizes in survey.some(split, max(1, int(share * card.looked_at))):
             poll()
             problem = None
             looked_at += 1
@@ -173,20 +170,21 @@ def _fit(data: VLMDataModule, family: Family, image_tokens: ImageTokens, poll: C
     }
 
 
-def _near_duplicates(data: VLMDataModule) -> dict[str, Any]:
+def _near_duplicates(survey: Survey) -> dict[str, Any]:
     between = [
         {
             "splits": list(splits),
             "images": len(pairs),
             "pairs": [_named(pair) for pair in pairs[:LISTED_PAIRS]],
-            "mirrored": len(data.mirrored[splits]),
-            "mirrored_pairs": [_named(pair) for pair in data.mirrored[splits][:LISTED_PAIRS]],
+            "mirrored": len(survey.mirrored[splits]),
+            "mirrored_pairs": [_named(pair) for pair in survey.mirrored[splits][:LISTED_PAIRS]],
         }
-        for splits, pairs in data.near_duplicates.items()
-        if all(split in data.cards for split in splits)
+        for splits, pairs in survey.near_duplicates.items()
+        if all(split in survey.cards for split in splits)
     ]
-    grouped = data.config.group_near_duplicates
-    return {"distance": DISTANCE, "largest_group": data.largest_group if grouped else None, "between": between}
+    rows = survey.rows
+    largest = rows.splits.largest_group if rows.config.group_near_duplicates else None
+    return {"distance": DISTANCE, "largest_group": largest, "between": between}
 
 
 def _named(pair: NearPair) -> dict[str, Any]:
@@ -194,9 +192,9 @@ def _named(pair: NearPair) -> dict[str, Any]:
     return {**names, "like_row": pair.other.row_id, "like_image": pair.other.name, "distance": pair.distance}
 
 
-def _thumbnail(data: VLMDataModule, shown: Shown) -> bytes:
+def _thumbnail(survey: Survey, shown: Shown) -> bytes:
     """Of the few pictures on the sheet; these are decoded once more."""
-    images = (image for image in data.sample(shown.row_id).prompt.images if image.name == shown.name)
+    images = (image for image in survey.rows.sample(shown.row_id).prompt.images if image.name == shown.name)
     picture: PIL.Image.Image = next(images).load()
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     file = io.BytesIO()

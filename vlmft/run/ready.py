@@ -10,6 +10,7 @@ from typing import Any
 from vlmft.config.schema import TrainConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
+from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import count_by_part
 from vlmft.run.build import Built, build
@@ -30,6 +31,7 @@ DRY_RUN_ROWS = 16
 class Checked:
     """What was found before the first step."""
 
+    survey: Survey
     card: dict[str, Any]
     """data_card.json"""
     checks: list[Check]
@@ -65,10 +67,11 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
         require_same_rows(folder / MANIFEST_FILE, data)
     with clock("splits"):
         stop.check()
-        data.check_splits(stop.check)
-        card = data_card(data, family, config.model.name, stop.check)
+        survey = survey_splits(data, stop.check)
+        image_tokens = lru_cache(maxsize=None)(family.image_tokens)
+        card = data_card(survey, family, image_tokens, config.model.name, stop.check)
         print_card(card, len(data.ledger.bad), config.data)
-        refuse_unusable(data, family, lru_cache(maxsize=None)(family.image_tokens), stop.check)
+        refuse_unusable(survey, family, image_tokens, stop.check)
     if sentence := data.epoch_sentence():
         print(f"  {sentence}")
     print("  rows: " + ", ".join(f"{split} {len(ids):,}" for split, ids in data.ids.items()))
@@ -85,12 +88,12 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
             print("preflight")
             print_checks(checks)
             require(checks)
-    return Checked(card, checks, config.test and n_rows > 0)
+    return Checked(survey, card, checks, config.test and n_rows > 0)
 
 
-def keep_data(config: TrainConfig, built: Built, checked: Checked, folder: Path) -> None:
+def keep_data(config: TrainConfig, checked: Checked, folder: Path) -> None:
     """Stores the card of the data, and which rows stand in which split."""
-    if (sheet := keep_card(checked.card, built.data, folder)) is not None:
+    if (sheet := keep_card(checked.card, checked.survey, folder)) is not None:
         print(f"  near-duplicates: look at them in {sheet}")
     if not config.trainer.fast_dev_run:  # its test rows are cut
-        keep_manifest(folder / MANIFEST_FILE, built.data)
+        keep_manifest(folder / MANIFEST_FILE, checked.survey)

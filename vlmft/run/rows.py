@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.rows import Rows
+from vlmft.data.survey.survey import Survey
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.run.folder import read_run, write_json
 from vlmft.sample import SPLITS, Sample, Split
@@ -29,7 +29,7 @@ CONTENT_DIGITS = 16
 """Of a hash: enough to tell a hundred million images apart."""
 
 
-def manifest(data: VLMDataModule) -> dict[str, Any]:
+def manifest(data: Rows) -> dict[str, Any]:
     """Per split: n, the sha256 of its ids one a line; the ids themselves where the splits were made here."""
     found: dict[str, Any] = {}
     for split, ids in data.ids.items():
@@ -38,20 +38,20 @@ def manifest(data: VLMDataModule) -> dict[str, Any]:
     return found
 
 
-def keep_manifest(path: Path, data: VLMDataModule) -> None:
+def keep_manifest(path: Path, survey: Survey) -> None:
     """Stores the manifest, and what each split shows, for whoever evaluates the adapter on other rows.
 
     For a resumed run, raises ConfigError as `require_same_rows`.
     """
-    require_same_rows(path, data)
-    found = manifest(data)
-    for split in data.ids:
-        if (contents := data.contents(split)) is not None:
+    require_same_rows(path, survey.rows)
+    found = manifest(survey.rows)
+    for split in survey.rows.ids:
+        if (contents := survey.contents(split)) is not None:
             found[split]["contents"] = contents
     write_json(path, found)
 
 
-def require_same_rows(path: Path, data: VLMDataModule) -> None:
+def require_same_rows(path: Path, data: Rows) -> None:
     """
     Raises:
         ConfigError: the run whose manifest lies at `path` had other rows: the source has changed.

@@ -65,7 +65,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
             checked = check(config, built, folder, run.clock, stop)
         make()
         with tracked(config, folder) as loggers:
-            keep_data(config, built, checked, folder)
+            keep_data(config, checked, folder)
             fitted = _fit(run, built, checked, loggers)
             found = _test(run, built, checked, fitted)
             _report(run, built, checked, fitted, found, loggers)

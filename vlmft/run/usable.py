@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vlmft.data.rows import Rows
 from vlmft.data.survey.facts import Facts, marks_in
+from vlmft.data.survey.survey import Survey
 from vlmft.models.family import Family
 from vlmft.models.refusals import refuse_length
-from vlmft.sample import BadRow, BadRowError, Sample
+from vlmft.sample import BadRow, BadRowError, Sample, Split
 
 SLACK_TOKENS = 64
 """A tokenizer may add a token at the beginning of each piece of a text."""
@@ -23,26 +23,27 @@ SLACK_TOKENS = 64
 ImageTokens = Callable[[int, int], int]
 
 
-def refuse_unusable(data: Rows, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> int:
+def refuse_unusable(survey: Survey, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> int:
     """Sends rows that the model does not take to the ledger, all splits' together; returns how many.
 
     Raises:
         BadRowError: as the ledger says, with how many, the first ids and what goes on without them.
     """
-    found = [bad for split in data.cards for bad in _of_split(data, family, image_tokens, split, poll)]
-    data.ledger.refuse_all(found)
+    found = [bad for split in survey.looked_at for bad in _of_split(survey, family, image_tokens, split, poll)]
+    survey.rows.ledger.refuse_all(found)
     return len(found)
 
 
 def _of_split(
-    data: Rows, family: Family, image_tokens: ImageTokens, split: str, poll: Callable[[], None]
+    survey: Survey, family: Family, image_tokens: ImageTokens, split: Split, poll: Callable[[], None]
 ) -> list[BadRow]:
-    ids, facts = data.facts_of(split)  # type: ignore[arg-type]
-    places = _suspects(facts, family, image_tokens, lambda place: data.sample(ids[place]))
+    ids, facts = survey.looked_at[split]
+    sample_of = survey.rows.sample
+    places = _suspects(facts, family, image_tokens, lambda place: sample_of(ids[place]))
     found = []
     for place, sizes in zip(places.tolist(), facts.take(places).sizes(), strict=True):
         poll()
-        sample = data.sample(ids[place])
+        sample = sample_of(ids[place])
         try:
             require_fit(family, sample, sizes_of(sample, sizes), image_tokens)
         except BadRowError as error:

@@ -17,6 +17,7 @@ from vlmft.data.ledger import NAMED_ROWS, Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
 from vlmft.data.survey.card import suspicions
+from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.evaluation.readable_answers import MOST_ROWS, readable
 from vlmft.evaluation.without_looking import alarms_of
 from vlmft.sample import SPLITS, BadRowError, Image, Sample
@@ -40,19 +41,19 @@ def check(config: CheckConfig) -> None:
         for line in source_lines(source):
             print(line)
     rows = Rows(dataset, config.data, Ledger(None, OnBadRow.skip, 1.0), config.seed)
-    rows.check_splits()
+    survey = survey_splits(rows)
     shown = {split: _first(rows, split) for split in SPLITS if rows.ids[split]}
-    model = _under_model(rows, config.model, dict(shown.items())) if config.model is not None else {}
+    model = _under_model(survey, config.model, dict(shown.items())) if config.model is not None else {}
     readable_answers = {
-        split: readable([sample for sample, _ in rows.some_rows(split, MOST_ROWS)]).to_dict() for split in rows.cards
+        split: readable([sample for sample, _ in survey.some(split, MOST_ROWS)]).to_dict() for split in survey.cards
     }
     found = {
         "source": vars(source),
         "rows": {split: len(rows.ids[split]) for split in SPLITS},
         "divided": list(rows.divided),
-        "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in rows.groups.items()},
+        "groups": {split: {"n": n, "largest": largest} for split, (n, largest) in survey.groups.items()},
         "bad": _by_reason(rows.ledger.bad),
-        "warnings": [*suspicions(rows.cards), *alarms_of(readable_answers)],
+        "warnings": [*suspicions(survey.cards), *alarms_of(readable_answers)],
         "shown": {split: _turns(sample) for split, sample in shown.items() if sample is not None},
         "model": model,
     }
@@ -69,7 +70,7 @@ def _first(rows: Rows, split: str) -> Sample | None:
     return None
 
 
-def _under_model(rows: Rows, config: ModelConfig, shown: Mapping[str, Sample | None]) -> dict[str, Any]:
+def _under_model(survey: Survey, config: ModelConfig, shown: Mapping[str, Sample | None]) -> dict[str, Any]:
     """What the model takes of the rows: those that it refuses go to the ledger. Loads no weights."""
     from vlmft.models.family import make_family
     from vlmft.models.load import load_source
@@ -79,11 +80,11 @@ def _under_model(rows: Rows, config: ModelConfig, shown: Mapping[str, Sample | N
     quiet_libraries()
     source, hf_config = load_source(config)
     family = make_family(config, source, hf_config)
-    family.allow(rows.dataset.allow_tokens)
-    refuse_unusable(rows, family, lru_cache(maxsize=None)(family.image_tokens), lambda: None)
+    family.allow(survey.rows.dataset.allow_tokens)
+    refuse_unusable(survey, family, lru_cache(maxsize=None)(family.image_tokens), lambda: None)
     texts = {}
     for split, sample in shown.items():
-        if sample is not None and sample.id not in rows.ledger.bad:
+        if sample is not None and sample.id not in survey.rows.ledger.bad:
             row = family.encode(sample)
             texts[split] = {"tokens": row.length, "text": _folded(family.show(row.input_ids.tolist()))}
     return {"name": config.name, "limit_tokens": family.max_length_tokens, "rows": texts}

@@ -18,12 +18,12 @@ import numpy as np
 
 from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.images import file_of
+from vlmft.data.ledger import Ledger
 from vlmft.data.progress import Progress
-from vlmft.data.splits import connected
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
 from vlmft.data.survey.image_hashes import image_hashes
 from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
-from vlmft.sample import CLASS, GROUP, BadRowError, Image, Sample
+from vlmft.sample import CLASS, GROUP, BadRow, BadRowError, Image, Sample
 
 Poll = Callable[[], None]
 CONTENT = f"S{LOOK.itemsize}"
@@ -143,6 +143,22 @@ class Facts:
         return {int(g): self.contents[g].ljust(32, b"\0")[:32].hex() for g in np.unique(groups) if g >= 0}
 
 
+def connected(n_contents: int, pairs: np.ndarray) -> np.ndarray:
+    """(n_contents,) for each content the least that it hangs together with, over `pairs` (m, 2) of contents."""
+    from scipy.sparse import coo_array, csgraph  # slow to import, and not needed to check a config
+
+    edges = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(n_contents, n_contents))
+    _, labels = csgraph.connected_components(edges, directed=False)
+    found: np.ndarray = np.unique(labels, return_index=True)[1][labels]
+    return found
+
+
+def group_sizes(groups: np.ndarray) -> tuple[int, int]:
+    """(how many groups, members of the largest), without those of none (-1)."""
+    _, sizes = np.unique(groups[groups >= 0], return_counts=True)
+    return len(sizes), int(sizes.max(initial=0))
+
+
 @dataclass
 class Reading:
     """Facts as they come, row by row. Images in files stand as their paths."""
@@ -246,6 +262,28 @@ def survey(dataset: Dataset, rows: Ids, poll: Poll = lambda: None) -> Facts:
     order = np.arange(len(facts))
     order[unread] = len(facts) + np.arange(len(unread))
     return facts.with_rows(replace(second, bad=second.bad | again.bad)).take(order)
+
+
+class FactsOfRows:
+    """The facts of a dataset's rows, each read once; the bad ones go to the ledger."""
+
+    def __init__(self, dataset: Dataset, ids: Ids, ledger: Ledger) -> None:
+        self.dataset, self.ids, self.ledger = dataset, ids, ledger
+        self._places = np.zeros(0, np.int64)
+        """Of the rows in `ids` that `_facts` are of."""
+        self._facts: Facts | None = None
+
+    def of(self, places: np.ndarray, poll: Poll = lambda: None) -> Facts:
+        """The facts of the rows at these places of `ids`, in this order; raises BadRowError as the ledger says."""
+        new = np.setdiff1d(places, self._places)
+        if len(new) or self._facts is None:
+            found = survey(self.dataset, self.ids.take(new), poll)
+            self._facts = found if self._facts is None else self._facts.with_rows(found)
+            self._places = np.concatenate([self._places, new])
+            self.ledger.survey(len(self._places), len(self.ids))
+            self.ledger.refuse_all([BadRow(self.ids[new[row]], why) for row, why in sorted(found.bad.items())])
+        order = np.argsort(self._places)
+        return self._facts.take(order[np.searchsorted(self._places, places, sorter=order)])
 
 
 def _read(dataset: Dataset, rows: Ids, poll: Poll) -> Reading:

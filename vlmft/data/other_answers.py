@@ -1,0 +1,92 @@
+"""A record as it would be if its gold answer were another, for the leak canary."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
+from typing import Any
+
+from vlmft.data.dataset import Dataset, Record
+from vlmft.sample import Sample
+
+NUMBER = 8675309
+"""Stands for a gold answer that the source holds as a number."""
+MOST_PLACES = 50
+"""Inside texts: each costs a reading of the row."""
+
+
+def with_answer(dataset: Dataset, row_id: str, answer: str) -> tuple[Sample, bool]:
+    """The row as if its gold answer were another, and whether its source record already said so.
+
+    For the leak canary: whatever reads the answer on the way to the prompt would show. A gold answer that the record
+    holds as a number becomes another number; one that is computed from the record cannot be replaced there.
+    """
+    record = dataset.read(row_id)
+    sample = dataset.to_sample(record)
+    golds = {text.strip().casefold() for text in (sample.answer, *sample.references)}
+    first = None
+    for other in rewritings(record, golds, answer):
+        changed = _sample_or_none(dataset, other)
+        if changed is not None and changed.answer.strip().casefold() not in golds:
+            return dataclasses.replace(changed, answer=answer, references=(answer,)), True
+        first = first or changed or sample
+    return dataclasses.replace(first or sample, answer=answer, references=(answer,)), False
+
+
+def _sample_or_none(dataset: Dataset, record: Record) -> Sample | None:
+    try:
+        return dataset.to_sample(record)
+    except (ValueError, TypeError, LookupError, AttributeError):  # the dataset takes no such answer
+        return None
+
+
+def rewritings(record: Mapping[str, Any], golds: Set[str], answer: str) -> Iterator[dict[str, Any]]:
+    """The record with `answer` in place of the casefolded `golds`, in several ways, the likeliest first.
+
+    Where the whole of a text is one; then where a number is, too, for one of them may be equal by chance; then at each
+    single place inside texts, as in "<answer>3</answer>": all of them at once would rewrite questions, which hold
+    short answers by chance. The row's id stays.
+    """
+    kept = {key: value for key, value in record.items() if key == "id"}
+    for numbers in (False, True):
+        whole = partial(_replaced, golds=golds, answer=answer, numbers=numbers)
+        yield {**_everywhere(record, whole), **kept}
+    words = "|".join(re.escape(gold) for gold in sorted(golds, key=len, reverse=True) if gold)
+    inside = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+    for place in range(MOST_PLACES):
+        changed, n_places = _replaced_at(record, inside, answer, place)
+        if place >= n_places:
+            return
+        yield {**changed, **kept}
+
+
+def _everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with `change` applied to each text and number in it, in order."""
+    if isinstance(value, Mapping):
+        return {key: _everywhere(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_everywhere(item, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return change(value)
+
+
+def _replaced(value: Any, golds: Set[str], answer: str, *, numbers: bool) -> Any:
+    if isinstance(value, str):
+        return answer if value.strip().casefold() in golds else value
+    if numbers and isinstance(value, (int, float)) and not isinstance(value, bool) and str(value) in golds:
+        return type(value)(NUMBER)
+    return value
+
+
+def _replaced_at(record: Record, inside: re.Pattern[str], answer: str, place: int) -> tuple[dict[str, Any], int]:
+    """The record with `answer` for one of the matches in its texts, in their order, and how many matches there are."""
+    numbers = itertools.count()
+
+    def one(match: re.Match[str]) -> str:
+        return answer if next(numbers) == place else match[0]
+
+    changed = _everywhere(record, lambda value: inside.sub(one, value) if isinstance(value, str) else value)
+    return changed, next(numbers)
