@@ -23,7 +23,7 @@ MAX_LINES = {
     "metrics": 1_700,
     "models": 2_805,
     "pages": 270,
-    "predictions": 2_175,
+    "predictions": 2_105,
     "report": 1_710,
     "run": 2_805,
     "sample.py": 255,

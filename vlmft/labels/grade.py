@@ -116,8 +116,8 @@ def read_predictions(folder: Path, first: Sequence[str] = ()) -> Predictions:
     rows = {
         arm: read_rows(folder / "predictions" / f"{arm}.jsonl", {"id": "id", "prediction": "text"}) for arm in order
     }
-    answers = {arm: dict(zip(found.ids, found.predictions, strict=True)) for arm, found in rows.items()}
-    groups = {row_id: group for arm in reversed(order) for row_id, group in rows[arm].row_groups.items()}
+    answers = {arm: {row.id: row.prediction or "" for row in found.rows.values()} for arm, found in rows.items()}
+    groups = {row_id: group for arm in reversed(order) for row_id, group in rows[arm].groups.items()}
     return Predictions(folder, answers, groups)
 
 

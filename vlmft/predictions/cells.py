@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ def shown_cell(value: Any) -> str:
 
 
 def options_of(rows: Sequence[Record]) -> list[dict[str, str]]:
-    """The texts of the options A, B, ...: columns of these names, or a list of them."""
+    """Each row's options by letter, from columns A, B, ... or a list of their texts."""
     letters = [letter for letter in LETTERS if any(letter in record for record in rows)]
     if "A" in letters and "B" in letters:
         return [
             {one: shown_cell(record.get(one)) for one in letters if not is_missing(record.get(one))} for record in rows
         ]
     column = next((name for name in ("options", "choices") if any(name in record for record in rows)), None)
-    return [_of_list(record.get(column)) for record in rows] if column is not None else []
+    return [_of_list(record.get(column)) if column is not None else {} for record in rows]
 
 
 def _of_list(value: Any) -> dict[str, str]:
@@ -49,12 +49,6 @@ def _of_list(value: Any) -> dict[str, str]:
     return {
         letter: re.sub(r"^\(?[A-J][).:] ?", "", shown_cell(text)) for letter, text in zip(LETTERS, texts, strict=False)
     }
-
-
-def each_cell(
-    read: Callable[[Path, str, Any], Any], path: Path, ids: Sequence[str], values: Sequence[Any]
-) -> list[Any]:
-    return [read(path, row_id, value) for row_id, value in zip(ids, values, strict=False)]
 
 
 def prediction_text(path: Path, row_id: str, value: Any) -> str:
@@ -90,32 +84,35 @@ def _printed(text: str) -> list[Any] | None:
     return found if _SPACE.sub("", text) in spellings else None
 
 
-def unwrapped(predictions: list[str]) -> tuple[list[str], list[str]]:
-    """The predictions without the brackets of a list of one text, where every one has them, and a note of it.
+def unwrapped(predictions: list[str], notes: list[str]) -> list[str]:
+    """The predictions without the brackets of a list of one text, where every one has them, with a note of it.
 
     Where some have none, the brackets are what the model said.
     """
     lists = [_printed_list(text) for text in predictions if text.strip()]
     if not lists or not all(one is not None and len(one) == 1 and isinstance(one[0], str) for one in lists):
-        return predictions, []
+        return predictions
+    notes.append(f"all {len(lists)} predictions were a list of one text, written as text, and are that text")
     texts = iter([str(one[0]) for one in lists if one is not None])
-    return [next(texts) if text.strip() else text for text in predictions], [
-        f"all {len(lists)} predictions were a list of one text, written as text, and are that text"
-    ]
+    return [next(texts) if text.strip() else text for text in predictions]
 
 
-def from_python(texts: list[str]) -> tuple[list[str], bool]:
-    """The texts as JSON where every one is an object as Python prints it, `{'a': None}`, as pandas writes it to CSV."""
+def from_python(texts: list[str], what: str, notes: list[str]) -> list[str]:
+    """The texts as JSON where every one is an object as Python prints it, `{'a': None}`, as pandas writes it to CSV;
+    with a note of it."""
     if not any(text.strip() for text in texts) or not all(text.lstrip()[:1] in ("{", "") for text in texts):
-        return texts, False
+        return texts
     found = []
     for text in texts:
         try:
             value = ast.literal_eval(text.strip()) if text.strip() else ""
             found.append(json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, dict) else text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return texts, False
-    return found, found != texts and not all(map(is_json_container, texts))
+            return texts
+    if found == texts or all(map(is_json_container, texts)):
+        return texts
+    notes.append(f"{what} were objects as Python prints them, and are read as JSON")
+    return found
 
 
 def references_of(
@@ -123,14 +120,14 @@ def references_of(
     ids: Sequence[str],
     values: Sequence[Any],
     predictions: Sequence[str],
+    notes: list[str],
     *,
     alternatives: bool,
     as_json: bool,
-) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Each row's right answers, and notes of lists that were written as text."""
+) -> list[tuple[str, ...]]:
+    """Each row's right answers; `notes` gets what is said of lists that were written as text."""
     if as_json:
-        return each_cell(_json_references, path, ids, values), []
-    notes = []
+        return [_json_references(path, row_id, value) for row_id, value in zip(ids, values, strict=True)]
     if not any(text.lstrip().startswith("[") for text in predictions) and values:
         bare = [ONE_NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None for value in values]
         if all(bare):
@@ -140,7 +137,7 @@ def references_of(
     lists = [one for one in printed if one is not None]
     answered = sum(is_json_container(text) for text in predictions)
     if lists and 2 * answered > len(values) and all(isinstance(v, str) and is_json_container(v) for v in values):
-        return [(str(value),) for value in values], []  # lists on both sides: one answer each, in JSON
+        return [(str(value),) for value in values]  # lists on both sides: one answer each, in JSON
     ones = sum(len(one) == 1 for one in lists)
     of_ten = all(one is not None and len(one) == ANSWERS_OF_VQA for one in printed)
     found = []
@@ -157,7 +154,7 @@ def references_of(
         notes.append(f"{ones} references were a list of one text, written as text, and are that text")
     if of_ten or (len(lists) > ones and alternatives):
         notes.append(f"{len(lists) - ones} references were lists written as text: each text in them is a right answer")
-    return found, notes
+    return found
 
 
 def _printed_list(value: Any) -> list[Any] | None:

@@ -7,7 +7,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,55 +16,32 @@ Record: TypeAlias = Mapping[str, Any]
 
 IMAGE_IDS = ("image_id", "image", "file_name", "filename", "image_path")
 """An id where each image has one question."""
-COLUMNS: dict[str, tuple[str, ...]] = {
+COLUMNS: dict[str, Sequence[str]] = {
     "prediction": (
-        *("prediction", "pred", "predicted", "predicted_answer", "model_prediction", "predict", "model_answer"),
-        *("pred_answer", "answer_pred", "pred_label", "predicted_label", "y_pred"),
-        *("filtered_resps", "resps", "completion", "completions", "response", "model_response", "model_output"),
-        *("generated_text", "generated_answer", "generation", "hypothesis", "output_text", "text", "output"),
-        *("predictions", "preds", "response_body_choices_0_message_content", "choices_0_message_content"),
-        *("response_body_output_0_content_0_text", "response_body_output_1_content_0_text", "outputs_0_text"),
-        *("result_message_content", "response_candidates_0_content_parts", "response_body_choices_0_text"),
-    ),
+        "prediction pred predicted predicted_answer model_prediction predict model_answer pred_answer answer_pred "
+        "pred_label predicted_label y_pred filtered_resps resps completion completions response model_response "
+        "model_output generated_text generated_answer generation hypothesis output_text text output predictions preds "
+        "response_body_choices_0_message_content choices_0_message_content response_body_output_0_content_0_text "
+        "response_body_output_1_content_0_text outputs_0_text result_message_content "
+        "response_candidates_0_content_parts response_body_choices_0_text"
+    ).split(),
     "reference": (
-        *(
-            "reference",
-            "references",
-            "ref",
-            "refs",
-            "gold",
-            "golds",
-            "ground_truth",
-            "ground_truths",
-            "groundtruth",
-            "gt",
-        ),
-        *("label", "labels", "target", "targets", "correct_answer", "gold_answer", "gt_answer", "reference_answer"),
-        *("expected_answer", "expected", "true_answer", "true_label", "gt_label", "y_true", "actual", "annotation"),
-        *("answer", "answers", "solution"),
-        *("doc_answer", "doc_answers", "doc_label", "doc_target"),
-    ),
-    "id": (
-        *("custom_id", "id", "row_id", "sample_id", "question_id", "doc_id", "qid", "uid", "item_id", "example_id"),
-        *("index", "idx", "key", *IMAGE_IDS),
-    ),
-    "group": ("image_sha256",),
-    "score": (),
+        "reference references ref refs gold golds ground_truth ground_truths groundtruth gt label labels target "
+        "targets correct_answer gold_answer gt_answer reference_answer expected_answer expected true_answer true_label "
+        "gt_label y_true actual annotation answer answers solution doc_answer doc_answers doc_label doc_target"
+    ).split(),
+    "id": [
+        *"custom_id id row_id sample_id question_id doc_id qid uid item_id example_id index idx key".split(),
+        *IMAGE_IDS,
+    ],
+    "group": ["image_sha256"],
+    "score": [],
 }
 """What a column may be for -> the names by which it is found, in the spelling of `plain`; a score must be named.
 
 A name with the places of what it stands in ("doc_answer") is a field in a field. The first name that fits is taken.
 """
-AGREEING = (
-    "question",
-    "query",
-    "problem",
-    "doc_question",
-    "question_sha256",
-    "query_sha256",
-    "doc_hash",
-    "prompt_hash",
-)
+AGREEING = "question query problem doc_question question_sha256 query_sha256 doc_hash prompt_hash".split()
 """Names of what is the same in two files where their rows are: told apart from the words of a prompt."""
 IMAGES = ("image", "images", "image_path", "image_id", "img")
 PROMPTS = ("prompt", "instruction", "input", "origin_prompt", *IMAGES)
@@ -151,15 +127,6 @@ def text_of(value: Any) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Columns:
-    """What was found and what was named."""
-
-    of_use: dict[str, str]
-    notes: list[str]
-    """What a reader must know of the choice, a sentence each."""
-
-
 def find_columns(
     path: Path,
     records: Sequence[Record],
@@ -167,10 +134,9 @@ def find_columns(
     uses: Mapping[str, Sequence[str]],
     *,
     objects: bool = False,
-) -> Columns:
-    """The column of each use: as `named`, else by the names in `uses`, the first whose cells can be that.
-
-    A prediction is a text, or with `objects` anything.
+) -> tuple[dict[str, str], list[str]]:
+    """The column of each use, as `named`, else by the names in `uses`, the first whose cells can be that; and notes of
+    what a reader must know of the choice. A prediction is a text, or with `objects` anything.
 
     Raises ConfigError where a named column is not there, or two columns have one name in other spellings.
     """
@@ -192,7 +158,7 @@ def find_columns(
             notes += _other_candidates(use, fitting, records)
         elif use == "id":
             notes += _no_id(records, [column for column in free if plain(column) not in IMAGE_IDS])
-    return Columns(found, notes)
+    return found, notes
 
 
 def _named_column(path: Path, use: str, column: str, there: Sequence[str], spelled: Mapping[str, list[str]]) -> str:

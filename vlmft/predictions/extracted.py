@@ -1,8 +1,8 @@
-"""Predictions read otherwise: the answer taken out of its slot, and what that would change. No torch."""
+"""The answer taken out of what a model wrote: a slot's, the chosen letter, yes or no, the last number. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from vlmft.config.check import ConfigError
@@ -17,9 +17,10 @@ from vlmft.metrics.extract import (
     yes_or_no,
 )
 from vlmft.metrics.relaxed_accuracy import is_measure
-from vlmft.predictions.rows import PredictionRows
+from vlmft.predictions.rows import PredictionRows, Row
 
-READ_OTHERWISE = ("tag", "letter", "yes-no", "last-number")
+EXTRACTIONS = ("tag", "letter", "yes-no", "last-number")
+"""Values of the setting `extract` that take an answer out; the others are auto and none."""
 AS_TEXT = ("exact_match", "vqa_match", "vqa_accuracy", "anls", "token_f1")
 """Metrics that take a number for a text."""
 
@@ -38,104 +39,88 @@ class Extracted:
     @property
     def sentence(self) -> str:
         what = {"tag": "mark their answer", "letter": "choose one option", "yes-no": "say yes or no"}
-        return f"{self.n_found} of {len(self.rows.ids)} predictions {what.get(self.how, 'hold a number')}"
+        return f"{self.n_found} of {len(self.rows.rows)} predictions {what.get(self.how, 'hold a number')}"
 
 
 def extracted(rows: PredictionRows, how: str) -> Extracted:
-    """The rows under one of `READ_OTHERWISE`; raises ConfigError where the references do not allow it."""
-    if rows.references is None or not rows.predictions:
-        raise ConfigError(f"{rows.path}: Expected predictions and references with --extract {how}, got scores alone")
+    """The rows under one of `EXTRACTIONS`; raises ConfigError where the references do not allow it."""
+    rows.expect_texts(f"with --extract {how}")
+    golds = _golds(rows, how)
+    read = _reader(how, golds)
+    answers = {row.id: read(row) for row in rows.rows.values()}
+    taken = []
+    for row in rows.rows.values():
+        answer = answers[row.id] or ("" if how != "tag" or answers[row.id] is not None else row.prediction)
+        taken.append(replace(row, prediction=answer, references=golds[row.id]))
+    return Extracted(rows.with_rows(taken), how, sum(map(bool, answers.values())), rows)
+
+
+def _reader(how: str, golds: Mapping[str, tuple[str, ...]]) -> Callable[[Row], str | None]:
     if how == "letter":
-        return _letters(rows, rows.references)
-    if how == "yes-no":
-        return _yes_no(rows, rows.references)
+        last = max("D", *(letter for several in golds.values() for letter in several))
+        usual = LETTERS[: LETTERS.index(last) + 1]
+        return lambda row: chosen_letter(row.prediction or "", list(row.options) or usual, row.options)
+    read = {"tag": tagged_answer, "yes-no": yes_or_no, "last-number": last_number}[how]
+    return lambda row: read(row.prediction or "")
+
+
+def _golds(rows: PredictionRows, how: str) -> dict[str, tuple[str, ...]]:
+    """Each row's references as the answers that are taken out."""
+    if how == "tag":
+        return rows.references
     if how == "last-number":
-        return _numbers(rows, rows.references)
-    found = [tagged_answer(text) for text in rows.predictions]
-    texts = [text if answer is None else answer for text, answer in zip(rows.predictions, found, strict=True)]
-    return _of(rows, how, texts, rows.references, sum(bool(answer) for answer in found))
-
-
-def _of(rows: PredictionRows, how: str, texts: list[str], references: list[tuple[str, ...]], n_found: int) -> Extracted:
-    return Extracted(replace(rows, predictions=texts, references=references), how, n_found, rows)
-
-
-def _letters(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Extracted:
-    golds = gold_letters(rows)
-    for row_id, several, said in zip(rows.ids, golds, references, strict=True):
+        if not any(only_number(text) for several in rows.references.values() for text in several):
+            raise ConfigError(
+                f"{rows.path}: Expected references with a number with --extract last-number, got "
+                f"{rows.first.references[0]!r} in row {rows.first.id}; take --extract tag, or none"
+            )
+        return {i: tuple(only_number(text) or text for text in several) for i, several in rows.references.items()}
+    golds = _gold_letters(rows) if how == "letter" else _gold_yes_no(rows)
+    for row_id, several in golds.items():
         if None in several:
             raise ConfigError(
-                f"{rows.path}: Expected the letter of one option as reference with --extract letter, got {said[0]!r} "
-                f"in row {row_id}; take --extract tag, or none"
+                f"{rows.path}: Expected {'the letter of one option' if how == 'letter' else 'yes or no'} as reference "
+                f"with --extract {how}, got {rows.rows[row_id].references[0]!r} in row {row_id}; take --extract tag, "
+                "or none"
             )
-    letters = [tuple(filter(None, several)) for several in golds]
-    last = max("D", *(letter for several in letters for letter in several))
-    usual = LETTERS[: LETTERS.index(last) + 1]
-    found = [
-        chosen_letter(text, list(options) or usual, options)
-        for text, options in zip(rows.predictions, rows.options or [{} for _ in rows.ids], strict=True)
-    ]
-    return _of(rows, "letter", [letter or "" for letter in found], letters, sum(map(bool, found)))
+    return {row_id: tuple(filter(None, several)) for row_id, several in golds.items()}
 
 
-def gold_letters(rows: PredictionRows) -> list[tuple[str | None, ...]]:
+def _gold_yes_no(rows: PredictionRows) -> dict[str, tuple[str | None, ...]]:
+    return {row_id: tuple(map(yes_or_no, several)) for row_id, several in rows.references.items()}
+
+
+def _gold_letters(rows: PredictionRows) -> dict[str, tuple[str | None, ...]]:
     """Each row's references as letters; None where one is no option.
 
     Numbers count from 0 or 1, whichever the references themselves show: from 0 where one is 0, from 1 where one is the
     number of options.
     """
-    references, options = rows.references or [], rows.options or [{} for _ in rows.ids]
-    pairs = [(text.strip(), len(own)) for several, own in zip(references, options, strict=True) for text in several]
+    each = rows.rows.values()
+    pairs = [(text.strip(), len(row.options)) for row in each for text in row.references]
     first = None
     if all(text.isdigit() for text, _ in pairs):
         first = 0 if any(text == "0" for text, _ in pairs) else 1 if any(int(t) == n for t, n in pairs) else None
-    return [
-        tuple(gold_letter(text, own, first) for text in several)
-        for several, own in zip(references, options, strict=True)
-    ]
-
-
-def _yes_no(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Extracted:
-    golds = [tuple(yes_or_no(text) for text in several) for several in references]
-    for row_id, several, said in zip(rows.ids, golds, references, strict=True):
-        if None in several:
-            raise ConfigError(
-                f"{rows.path}: Expected yes or no as reference with --extract yes-no, got {said[0]!r} in row {row_id}; "
-                "take --extract tag, or none"
-            )
-    found = [yes_or_no(text) for text in rows.predictions]
-    plain = [tuple(filter(None, several)) for several in golds]
-    return _of(rows, "yes-no", [text or "" for text in found], plain, sum(map(bool, found)))
-
-
-def _numbers(rows: PredictionRows, references: Sequence[tuple[str, ...]]) -> Extracted:
-    found = [last_number(text) for text in rows.predictions]
-    golds = [tuple(only_number(text) or text for text in several) for several in references]
-    if not any(only_number(text) for several in references for text in several):
-        raise ConfigError(
-            f"{rows.path}: Expected references with a number with --extract last-number, got {references[0][0]!r} in "
-            f"row {rows.ids[0]}; take --extract tag, or none"
-        )
-    return _of(rows, "last-number", [number or "" for number in found], golds, sum(map(bool, found)))
+    return {row.id: tuple(gold_letter(text, row.options, first) for text in row.references) for row in each}
 
 
 def metric_under(how: str, metric: str) -> str:
-    """The metric of a reading: letters, yes and no are no numbers and no JSON."""
+    """The metric of extracted answers: letters, yes and no are no numbers and no JSON."""
     return metric if how not in ("letter", "yes-no") or metric in AS_TEXT else "exact_match"
 
 
-def readings(rows: PredictionRows, metric: str) -> list[Extracted]:
-    """Each other way to read the answers that the rows give a reason for."""
-    if rows.references is None or not rows.predictions:
+def extractions_of(rows: PredictionRows, metric: str) -> list[Extracted]:
+    """Each extraction that the rows give a reason for."""
+    if not rows.references or rows.first.prediction is None:
         return []
-    texts = [text for several in rows.references for text in several]
-    if all(None not in several for several in gold_letters(rows)):
+    texts = [text for several in rows.references.values() for text in several]
+    if all(None not in several for several in _gold_letters(rows).values()):
         return [extracted(rows, "letter")]  # looks into slots as well
     if all(normalised(text) in ("yes", "no", "да", "нет") for text in texts):
         return [extracted(rows, "yes-no")]
-    found = []
-    if any(tagged_answer(text) is not None for text in rows.predictions):
-        found.append(extracted(rows, "tag"))
+    hows = []
+    if any(tagged_answer(row.prediction or "") is not None for row in rows.rows.values()):
+        hows.append("tag")
     if metric in AS_TEXT and all(is_measure(text) and only_number(text) for text in texts):
-        found.append(extracted(rows, "last-number"))
-    return found
+        hows.append("last-number")
+    return [extracted(rows, how) for how in hows]

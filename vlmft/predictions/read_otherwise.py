@@ -1,7 +1,8 @@
-"""What the same answers are worth under another reading or metric, to be printed beside a figure. No torch."""
+"""What the same answers are worth under another extraction or metric, to be shown beside a figure. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +10,34 @@ from vlmft.config.check import ConfigError
 from vlmft.metrics import Labels
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.relaxed_accuracy import YEAR
-from vlmft.predictions.extracted import metric_under, readings
+from vlmft.predictions.extracted import extractions_of, metric_under
 from vlmft.predictions.rows import PredictionRows
 from vlmft.predictions.scoring import Scored, scored, shown
+
+WHY = {
+    "relaxed_accuracy_units": "numbers with units, which are dropped",
+    "exact_match": "references are JSON, compared as JSON values; as texts",
+    "json_match": "references are JSON, compared as texts; as JSON values",
+}
+"""Metric -> what it does with the answers that another one refuses."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """The same files scored in another way."""
+
+    option: str
+    """What gives it: "--extract letter"."""
+    each: list[Scored]
+    """Empty where the references do not allow it."""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One other figure of the same file."""
+    """One other figure of one file."""
 
     option: str
-    """What gives it: "--extract letter"."""
     value: float
     sentence: str
 
@@ -28,73 +46,69 @@ class Beside:
         return {"option": self.option, "value": self.value, "sentence": self.sentence}
 
 
-def beside_it(one: Scored, metric: str | None, labels: Labels | None, *, offers: bool) -> list[Beside]:
-    """The figures that a reader of `one` must not miss; with `offers` those under other readings of the answers."""
-    if metric is None or one.rows.references is None:
+def others_of(each: Sequence[Scored], metric: str | None, labels: Labels | None, *, offers: bool) -> list[Other]:
+    """The other figures that a reader must not miss; with `offers` those of other extractions."""
+    if metric is None or not each[0].rows.references:
         return []
-    found = [_as_they_are(one, metric, labels)] if one.extracted is not None else []
-    if offers:
-        found += [other for reading in readings(one.rows, metric) for other in _under(one, metric, labels, reading.how)]
-    for name in other_metrics(one.rows, metric):
-        found += _by_another(one, labels, name)
-    return [*found, *_years(one, metric, labels)]
+    others = []
+    wholes = [one.extracted.whole for one in each if one.extracted is not None]
+    if wholes:
+        others.append(Other("--extract none", [scored(rows, metric, labels, alone=True) for rows in wholes]))
+    hows = [found.how for one in each for found in extractions_of(one.rows, metric)] if offers else []
+    for how in dict.fromkeys(hows):
+        under = metric_under(how, metric)
+        others.append(Other(f"--extract {how}", [scored(one.rows, under, labels, how, alone=True) for one in each]))
+    for name in _other_metrics(each[0].rows, metric):
+        try:
+            others.append(Other(f"--metric {name}", [scored(one.rows, name, labels, alone=True) for one in each]))
+        except ConfigError as error:  # not all references are JSON
+            others.append(Other(f"--metric {name}", [], str(error)))
+    return others
 
 
-def _as_they_are(one: Scored, metric: str, labels: Labels | None) -> Beside:
-    assert one.extracted is not None
-    whole = scored(one.extracted.whole, metric, labels, alone=True)
-    sentence = (
-        f"with --extract {one.extracted.how}: {one.extracted.sentence}; as they are (--extract none): {_figure(whole)}"
-    )
-    return Beside("--extract none", whole.value, sentence)
-
-
-def _under(one: Scored, metric: str, labels: Labels | None, how: str) -> list[Beside]:
-    other = scored(one.rows, metric_under(how, metric), labels, how, alone=True)
-    assert other.extracted is not None
-    if other.value == one.value:
-        return []
-    sentence = f"with --extract {how}: {_figure(other)} ({other.extracted.sentence}; above, all their text is scored)"
-    return [Beside(f"--extract {how}", other.value, sentence)]
-
-
-def other_metrics(rows: PredictionRows, metric: str) -> list[str]:
+def _other_metrics(rows: PredictionRows, metric: str) -> list[str]:
     """Metrics that may take what `metric` refuses for its spelling, where the references are of their kind."""
     if metric == "relaxed_accuracy":
         return ["relaxed_accuracy_units"]
-    texts = [text for several in rows.references or () for text in several]
+    texts = [text for several in rows.references.values() for text in several]
     if metric not in ("exact_match", "json_match") or 2 * sum(map(is_json_container, texts)) <= len(texts):
         return []
     return ["exact_match" if metric == "json_match" else "json_match"]
 
 
-_WHAT = {
-    "relaxed_accuracy_units": "numbers with units, which are dropped",
-    "exact_match": "references are JSON, compared as JSON values; as texts",
-    "json_match": "references are JSON, compared as texts; as JSON values",
-}
+def beside_it(one: Scored, metric: str | None, labels: Labels | None, *, offers: bool) -> list[Beside]:
+    """The other figures of one file, each with its sentence."""
+    found = [_beside(one, other) for other in others_of([one], metric, labels, offers=offers)]
+    return [beside for beside in found if beside is not None] + _years(one, metric, labels)
 
 
-def _by_another(one: Scored, labels: Labels | None, name: str) -> list[Beside]:
-    try:
-        other = scored(one.rows, name, labels, alone=True)
-    except ConfigError as error:
-        return [Beside(f"--metric {name}", 0.0, f"most references are JSON, but not all: {error}")]
-    if other.value == one.value and name == "relaxed_accuracy_units":
-        return []
-    return [Beside(f"--metric {name}", other.value, f"{_WHAT[name]} (--metric {name}): {_figure(other)}")]
+def _beside(one: Scored, other: Other) -> Beside | None:
+    kind, name = other.option.split()
+    if not other.each:
+        return Beside(other.option, 0.0, f"most references are JSON, but not all: {other.problem}")
+    (scores,) = other.each
+    if other.option == "--extract none":
+        assert one.extracted is not None
+        how = f"with --extract {one.extracted.how}: {one.extracted.sentence}"
+        return Beside(other.option, scores.value, f"{how}; as they are (--extract none): {_figure(scores)}")
+    if scores.value == one.value and name not in ("exact_match", "json_match"):
+        return None
+    if kind == "--metric":
+        return Beside(other.option, scores.value, f"{WHY[name]} ({other.option}): {_figure(scores)}")
+    assert scores.extracted is not None
+    how = f"{scores.extracted.sentence}; above, all their text is scored"
+    return Beside(other.option, scores.value, f"with {other.option}: {_figure(scores)} ({how})")
 
 
-def _years(one: Scored, metric: str, labels: Labels | None) -> list[Beside]:
+def _years(one: Scored, metric: str | None, labels: Labels | None) -> list[Beside]:
     """Where the normalised figure is no strict one and more: rows that the strict one alone takes."""
-    if metric != "relaxed_accuracy":
+    if metric != "relaxed_accuracy" or not one.rows.references:
         return []
     strict = scored(one.rows, "relaxed_accuracy_strict", labels, alone=True)
     refused = [row_id for row_id, value in one.values.items() if value < strict.values[row_id]]
     if not refused:
         return []
-    assert one.rows.references is not None
-    golds = dict(zip(one.rows.ids, one.rows.references, strict=True))
+    golds = one.rows.references
     years = sum(any(YEAR.fullmatch(text.strip()) for text in golds[row_id]) for row_id in refused)
     taken = sum(value > strict.values[row_id] for row_id, value in one.values.items())
     share = shown(taken / len(one.values), True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.data.make import make_dataset
 from vlmft.predictions.cells import (
-    each_cell,
     from_python,
     json_text,
     options_of,
@@ -34,7 +34,7 @@ from vlmft.predictions.columns import (
     names_of,
     plain,
 )
-from vlmft.predictions.forms import LINE, Records, read_records, unique_over_splits
+from vlmft.predictions.records import LINE, Records, read_records, unique_over_splits
 from vlmft.run.folder import CONFIG_FILE, read_run
 from vlmft.sample import BadRowError
 
@@ -42,6 +42,7 @@ WHOLE_AS_FLOAT = re.compile(r"\d+\.0")
 """What pandas makes of whole numbers beside a missing one."""
 GAVE_UP = "Failed to obtain answer"
 """What VLMEvalKit writes in place of an answer that it did not get."""
+FINISH = ("finish", "finish_reason", "response.body.choices.0.finish_reason", "choices.0.finish_reason")
 
 
 @dataclass(frozen=True)
@@ -64,44 +65,72 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row of a file."""
+
+    id: str
+    """Its number from 1 where the file has no column of ids."""
+    group: str
+    """What it shares with the rows that are not independent of it; its id where nothing is known."""
+    prediction: str | None = None
+    """None in a file of scores alone."""
+    references: tuple[str, ...] = ()
+    score: float | None = None
+    is_cut: bool = False
+    """The answer reached its length limit, as the file says."""
+    by: str | None = None
+    """Its value in the column to break figures down by, or the list of the file that it was in."""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """What it asks: the cells of `AGREEING` and `PROMPTS`, the same columns in every row."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Its options by letter; empty where the file has none."""
+
+
+@dataclass(frozen=True)
 class PredictionRows:
-    """One file's rows, in its order."""
+    """One file's rows."""
 
     path: Path
+    rows: dict[str, Row]
+    """By id, in the file's order; at least one."""
     columns: dict[str, str]
     """Use -> column; what was found and what was named."""
-    ids: list[str]
-    """Row numbers from 1 where the file has no id column."""
-    predictions: list[str]
-    """Empty for a file of scores alone."""
-    references: list[tuple[str, ...]] | None
-    scores: list[float] | None
-    groups: list[str]
-    cut: list[bool]
-    """Rows whose `finish` says that the answer reached its length limit."""
+    form: str
+    """What kind of file it is, in words."""
+    notes: list[str]
+    """What a reader must know of how it was read."""
+    by_name: str | None = None
+    """The column of `Row.by`."""
     metric: str | None = None
     """The metric of the run that made the file, where that is known."""
-    form: str = ""
-    """What kind of file it is, in words."""
-    notes: list[str] = field(default_factory=list)
-    """What a reader must know of how it was read."""
-    by: list[str] | None = None
-    """Each row's value in the column of --by, or the list of the file that it was in."""
-    by_name: str | None = None
-    asked: dict[str, list[str]] = field(default_factory=dict)
-    """Columns that tell what a row asks (`AGREEING`, `PROMPTS`) -> each row's cell."""
-    options: list[dict[str, str]] = field(default_factory=list)
-    """Each row's options by letter; empty where the file has none."""
     is_lines: bool = False
+    """A text a line, whose order is what the rows go by."""
 
     @property
-    def row_groups(self) -> dict[str, str]:
-        return dict(zip(self.ids, self.groups, strict=True))
+    def first(self) -> Row:
+        return next(iter(self.rows.values()))
+
+    @property
+    def groups(self) -> dict[str, str]:
+        return {row.id: row.group for row in self.rows.values()}
+
+    @property
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """By id; empty where the file has none."""
+        return {row.id: row.references for row in self.rows.values() if row.references}
+
+    def expect_texts(self, purpose: str) -> None:
+        """Raises ConfigError for a file of scores alone."""
+        if not self.references or self.first.prediction is None:
+            raise ConfigError(f"{self.path}: Expected predictions and references {purpose}, got scores alone")
+
+    def with_rows(self, rows: Iterable[Row], notes: Sequence[str] = ()) -> PredictionRows:
+        return replace(self, rows={row.id: row for row in rows}, notes=[*self.notes, *notes])
 
 
-def read_rows(path: Path, named: Mapping[str, str], *, by_order: bool = False) -> PredictionRows:
+def read_rows(path: Path, named: Mapping[str, str]) -> PredictionRows:
     """`read_predictions` where the columns are known."""
-    return read_predictions(path, Reading(named, by_order=by_order))
+    return read_predictions(path, Reading(named))
 
 
 def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool = False) -> PredictionRows:
@@ -110,9 +139,9 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
     With `references_elsewhere` a column `answer` may be the prediction, as in VQA's own results. Raises ConfigError for
     a file that is not there or damaged, or a column that is missing.
     """
-    names = {**COLUMNS, "reference": () if references_elsewhere else COLUMNS["reference"]}
+    names = dict(COLUMNS)
     if references_elsewhere:
-        names["prediction"] = (*COLUMNS["prediction"], "answer", "caption")
+        names |= {"reference": (), "prediction": [*COLUMNS["prediction"], "answer", "caption"]}
     wanted = [*(reading.named[use] for use in ("prediction", "score") if use in reading.named), *names["prediction"]]
     records = read_records(path, wanted, "predictions", rows=reading.rows, encoding=reading.encoding)
     if records.is_lines:
@@ -133,17 +162,15 @@ def _with_columns(
     path: Path, records: Records, reading: Reading, names: Mapping[str, Sequence[str]]
 ) -> tuple[Records, dict[str, str]]:
     """The columns, and the rows with ids that are each row's own over several lists."""
-    named = reading.named
     there = {plain(name): name for name in reversed(names_of(records.rows))} if records.split is not None else {}
-    candidates = [named["id"]] if "id" in named else [there[name] for name in COLUMNS["id"] if name in there]
-    notes = list(records.notes)
-    for column in candidates:
+    named = reading.named
+    for column in [named["id"]] if "id" in named else [there[name] for name in COLUMNS["id"] if name in there]:
         rows, note = unique_over_splits(records, column)
         if note is not None:
-            records, notes = replace(records, rows=rows), [*notes, note]
+            records = replace(records, rows=rows, notes=[*records.notes, note])
             break
-    found = find_columns(path, records.rows, named, names, objects=reading.as_json)
-    return replace(records, notes=[*notes, *found.notes]), found.of_use
+    columns, notes = find_columns(path, records.rows, named, names, objects=reading.as_json)
+    return replace(records, notes=[*records.notes, *notes]), columns
 
 
 def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Reading) -> PredictionRows:
@@ -155,57 +182,52 @@ def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Rea
     elif not reading.by_order:
         _expect_no_row_twice(path, rows)
     cells = {use: [cell(record, column) for record in rows] for use, column in columns.items()}
-    predictions = each_cell(json_text if reading.as_json else prediction_text, path, ids, cells.get("prediction", ()))
-    if records.is_table and not reading.as_json:
-        predictions, said = unwrapped(predictions)
-        notes += said
-    references = None
+    texts, references = _texts(path, ids, cells, reading, notes, is_table=records.is_table)
+    nothing, by_name = [None] * len(rows), reading.by or records.split
+    values = _values(rows, by_name) if by_name is not None else None
+    scores = [score_of(path, row_id, value) for row_id, value in zip(ids, cells.get("score", ()), strict=False)]
+    each = zip(
+        ids,
+        # a row without an image is a group of its own
+        [json.dumps(value) if value else i for i, value in zip(ids, cells.get("group", ids), strict=True)],
+        texts or nothing,
+        references or [()] * len(rows),
+        scores or nothing,
+        [any(cell(record, place) == "length" for place in FINISH) for record in rows],
+        values or nothing,
+        _asked(rows, columns),
+        options_of(rows),
+        strict=True,
+    )
+    made = {row.id: row for row in (Row(*one) for one in each)}
+    return PredictionRows(path, made, columns, records.form, notes, by_name, is_lines=records.is_lines)
+
+
+def _texts(
+    path: Path,
+    ids: Sequence[str],
+    cells: Mapping[str, Sequence[Any]],
+    reading: Reading,
+    notes: list[str],
+    *,
+    is_table: bool,
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Predictions and references, each empty where the file has no column of them; `notes` gets what was changed."""
+    read = json_text if reading.as_json else prediction_text
+    predictions = [read(path, row_id, value) for row_id, value in zip(ids, cells.get("prediction", ()), strict=False)]
+    if is_table and not reading.as_json:
+        predictions = unwrapped(predictions, notes)
+    references: list[tuple[str, ...]] = []
     if "reference" in cells:
         kinds = {"alternatives": reading.alternatives, "as_json": reading.as_json}
-        references, said = references_of(path, ids, cells["reference"], predictions, **kinds)
-        notes += said
-    if records.is_table:
-        predictions, references, said = _from_python(predictions, references)
-        notes += said
-    gave_up = sum(text.startswith(GAVE_UP) for text in predictions)
-    if gave_up:
+        references = references_of(path, ids, cells["reference"], predictions, notes, **kinds)
+    if is_table:
+        predictions = from_python(predictions, "predictions", notes)
+        if all(len(several) == 1 for several in references):
+            references = [(text,) for text in from_python([text for (text,) in references], "references", notes)]
+    if gave_up := sum(text.startswith(GAVE_UP) for text in predictions):
         notes.append(f"{gave_up} predictions say {GAVE_UP!r}: no answer was had there, and they count as wrong")
-    by_name = reading.by or records.split
-    return PredictionRows(
-        path=path,
-        columns=dict(columns),
-        ids=ids,
-        predictions=predictions,
-        references=references,
-        scores=each_cell(score_of, path, ids, cells["score"]) if "score" in cells else None,
-        # a row without an image is a group of its own
-        groups=[json.dumps(value) if value else i for i, value in zip(ids, cells.get("group", ids), strict=True)],
-        cut=[_is_cut(record) for record in rows],
-        form=records.form,
-        notes=notes,
-        by=_values(rows, by_name) if by_name is not None else None,
-        by_name=by_name,
-        asked=_asked(rows, columns),
-        options=options_of(rows),
-        is_lines=records.is_lines,
-    )
-
-
-def _from_python(
-    predictions: list[str], references: list[tuple[str, ...]] | None
-) -> tuple[list[str], list[tuple[str, ...]] | None, list[str]]:
-    """Objects that were printed into a table by Python, as JSON; and notes of it."""
-    notes = []
-    said, is_printed = from_python(predictions)
-    if is_printed:
-        predictions = said
-        notes.append("predictions were objects as Python prints them, and are read as JSON")
-    if references is not None and all(len(several) == 1 for several in references):
-        golds, is_printed = from_python([several[0] for several in references])
-        if is_printed:
-            references = [(text,) for text in golds]
-            notes.append("references were objects as Python prints them, and are read as JSON")
-    return predictions, references, notes
+    return predictions, references
 
 
 def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
@@ -229,24 +251,17 @@ def _ids(path: Path, rows: Sequence[Record], column: str) -> list[str]:
 def _expect_no_row_twice(path: Path, rows: Sequence[Record]) -> None:
     """Rows with ids of their own that are there twice: what a distributed run writes to fill its last batch."""
     there = {plain(name): name for name in reversed(names_of(rows[:1]))}
-    columns = [there[name] for name in COLUMNS["id"] if name in there and name not in IMAGE_IDS]
-    if not columns:
-        return
+    column = next((there[name] for name in COLUMNS["id"] if name in there and name not in IMAGE_IDS), None)
     seen: dict[str, int] = {}
     for number, record in enumerate(rows, start=1):
-        if is_missing(cell(record, columns[0])):
+        if column is None or is_missing(cell(record, column)):
             continue
         first = seen.setdefault(json.dumps(record, sort_keys=True, default=str), number)
         if first != number:
             raise ConfigError(
-                f"{path}: Expected each row once, got row {number} as row {first} in every cell ({columns[0]} "
-                f"{cell(record, columns[0])!r}); drop what is there twice, or count it with --by-order"
+                f"{path}: Expected each row once, got row {number} as row {first} in every cell ({column} "
+                f"{cell(record, column)!r}); drop what is there twice, or count it with --by-order"
             )
-
-
-def _is_cut(record: Record) -> bool:
-    places = ("finish", "finish_reason", "response.body.choices.0.finish_reason", "choices.0.finish_reason")
-    return any(cell(record, place) == "length" for place in places)
 
 
 def _values(rows: Sequence[Record], column: str) -> list[str] | None:
@@ -259,14 +274,10 @@ def _values(rows: Sequence[Record], column: str) -> list[str] | None:
     return [str(value).strip() if not is_missing(value) and str(value).strip() else "(none)" for value in values]
 
 
-def _asked(rows: Sequence[Record], columns: Mapping[str, str]) -> dict[str, list[str]]:
-    found = {}
-    for column in names_of(rows):
-        if plain(column) in (*AGREEING, *PROMPTS) and column not in columns.values():
-            texts = [shown_cell(cell(record, column)) for record in rows]
-            if any(texts):
-                found[plain(column)] = texts
-    return found
+def _asked(rows: Sequence[Record], columns: Mapping[str, str]) -> list[dict[str, str]]:
+    there = [name for name in names_of(rows) if plain(name) in (*AGREEING, *PROMPTS) and name not in columns.values()]
+    cells = {plain(name): [shown_cell(cell(record, name)) for record in rows] for name in there}
+    return [{name: texts[place] for name, texts in cells.items() if any(texts)} for place in range(len(rows))]
 
 
 def with_references(rows: PredictionRows, source: Path | None, reading: Reading) -> PredictionRows:
@@ -276,7 +287,7 @@ def with_references(rows: PredictionRows, source: Path | None, reading: Reading)
     """
     if source is not None:
         return _joined(rows, source, reading)
-    if rows.references is not None or rows.scores is not None:
+    if rows.references or rows.first.score is not None:
         return rows
     config = rows.path.resolve().parent.parent / CONFIG_FILE
     if rows.path.resolve().parent.name != "predictions" or not config.is_file():
@@ -285,51 +296,50 @@ def with_references(rows: PredictionRows, source: Path | None, reading: Reading)
             f"{rows.path}: Expected a column of references, got {', '.join(rows.columns.values())}; name it with "
             f"--columns reference=..., or give --references FILE{also}"
         )
-    ids = read_rows(rows.path, reading.named).ids if reading.by_order else rows.ids
-    return _of_the_run(rows, ids, config.parent)
+    ids = read_rows(rows.path, reading.named).rows if reading.by_order else rows.rows
+    return _of_the_run(rows, list(ids), config.parent)
 
 
 def _joined(rows: PredictionRows, source: Path, reading: Reading) -> PredictionRows:
-    other = read_rows_of_references(source, reading)
-    assert other.references is not None
+    other = _read_references(source, reading)
+    notes = [*other.notes]
     by_order = reading.by_order or (rows.is_lines and other.is_lines)
     if by_order or "id" not in rows.columns or "id" not in other.columns:
-        if not by_order or len(rows.ids) != len(other.ids):
+        if not by_order or len(rows.rows) != len(other.rows):
             raise ConfigError(
-                f"{source}: Expected ids in both files, or --by-order and equal lengths, got {len(rows.ids)} and "
-                f"{len(other.ids)} rows; name the columns with --columns id=..."
+                f"{source}: Expected ids in both files, or --by-order and equal lengths, got {len(rows.rows)} and "
+                f"{len(other.rows)} rows; name the columns with --columns id=..."
             )
-        notes = [*rows.notes, *other.notes]
         notes += ["predictions and references are paired line by line"] if not reading.by_order else []
-        options, by = rows.options or other.options, rows.by or other.by
-        return replace(rows, references=other.references, notes=notes, options=options, by=by)
-    place = {row_id: i for i, row_id in enumerate(other.ids)}
-    lost = [row_id for row_id in rows.ids if row_id not in place]
-    if lost or len(place) != len(rows.ids):
-        extra = sorted(place.keys() - set(rows.ids))
+        partners = dict(zip(rows.rows, other.rows.values(), strict=True))
+    else:
+        partners = other.rows
+    lost = [row_id for row_id in rows.rows if row_id not in partners]
+    if lost or len(partners) != len(rows.rows):
+        extra = sorted(partners.keys() - rows.rows.keys())
         raise ConfigError(
             f"{source}: Expected the ids of {rows.path}, got none for {len(lost)} of them ({', '.join(lost[:5])}) "
             f"and {len(extra)} others ({', '.join(extra[:5])})"
         )
-    order = [place[row_id] for row_id in rows.ids]
-    references = [other.references[i] for i in order]
-    options = rows.options or ([other.options[i] for i in order] if other.options else [])
-    by = rows.by or ([other.by[i] for i in order] if other.by else None)
-    return replace(rows, references=references, notes=[*rows.notes, *other.notes], options=options, by=by)
+    has_options = any(row.options for row in rows.rows.values())
+    joined = []
+    for row in rows.rows.values():
+        partner = partners[row.id]
+        options, by = row.options if has_options else partner.options, partner.by if row.by is None else row.by
+        joined.append(replace(row, references=partner.references, options=options, by=by))
+    return rows.with_rows(joined, notes)
 
 
-def read_rows_of_references(source: Path, reading: Reading) -> PredictionRows:
+def _read_references(source: Path, reading: Reading) -> PredictionRows:
     """A file of ids and references; it needs no predictions of its own."""
-    names = {use: COLUMNS[use] for use in ("id", "reference")}
-    named = [reading.named["reference"]] if "reference" in reading.named else []
-    wanted = [*named, *names["reference"], "captions", "caption"]
+    names = {"id": COLUMNS["id"], "reference": [*COLUMNS["reference"], "captions", "caption"]}
+    wanted = [*(reading.named[use] for use in ("reference",) if use in reading.named), *names["reference"]]
     records = read_records(source, wanted, "references", encoding=reading.encoding)
     if records.is_lines:
         return _rows(source, records, {"reference": LINE}, reading)
-    names["reference"] = (*names["reference"], "captions", "caption")
     there = names_of(records.rows)
-    wanted_here = {use: column for use, column in reading.named.items() if use in names and column in there}
-    records, columns = _with_columns(source, records, replace(reading, named=wanted_here), names)
+    named = {use: column for use, column in reading.named.items() if use in names and column in there}
+    records, columns = _with_columns(source, records, replace(reading, named=named), names)
     if "reference" not in columns:
         shown = ", ".join(name for name in there if "." not in name)
         raise ConfigError(f"{source}: Expected a column of references, got {shown}; use --columns reference=...")
@@ -348,4 +358,6 @@ def _of_the_run(rows: PredictionRows, ids: Sequence[str], folder: Path) -> Predi
         raise ConfigError(
             f"{rows.path}: the run's data no longer gives its rows ({error}); use --references"
         ) from error
-    return replace(rows, references=references, metric=data.metric or dataset.metric)
+    each = zip(rows.rows.values(), references, strict=True)
+    rows = rows.with_rows(replace(row, references=several) for row, several in each)
+    return replace(rows, metric=data.metric or dataset.metric)

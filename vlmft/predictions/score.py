@@ -12,7 +12,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import ScoreConfig
 from vlmft.evaluation.compare import rows_told
 from vlmft.metrics import Table, variant
-from vlmft.predictions.extracted import READ_OTHERWISE, extracted, readings
+from vlmft.predictions.extracted import EXTRACTIONS, extracted, extractions_of
 from vlmft.predictions.read_otherwise import Beside, beside_it
 from vlmft.predictions.rows import PredictionRows
 from vlmft.predictions.scoring import (
@@ -36,17 +36,17 @@ def score(config: ScoreConfig) -> None:
     """Prints what `metric` asks for. Raises ConfigError."""
     (reading,) = readings_of(config, 1)
     rows, labels = read_file(Path(config.file), reading, config.references), read_labels(config.classes)
-    if config.by is not None and rows.by is None:
+    if config.by is not None and rows.first.by is None:
         raise ConfigError(f"{rows.path}: --by: Expected a column called {config.by!r}, got none; name one of the file")
     names = metrics_of(rows, config.metric, config.extract)
     if names == ["count_accuracy"]:
         names.append("counting")
     of_rows: list[str | None] = [name for name in names if name not in OF_A_SET] if names else [None]
     each = [scored(rows, name, labels, config.extract) for name in of_rows]
-    of_tables = extracted(rows, config.extract).rows if config.extract in READ_OTHERWISE else rows
+    of_tables = extracted(rows, config.extract).rows if config.extract in EXTRACTIONS else rows
     tables = {name: table_of(of_tables, name, labels) for name in names if name in OF_A_SET}
     if not each and config.extract == "auto":  # a row metric says what comes out
-        told = [f"{one.sentence}; --extract {one.how} scores that alone" for one in readings(rows, names[0])]
+        told = [f"{one.sentence}; --extract {one.how} scores that alone" for one in extractions_of(rows, names[0])]
         rows = replace(rows, notes=[*rows.notes, *told])
     more = [
         beside_it(one, name, labels, offers=config.extract == "auto") for one, name in zip(each, of_rows, strict=True)
@@ -55,7 +55,7 @@ def score(config: ScoreConfig) -> None:
         print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
         return
     groups, kind = units_of(rows)
-    n_told = rows_told(len(rows.ids), len(set(groups.values())), kind)
+    n_told = rows_told(len(rows.rows), len(set(groups.values())), kind)
     print(f"{rows.path}: {n_told}; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
     print_notes(rows)
     for one, other in zip(each, more, strict=True):
@@ -83,7 +83,7 @@ def _content(
         "file": str(rows.path),
         "form": rows.form,
         "columns": rows.columns,
-        "n": len(rows.ids),
+        "n": len(rows.rows),
         "notes": rows.notes,
         "scores": scores,
         "tables": {variant(name): table.to_dict() for name, table in tables.items()},
@@ -107,7 +107,7 @@ def _print_scored(one: Scored, more: Sequence[Beside]) -> None:
         print(f"  {other.sentence}")
     for remark in one.remarks:
         print(f"  {remark}")
-    if one.rows.by is not None:
+    if one.rows.first.by is not None:
         print(f"  by {one.rows.by_name}:")
         for name, content in told["values"].items():
             value, low, high = (shown(number, one.is_share) for number in (content["value"], *content["interval"]))

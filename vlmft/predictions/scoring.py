@@ -16,7 +16,7 @@ from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_n
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.numerals import whole_number
 from vlmft.predictions.columns import COLUMNS, IMAGES
-from vlmft.predictions.extracted import READ_OTHERWISE, Extracted, extracted
+from vlmft.predictions.extracted import EXTRACTIONS, Extracted, extracted
 from vlmft.predictions.rows import PredictionRows, Reading, read_predictions, with_references
 from vlmft.sample import Answer
 
@@ -127,17 +127,16 @@ def metrics_of(rows: PredictionRows, said: str | None, extract: str = "none") ->
     """What to score by: what was said, a suite spelled out; else the run's metric, else what the references allow."""
     if said is not None:
         return [one for name in said.split(",") for one in SUITES.get(name, (name,))]
-    if rows.scores is not None:
+    if rows.first.score is not None:
         return []
     if rows.metric is not None:
         return [rows.metric]
     if extract in ("letter", "yes-no"):
         return ["exact_match"]
-    assert rows.references is not None
-    if all(is_json_container(text) for references in rows.references for text in references):
+    texts = [text for several in rows.references.values() for text in several]
+    if all(map(is_json_container, texts)):
         return ["json_match"]
-    counts = all(whole_number(text) is not None for references in rows.references for text in references)
-    return ["count_accuracy" if counts else "exact_match"]
+    return ["count_accuracy" if all(whole_number(text) is not None for text in texts) else "exact_match"]
 
 
 def scored(
@@ -148,50 +147,46 @@ def scored(
 
     Raises ConfigError.
     """
-    if extract in READ_OTHERWISE and metric is not None:
+    if extract in EXTRACTIONS and metric is not None:
         taken = extracted(rows, extract)
         return replace(scored(taken.rows, metric, labels, alone=alone), extracted=taken)
     if metric is None:
-        assert rows.scores is not None
-        name = f"score in column {rows.columns['score']}"
-        return Scored(rows, name, dict(zip(rows.ids, rows.scores, strict=True)), None)
-    if rows.references is None or not rows.predictions:
-        raise ConfigError(f"{rows.path}: Expected predictions and references for {metric}, got scores alone")
-    finishes = ["length" if cut else "stop" for cut in rows.cut]
+        scores = {row.id: row.score for row in rows.rows.values() if row.score is not None}
+        return Scored(rows, f"score in column {rows.columns['score']}", scores, None)
+    rows.expect_texts(f"for {metric}")
     answers = {
-        row_id: Answer(text, finish, 0)  # type: ignore[arg-type]
-        for row_id, text, finish in zip(rows.ids, rows.predictions, finishes, strict=True)
+        row.id: Answer(row.prediction or "", "length" if row.is_cut else "stop", 0) for row in rows.rows.values()
     }
-    references = dict(zip(rows.ids, rows.references, strict=True))
     try:
-        found: Mapping[str, ScoredRow] = score_answers(answers, references, metric_named(metric, labels))
+        by_id: Mapping[str, ScoredRow] = score_answers(answers, rows.references, metric_named(metric, labels))
     except ValueError as error:
         raise ConfigError(f"--metric {metric}: {error}") from error
-    values = {row_id: row.score.value for row_id, row in found.items()}
+    values = {row_id: row.score.value for row_id, row in by_id.items()}
     groups, kind = units_of(rows)
-    summary = summarise(str(rows.path), found, references, metric, groups=groups, kind=kind, alone=alone)
-    return Scored(rows, variant(metric), values, summary, found)
+    summary = summarise(str(rows.path), by_id, rows.references, metric, groups=groups, kind=kind, alone=alone)
+    return Scored(rows, variant(metric), values, summary, by_id)
 
 
 def units_of(rows: PredictionRows) -> tuple[dict[str, str], str]:
     """Row id -> its independent unit, and what the units are: as named, by the hash of the image that a row shows, or
     by a column of the file that names its image."""
-    if "group" in rows.columns or len(set(rows.groups)) < len(rows.ids):
-        are_images = rows.columns.get("group") in COLUMNS["group"] and all(name.count('"') == 2 for name in rows.groups)
-        return rows.row_groups, "images" if are_images else "groups"
+    groups = rows.groups
+    if "group" in rows.columns or len({*groups.values()}) < len(groups):
+        is_known = rows.columns.get("group") in COLUMNS["group"]
+        are_images = is_known and all(name.count('"') == 2 for name in groups.values())
+        return groups, "images" if are_images else "groups"
     for name in IMAGES:
-        cells = rows.asked.get(name, [])
-        if 1 < len(set(cells)) < len(cells):
-            return {i: cell or f"row {i}" for i, cell in zip(rows.ids, cells, strict=True)}, "images"
-    return rows.row_groups, "groups"
+        cells = {row.id: row.asked.get(name, "") for row in rows.rows.values()}
+        if 1 < len({*cells.values()}) < len(cells):
+            return {row_id: cell or f"row {row_id}" for row_id, cell in cells.items()}, "images"
+    return groups, "groups"
 
 
 def table_of(rows: PredictionRows, metric: str, labels: Labels | None) -> Table:
     """The table of a metric of a whole set. Raises ConfigError."""
-    if rows.references is None or not rows.predictions:
-        raise ConfigError(f"{rows.path}: Expected predictions and references for {metric}, got scores alone")
+    rows.expect_texts(f"for {metric}")
     try:
-        return corpus_metric_named(metric, labels)(list(zip(rows.predictions, rows.references, strict=True)))
+        return corpus_metric_named(metric, labels)([(r.prediction or "", r.references) for r in rows.rows.values()])
     except ValueError as error:
         raise ConfigError(f"--metric {metric}: {error}") from error
 
@@ -208,12 +203,12 @@ def scored_content(one: Scored) -> dict[str, Any]:
     found = {**told, **head, "interval": list(interval), "interval_method": method, **verdicts}
     if one.extracted is not None:
         found |= {"extract": one.extracted.how, "n_extracted": one.extracted.n_found}
-    if one.rows.by is not None:
-        found |= {"by": one.rows.by_name, "values": by_value(one)}
+    if one.rows.first.by is not None:
+        found |= {"by": one.rows.by_name, "values": _by_value(one)}
     return found
 
 
-def by_value(one: Scored) -> dict[str, dict[str, Any]]:
+def _by_value(one: Scored) -> dict[str, dict[str, Any]]:
     """Value of the column of --by -> n, value and interval of its rows. Raises ConfigError for a column of too many."""
     content, (groups, _) = {}, units_of(one.rows)
     for name, ids in ids_by_value(one.rows).items():
@@ -225,15 +220,15 @@ def by_value(one: Scored) -> dict[str, dict[str, Any]]:
 
 def ids_by_value(rows: PredictionRows) -> dict[str, list[str]]:
     """Value of the column of --by -> its rows. Raises ConfigError for a column that has a value for nearly each row."""
-    found: dict[str, list[str]] = {}
-    for row_id, value in zip(rows.ids, rows.by or (), strict=True):
-        found.setdefault(value, []).append(row_id)
-    if len(found) > MOST_VALUES:
+    ids: dict[str, list[str]] = {}
+    for row in rows.rows.values():
+        ids.setdefault(row.by or "", []).append(row.id)
+    if len(ids) > MOST_VALUES:
         raise ConfigError(
-            f"{rows.path}: --by: Expected a column of {MOST_VALUES} values at most, got {len(found)} in "
+            f"{rows.path}: --by: Expected a column of {MOST_VALUES} values at most, got {len(ids)} in "
             f"{rows.by_name!r}; name one that groups the rows"
         )
-    return found
+    return ids
 
 
 def shown(value: float, is_share: bool, sign: str = "") -> str:

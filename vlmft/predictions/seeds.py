@@ -13,8 +13,8 @@ from vlmft.config.schema import Init
 from vlmft.config.tool_schema import SeedsConfig
 from vlmft.evaluation.compare import Comparison, compare, p_words
 from vlmft.evaluation.gains import seeds_apart, seeds_interval
-from vlmft.predictions.compare import aligned
 from vlmft.predictions.rows import Reading
+from vlmft.predictions.same_rows import aligned
 from vlmft.predictions.scoring import metrics_of, read_file, read_labels, scored, units_of
 from vlmft.run.folder import read_run, settings_of_results
 
