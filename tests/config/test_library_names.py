@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import HydraException
 
 import vlmft
-from vlmft.config import schema
+from vlmft.config import schema, trainer_schema
+from vlmft.config.check import ConfigError
 from vlmft.config.setting_types import constraints
 
 PACKAGE = Path(vlmft.__file__).parent
@@ -59,17 +61,32 @@ def test_the_reader_sees_a_wrong_name(tmp_path: Path) -> None:
 def test_trainer_settings_are_lightnings() -> None:
     import lightning
 
-    names = [field.name for field in dataclasses.fields(schema.TrainerConfig) if field.name != "memory_gib"]
+    names = [field.name for field in dataclasses.fields(trainer_schema.TrainerConfig) if field.name != "memory_gib"]
     assert len(names) >= 10
     expect_known(names, lightning.Trainer)
     passed = keywords_of_calls("run/fit.py", "L.Trainer")
     expect_known(passed, lightning.Trainer)
     assert set(names) <= set(passed), "a setting that never reaches the Trainer"
+    arguments = set(inspect.signature(lightning.Trainer).parameters) - {"self"}
+    assert arguments == {*names, *trainer_schema.NOT_OF_THE_TRAINER}, "an argument that is neither taken nor refused"
+
+
+@pytest.mark.parametrize("name", trainer_schema.NOT_OF_THE_TRAINER)
+def test_arguments_that_contradict_the_window_are_refused_with_what_takes_their_place(
+    name: str, compose: Callable[..., Any]
+) -> None:
+    with pytest.raises((ConfigError, HydraException)) as refused:
+        compose(f"++trainer.{name}=1")
+    line = str(refused.value)
+    assert line.startswith(f"trainer.{name}: no such setting; ")
+    assert re.search(
+        r"train\.(rows_per_batch|max_gradient_norm)|trainer\.devices|output_root|export|logger|callbacks=", line
+    )
 
 
 def choices(name: str) -> list[str]:
     """Of a setting of the Trainer, from "a, b or c"."""
-    kind = typing.get_type_hints(schema.TrainerConfig, include_extras=True)[name]
+    kind = typing.get_type_hints(trainer_schema.TrainerConfig, include_extras=True)[name]
     return re.split(", | or ", next(constraints(kind)).expected)
 
 
@@ -165,6 +182,8 @@ def test_logger_settings_are_wandbs() -> None:
 
     passed = keywords_of_calls("training/tracking.py", "wandb.init")
     expect_known(passed, wandb.init)
-    assert {"project", "entity", "mode", "tags"} <= {field.name for field in dataclasses.fields(schema.LoggerConfig)}
+    assert {"project", "entity", "mode", "tags"} <= {
+        field.name for field in dataclasses.fields(trainer_schema.LoggerConfig)
+    }
     assert {"project", "entity", "mode", "tags"} <= set(passed)
     assert set(keywords_of_calls("training/tracking.py", "wandb.Settings")) <= set(wandb.Settings.model_fields)

@@ -153,7 +153,7 @@ REFUSED = {
     "name=${oc.env:VLMFT_NO_SUCH_VARIABLE}": "name: Expected a value, got '${oc.env:VLMFT_NO_SUCH_VARIABLE}', which",
     # groups
     "data=chrtqa": "data=chrtqa: no such choice; did you mean 'chartqa'? (there are ",
-    "logger=zzzzzz": "logger=zzzzzz: no such choice; expected one of csv, none, tensorboard, wandb",
+    "logger=zzzzzz": "logger=zzzzzz: no such choice; expected one of comet, csv, mlflow, none, tensorboard, wandb",
     "experiment=nope": "experiment=nope: no such choice; ",
     "dat=chartqa": "dat: no such setting; did you mean 'data'?",
     # what cannot be read

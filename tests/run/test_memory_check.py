@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.config.schema import TrainConfig
+from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models import memory_check
 from vlmft.models.load import storage_dtype
 from vlmft.models.memory_check import free_bytes

@@ -184,7 +184,7 @@ def test_an_evaluation_is_linked_to_its_training_run(tracked: Path, evaluate_sma
 
 
 def test_a_run_that_goes_on_has_one_whole_history(compose: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    config = (*SETTINGS, "test=false", "logger.csv=true", f"output_root={tmp_path}")
+    config = (*SETTINGS, "test=false", "logger=[wandb,csv]", f"output_root={tmp_path}")
     before = VLMModule.on_train_batch_start
 
     def signalling(self: VLMModule, batch: object, batch_idx: int) -> None:

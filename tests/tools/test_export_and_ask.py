@@ -20,9 +20,10 @@ from transformers import AutoModelForImageTextToText
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import explained
-from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.config.schema import TrainConfig
 from vlmft.config.tool_schema import AskConfig, ExportConfig
 from vlmft.config.tools import compose_tool
+from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.merge import merged
 from vlmft.run.folder import read_run

@@ -15,9 +15,10 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import conf_dir
-from vlmft.config.schema import TrainConfig, TrainerConfig
+from vlmft.config.schema import TrainConfig
 from vlmft.config.tool_schema import TraceConfig
 from vlmft.config.tools import compose_tool
+from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.evaluation.prompts import blanked
 from vlmft.run.build import build, pick_device, resolved
 from vlmft.run.present import print_inferred

@@ -18,7 +18,7 @@ from vlmft.models.lora import trainable
 from vlmft.run.build import Built, build, resolved
 from vlmft.run.fit import fit
 from vlmft.sample import EncodedRow
-from vlmft.training.checkpoint import Checkpoints
+from vlmft.training.callbacks import StepCheckpoint
 from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 from vlmft.training.module import VLMModule
@@ -127,7 +127,7 @@ def distance() -> Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tenso
 def run_fit(tmp_path: Path) -> Callable[..., Any]:
     """run_fit(bench) -> (checkpoints, module, metrics.jsonl lines)."""
 
-    def fitted(bench: Bench) -> tuple[Checkpoints, VLMModule, list[dict[str, Any]]]:
+    def fitted(bench: Bench) -> tuple[StepCheckpoint, VLMModule, list[dict[str, Any]]]:
         torch.manual_seed(bench.config.seed)
         loggers = [MetricsFile(tmp_path / METRICS_FILE)]
         checkpoints, module = fit(bench.config, bench.built, tmp_path, loggers, StopRequest())

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from vlmft.training import checkpoint as checkpoint_file
+from vlmft.training.callbacks import StepCheckpoint, early_stopping
 from vlmft.training.checkpoint import (
     FILES,
     CheckpointError,
-    Checkpoints,
     FolderCheckpointIO,
     latest_whole,
     packed,
@@ -287,8 +288,8 @@ def test_the_best_is_one_that_is_there(
     monkeypatch: pytest.MonkeyPatch,
     room_for: RoomFor,
 ) -> None:
-    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk(full_at, room_for).save(self, path))
-    callback = Checkpoints(tmp_path, "val/x", None)
+    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path, _: FullDisk(full_at, room_for).save(self, path))
+    callback = StepCheckpoint(tmp_path, "val/x")
     validated(callback, [0.3, 0.5, 0.1])
     assert (steps_in(tmp_path), callback.best) == (kept, best)
     assert callback.chosen() == (tmp_path / best if best else None)
@@ -299,8 +300,8 @@ def test_the_end_is_tried_again_with_its_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: RoomFor
 ) -> None:
     tries = iter([set(), {2}, set()])  # no room after the last validation, room again at the end of training
-    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk(next(tries), room_for).save(self, path))
-    callback = Checkpoints(tmp_path, "val/x", None)
+    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path, _: FullDisk(next(tries), room_for).save(self, path))
+    callback = StepCheckpoint(tmp_path, "val/x")
     validated(callback, [0.3, 0.5])
     assert (steps_in(tmp_path), callback.best) == (["step-0000001", "step-0000002"], "step-0000002")
 
@@ -308,8 +309,8 @@ def test_the_end_is_tried_again_with_its_metric(
 def test_without_validation_an_unsaved_end_is_not_replaced_by_an_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: RoomFor
 ) -> None:
-    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path: FullDisk({2}, room_for).save(self, path))
-    callback = Checkpoints(tmp_path, None, None)
+    monkeypatch.setattr(Fake, "save_checkpoint", lambda self, path, _: FullDisk({2}, room_for).save(self, path))
+    callback = StepCheckpoint(tmp_path, None)
     validated(callback, [None, None])
     assert steps_in(tmp_path) == ["step-0000001"] and callback.chosen() is None  # the weights in memory are newer
 
@@ -318,24 +319,28 @@ def test_without_validation_an_unsaved_end_is_not_replaced_by_an_older_one(
 
 
 class Fake:
-    """As much of a Trainer as `Checkpoints` asks for."""
+    """As much of a Trainer as the callbacks ask for."""
 
     def __init__(self) -> None:
         self.global_step, self.should_stop, self.sanity_checking, self.fast_dev_run = 0, False, False, False
         self.callback_metrics: dict[str, torch.Tensor] = {}
         self.state = SimpleNamespace(fn="fit")
+        self.enable_validation, self.is_global_zero = True, False
+        self.current_epoch = 0
+        self.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision)
 
-    def save_checkpoint(self, path: Path) -> None:
-        write_checkpoint({"step": self.global_step}, path)
+    def save_checkpoint(self, path: str, weights_only: bool) -> None:
+        write_checkpoint({"step": self.global_step}, Path(path))
 
 
-def validated(callback: Checkpoints, values: list[float | None]) -> Fake:
+def validated(callback: StepCheckpoint, values: list[float | None], *others: Callback) -> Fake:
     """A run that is validated after each of these steps, with these values."""
     trainer = Fake()
     for value in values:
         trainer.global_step += 1
         trainer.callback_metrics = {} if value is None else {"val/x": torch.tensor(value)}
-        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
+        for each in (*others, callback):
+            each.on_validation_end(trainer, None)  # type: ignore[arg-type]
         if trainer.should_stop:
             break
     callback.on_train_end(trainer, None)  # type: ignore[arg-type]
@@ -343,7 +348,7 @@ def validated(callback: Checkpoints, values: list[float | None]) -> Fake:
 
 
 def test_the_best_and_the_last_two_are_kept(tmp_path: Path) -> None:
-    callback = Checkpoints(tmp_path, "val/x", None)
+    callback = StepCheckpoint(tmp_path, "val/x")
     validated(callback, [0.1, 0.5, 0.2, 0.3, 0.4])
     assert (callback.best, callback.best_value) == ("step-0000002", 0.5)
     assert steps_in(tmp_path) == ["step-0000002", "step-0000004", "step-0000005"]
@@ -351,26 +356,26 @@ def test_the_best_and_the_last_two_are_kept(tmp_path: Path) -> None:
 
 
 def test_of_equals_the_first_is_the_best(tmp_path: Path) -> None:
-    callback = Checkpoints(tmp_path, "val/x", None)
-    validated(callback, [0.0, 0.0, 0.5, 0.5])
-    assert (callback.best, callback.best_value, callback.since_best) == ("step-0000003", 0.5, 1)
+    callback, stopping = StepCheckpoint(tmp_path, "val/x"), early_stopping("val/x", 9)
+    validated(callback, [0.0, 0.0, 0.5, 0.5], stopping)
+    assert (callback.best, callback.best_value, stopping.wait_count) == ("step-0000003", 0.5, 1)
 
 
 def test_nan_is_never_the_best(tmp_path: Path) -> None:
-    callback = Checkpoints(tmp_path, "val/x", None)
+    callback = StepCheckpoint(tmp_path, "val/x")
     validated(callback, [float("nan"), 0.1, float("nan")])
     assert (callback.best, callback.best_value) == ("step-0000002", pytest.approx(0.1))
 
 
 def test_without_validation_the_last_is_chosen(tmp_path: Path) -> None:
-    callback = Checkpoints(tmp_path, None, None)
+    callback = StepCheckpoint(tmp_path, None)
     validated(callback, [None, None, None])
     assert callback.best is None and callback.chosen().name == "step-0000003"
     assert steps_in(tmp_path) == ["step-0000002", "step-0000003"]
 
 
 def test_the_end_is_saved_and_not_taken_for_a_validation(tmp_path: Path) -> None:
-    callback = Checkpoints(tmp_path, "val/x", None)
+    callback = StepCheckpoint(tmp_path, "val/x")
     trainer = validated(callback, [0.5])
     trainer.global_step = 7  # the metric of step 1 is still there
     trainer.callback_metrics = {"val/x": torch.tensor(0.9)}
@@ -381,8 +386,8 @@ def test_the_end_is_saved_and_not_taken_for_a_validation(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("patience", "last"), [(None, 6), (1, 3), (2, 6), (3, 6)])
 def test_patience(patience: int | None, last: int, tmp_path: Path) -> None:
-    callback = Checkpoints(tmp_path, "val/x", patience)
-    trainer = validated(callback, [0.1, 0.2, 0.2, 0.3, 0.1, 0.1])
+    stopping = [early_stopping("val/x", patience)] if patience is not None else []
+    trainer = validated(StepCheckpoint(tmp_path, "val/x"), [0.1, 0.2, 0.2, 0.3, 0.1, 0.1], *stopping)
     assert trainer.global_step == last
     assert trainer.should_stop == (patience in (1, 2))
 
@@ -391,18 +396,29 @@ def test_sanity_checks_and_dry_runs_save_nothing(tmp_path: Path) -> None:
     for name in ("sanity_checking", "fast_dev_run"):
         trainer = Fake()
         setattr(trainer, name, True)
-        Checkpoints(tmp_path, "val/x", None).on_validation_end(trainer, None)  # type: ignore[arg-type]
+        StepCheckpoint(tmp_path, "val/x").on_validation_end(trainer, None)  # type: ignore[arg-type]
     trainer.fast_dev_run = True
-    Checkpoints(tmp_path, "val/x", None).on_train_end(trainer, None)  # type: ignore[arg-type]
+    StepCheckpoint(tmp_path, "val/x").on_train_end(trainer, None)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_best_travels_in_the_checkpoint() -> None:
-    one = Checkpoints(Path(), "val/x", 2)
-    one.best, one.best_value, one.since_best = "step-0000003", 0.5, 1
-    other = Checkpoints(Path(), "val/x", 2)
-    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
-    assert (other.best, other.best_value, other.since_best) == ("step-0000003", 0.5, 1)
+def test_what_is_best_travels_in_the_checkpoint(tmp_path: Path) -> None:
+    one, stopping = StepCheckpoint(tmp_path / "before", "val/x"), early_stopping("val/x", 2)
+    validated(one, [0.1, 0.2, 0.5, 0.4], stopping)
+    states = unpacked(*packed_pair([one.state_dict(), stopping.state_dict()]))
+    moved, stopping = StepCheckpoint(tmp_path / "after", "val/x"), early_stopping("val/x", 2)
+    moved.load_state_dict(states[0])
+    stopping.load_state_dict(states[1])
+    assert (moved.best, moved.best_value, stopping.wait_count) == ("step-0000003", 0.5, 1)
+    assert moved.chosen() == tmp_path / "after/step-0000003"
+    another = StepCheckpoint(tmp_path / "after", "val/x", anew=True)
+    another.load_state_dict(states[0])
+    assert another.best is None
+
+
+def packed_pair(value: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    tensors: dict[str, torch.Tensor] = {}
+    return json.loads(json.dumps(packed(value, tensors))), tensors
 
 
 def test_the_latest_whole_one_is_found_behind_damaged_ones(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import LoggerConfig
+from vlmft.config.entry import conf_dir
+from vlmft.config.trainer_schema import LoggerConfig
 from vlmft.training import tracking
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import (
@@ -26,7 +28,7 @@ from vlmft.training.tracking import (
     has_api_key,
     lightning_loggers,
     replay,
-    require_tensorboard,
+    require_loggers,
     stored_run,
 )
 
@@ -293,29 +295,36 @@ def test_a_torn_note_of_the_run_is_as_none(home: Path, fake_wandb: Any, monkeypa
     assert stored_run(home) == {"id": "whole"}
 
 
+def of_lightning(name: str) -> LoggerConfig:
+    """What logger=NAME sets."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "logger" / f"{name}.yaml"))
+    return LoggerConfig(lightning=settings["lightning"])
+
+
 def test_csv_has_each_row_once_after_a_replay(tmp_path: Path) -> None:
     for _ in range(2):  # the second time over what the first has left
-        (logger,) = lightning_loggers(LoggerConfig(csv=True), tmp_path)
+        (logger,) = lightning_loggers(of_lightning("csv"), tmp_path, {"seed": 3})
         for step in range(3):
             replay({"step": step, "seconds": 1.0, "x": float(step), "bad": None}, logger)
         logger.finalize("success")
     with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as stream:
         assert list(csv.DictReader(stream)) == [{"step": str(step), "x": f"{step}.0"} for step in range(3)]
+    assert OmegaConf.load(tmp_path / "csv" / "hparams.yaml") == {"seed": 3}
 
 
 def test_no_tensorboard_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"logger\.tensorboard: .*pip install 'vlmft\[tensorboard\]'"):
-        require_tensorboard(LoggerConfig(tensorboard=True))
-    require_tensorboard(LoggerConfig(csv=True))
+    with pytest.raises(ConfigError, match=r"logger\.lightning\.tensorboard: .*pip install 'vlmft\[tensorboard\]'"):
+        require_loggers(of_lightning("tensorboard"))
+    require_loggers(of_lightning("csv"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorboardX" else None)
-    require_tensorboard(LoggerConfig(tensorboard=True))
+    require_loggers(of_lightning("tensorboard"))
 
 
 def test_tensorboard_has_each_row_once_after_a_replay(tmp_path: Path) -> None:
     proto = pytest.importorskip("tensorboardX.proto.event_pb2", reason="TensorBoard is an extra")
     for _ in range(2):
-        (logger,) = lightning_loggers(LoggerConfig(tensorboard=True), tmp_path)
+        (logger,) = lightning_loggers(of_lightning("tensorboard"), tmp_path, {"seed": 3})
         for step in range(3):
             replay({"step": step, "seconds": 1.0, "x": float(step)}, logger)
         logger.finalize("success")

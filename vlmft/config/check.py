@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from vlmft.config import schema
 from vlmft.config.contradictions import AnyConfig, contradictions, foreign_target
+from vlmft.config.trainer_schema import NOT_OF_THE_TRAINER
 
 Config = TypeVar("Config", bound=AnyConfig)
 
@@ -144,6 +145,8 @@ def nearest_key(key: str, legal: Sequence[str]) -> str:
     name = key.rpartition(".")[2]
     if ELSEWHERE.get(name) in legal:
         return f"did you mean {ELSEWHERE[name]!r}?"
+    if key == f"trainer.{name}" and name in NOT_OF_THE_TRAINER:
+        return NOT_OF_THE_TRAINER[name]
     best = max(legal, key=lambda other: likeness(name, other.rpartition(".")[2]) + likeness(key, other) / 2)
     group, (best_group, _, best_name) = key.rpartition(".")[0], best.rpartition(".")
     moved = best_group != group and group in legal  # from a group that exists: then only for a clear likeness

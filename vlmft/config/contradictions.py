@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -136,8 +136,24 @@ def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
             yield f"train.lr_by_part.{part}: this part is not trained; set model.train.{part}=lora, or leave it out"
     if config.train.lora_plus_ratio is not None and schema.Tuning.lora not in vars(parts).values():
         yield "train.lora_plus_ratio: no part is trained by lora, got a ratio of its matrices; leave it out"
+    if config.ckpt_path not in (None, "last", "best") and not Path(config.ckpt_path).is_dir():
+        yield f"ckpt_path: Expected last, best or a checkpoint's folder, got {config.ckpt_path!r}; check it"
+    yield from _without_target("callbacks", config.callbacks)
+    yield from _without_target("logger.lightning", config.logger.lightning)
+    plugins = {str(i): plugin for i, plugin in enumerate(config.trainer.plugins)}
+    yield from _without_target("trainer.plugins", plugins)
+    for key in ("strategy", "profiler"):
+        if isinstance(value := getattr(config.trainer, key), Mapping):
+            yield from _without_target("trainer", {key: value})
     if config.train.early_stopping_patience is not None and config.trainer.limit_val_batches == 0:
         yield "train.early_stopping_patience: needs validation, got trainer.limit_val_batches=0; set one of the two"
+
+
+def _without_target(key: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each of these, null left out, that names no class to make."""
+    for name, value in settings.items():
+        if value is not None and not (isinstance(value, Mapping) and isinstance(value.get("_target_"), str)):
+            yield f"{key}.{name}: Expected a mapping with _target_: module.Class, got {value!r}; check its spelling"
 
 
 def _export_contradictions(config: tool_schema.ExportConfig) -> Iterator[str]:
@@ -156,8 +172,9 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
         yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
     if config.trainer.devices != 1:
         yield f"trainer.devices: Expected 1, for evaluation runs on one device, got {config.trainer.devices}"
-    if config.logger.csv or config.logger.tensorboard:
-        yield "logger: Expected wandb or none, got csv or tensorboard; an evaluation's numbers are in its summary.json"
+    if config.logger.lightning:
+        names = " and ".join(config.logger.lightning)
+        yield f"logger: Expected wandb or none, got {names}; an evaluation's numbers are in its summary.json"
 
 
 def _annotation_contradictions(config: tool_schema.AnnotateConfig) -> Iterator[str]:

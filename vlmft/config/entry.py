@@ -35,6 +35,8 @@ EXIT_FAILURE, EXIT_MISTAKE = 1, 2
 EXIT_INTERRUPTED = 130
 OPEN_MAPPINGS = ("data.options", "data_options", "adapters")
 """Their keys are a dataset's own, so that Hydra knows none of them."""
+WITH_TARGETS = ("callbacks", "logger.lightning", "trainer.strategy", "trainer.profiler", "trainer.max_time")
+"""The same of a class's own arguments."""
 
 
 def conf_dir() -> Path:
@@ -164,6 +166,7 @@ def forced(override: str) -> str:
             "history see; set it in the environment, or in a file .env that git ignores"
         )
     is_open = override.startswith(tuple(key + sign for key in OPEN_MAPPINGS for sign in ".="))
+    is_open |= override.startswith(tuple(f"{key}." for key in WITH_TARGETS))
     return f"++{override}" if is_open else override
 
 

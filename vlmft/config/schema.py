@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any, Optional
+from typing import Any, Optional
 
 from vlmft.config.evaluation_schema import EvaluationChanges, EvaluationConfig
 from vlmft.config.setting_types import (
     BelowOne,
     Count,
-    CountOrAll,
-    CountOrUnlimited,
     CountOrZero,
     FolderName,
     NotNegative,
@@ -24,8 +22,8 @@ from vlmft.config.setting_types import (
     ShareOrCount,
     ShareOrCountOrZero,
     SplitName,
-    one_of,
 )
+from vlmft.config.trainer_schema import ExtrasConfig, LoggerConfig, TrainerConfig
 
 MISSING: Any = "???"  # OmegaConf's mark for "must be said"
 
@@ -241,64 +239,6 @@ class OptimizationConfig:
     """Validations without a better metric before training stops; null never stops early."""
 
 
-Accelerator = Annotated[str, one_of("auto", "cpu", "gpu", "cuda", "mps")]
-# bf16-true and 16-true are left out: updates of a small learning rate round away in 16-bit adapters.
-Precision = Annotated[str, one_of("auto", "32-true", "bf16-mixed", "16-mixed")]
-WandbMode = Annotated[str, one_of("auto", "online", "offline")]
-
-
-@dataclass
-class TrainerConfig:
-    """Settings of `lightning.Trainer` under its own names."""
-
-    accelerator: Accelerator = "auto"
-    devices: Count = 1
-    precision: Precision = "auto"
-    """auto: bf16-mixed where the GPU has it, 16-mixed on older GPUs, 32-true on CPU. Adapters stay in fp32."""
-    max_epochs: Optional[CountOrUnlimited] = None
-    """null: data.default_epochs."""
-    max_steps: CountOrUnlimited = -1
-    """Optimiser steps; -1: no limit but epochs."""
-    limit_train_batches: Optional[ShareOrCount] = None
-    """Windows an epoch: a count (>= 1) or a share (< 1)."""
-    limit_val_batches: Optional[ShareOrCountOrZero] = None
-    """Validation batches: a count (>= 1), a share (< 1), or 0 for no validation."""
-    val_check_interval: Optional[ShareOrCount] = None
-    """Validate every so many windows (>= 1) or every such share of an epoch (< 1); null: once an epoch."""
-    check_val_every_n_epoch: Count = 1
-    num_sanity_val_steps: CountOrAll = 0
-    log_every_n_steps: Count = 10
-    fast_dev_run: bool = False
-    """One window, one validation batch and sixteen test rows: does everything work?"""
-    deterministic: bool = True
-    memory_gib: Optional[Positive] = None
-    """Not Lightning's: GiB that a device may use; null: what is free. Estimated to need more, a run stops at once."""
-
-
-@dataclass
-class LoggerConfig:
-    wandb: bool = True
-    """Log to Weights & Biases; offline where no key or no network is found. metrics.jsonl is written in any case."""
-    csv: bool = False
-    """Lightning's CSV logger: csv/metrics.csv in the run folder."""
-    tensorboard: bool = False
-    """Lightning's TensorBoard logger: tensorboard/ in the run folder; needs the extra `tensorboard`."""
-    project: str = "vlmft"
-    entity: Optional[str] = None
-    mode: WandbMode = "auto"
-    """auto | online | offline: auto is online only where an API key is found."""
-    group: Optional[str] = None
-    """Runs that W&B shows together; null: the run's name, so that a run and its evaluations are."""
-    tags: list[str] = field(default_factory=list)
-    table_rows: CountOrZero = 32
-    """First test rows that go to W&B with image, answers and scores; 0: none."""
-    log_adapter: bool = False
-    """Upload the adapter to W&B."""
-    init_timeout_seconds: Positive = 20.0
-    finish_timeout_seconds: Positive = 120.0
-    """How long a finished run waits for W&B's uploads; what is not sent by then stays in the run folder."""
-
-
 @dataclass
 class TrainConfig:
     """python train.py"""
@@ -316,6 +256,17 @@ class TrainConfig:
     output_root: str = "outputs"
     resume: bool = False
     """Go on where an interrupted run of these settings stopped; a finished one is left as it is, a new one starts."""
+    ckpt_path: Optional[str] = None
+    """Checkpoint to train on from, with its optimiser and its place in the data: a folder, or `last` or `best` of this
+    run's own, which means resume=true."""
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Name -> a Lightning callback, as a mapping with `_target_` and its arguments; callbacks=[lr_monitor,timer] takes
+    those of conf/callbacks/."""
+    task_name: Optional[FolderName] = None
+    """Folder of the run folders, below output_root; null: <model>-<data>."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by; they change nothing."""
+    extras: ExtrasConfig = field(default_factory=ExtrasConfig)
     preflight: bool = True
     """Check labels, first loss, gradients, images, memory and leaks before training (seconds)."""
     test: bool = True
@@ -337,6 +288,8 @@ class EvaluateConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationChanges = field(default_factory=EvaluationChanges)
     seed: CountOrZero = 0
+    tags: list[str] = field(default_factory=list)
+    """Words to find the evaluation by; they change nothing."""
     split: SplitName = "test"
     """train, val or test."""
     data_options: dict[str, Any] = field(default_factory=dict)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any, Optional
 
-from vlmft.config.schema import MISSING, DataConfig, ModelConfig, TrainerConfig
+from vlmft.config.schema import MISSING, DataConfig, ModelConfig
 from vlmft.config.setting_types import Count, CountOrZero, NotNegative, Port, Positive, SplitName, one_of
+from vlmft.config.trainer_schema import TrainerConfig
 
 
 class ExportForm(str, Enum):

@@ -14,14 +14,8 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import (
-    ModelConfig,
-    OptimizationConfig,
-    OptimizerName,
-    QuantizationConfig,
-    QuantizationMode,
-    TrainerConfig,
-)
+from vlmft.config.schema import ModelConfig, OptimizationConfig, OptimizerName, QuantizationConfig, QuantizationMode
+from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.family import make_family
 from vlmft.models.load import Source, attention_kernel, storage_dtype
 from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training

@@ -19,8 +19,8 @@ from vlmft.config.schema import (
     OptimizationConfig,
     OptimizerName,
     TrainConfig,
-    TrainerConfig,
 )
+from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger

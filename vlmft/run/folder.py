@@ -32,9 +32,31 @@ ADAPTER = "adapter"
 """Folder in it of what was trained."""
 FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
-OUTSIDE_THE_HASH = ("name", "output_root", "logger", "resume", "scale")
+OUTSIDE_THE_HASH = ("name", "output_root", "task_name", "tags", "extras", "logger", "resume", "scale")
 """Settings that change no result, `scale` because of what it puts into others; so do those of `INNER`."""
-INNER = (("data", "workers"), ("trainer", "memory_gib"), ("evaluation", "verbose"))
+BATCH_SIZES = (("train", "rows_per_batch"), ("train", "tokens_per_batch"))
+"""These change memory and rounding: a run goes on with others where memory is short."""
+INNER = (
+    *BATCH_SIZES,
+    ("data", "workers"),
+    ("trainer", "memory_gib"),
+    ("trainer", "profiler"),
+    ("trainer", "enable_progress_bar"),
+    ("trainer", "enable_model_summary"),
+    ("evaluation", "verbose"),
+)
+OF_THE_MACHINE = (
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.precision",
+    "train.gradient_checkpointing",
+    "callbacks",
+)
+"""Settings that people change to get an interrupted run going again, and that make another run of it."""
+OWN_CHECKPOINTS = ("last", "best")
+"""Values of ckpt_path that mean one of the run's own, and so change no result."""
 
 
 def plain(config: Any) -> Any:
@@ -53,6 +75,8 @@ def settings_of_results(config: TrainConfig) -> dict[str, Any]:
     settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
     for group, key in INNER:
         del settings[group][key]
+    if settings["ckpt_path"] in OWN_CHECKPOINTS:
+        settings["ckpt_path"] = None
     return settings
 
 
@@ -65,19 +89,23 @@ def config_hash(config: TrainConfig) -> str:
 def folder_of(config: TrainConfig) -> Path:
     name = config.name or config_hash(config)
     told = f"smoke-{name}" if config.scale == Scale.smoke else name
-    return Path(config.output_root) / f"{config.model.name}-{config.data.name}" / told
+    return Path(config.output_root) / (config.task_name or f"{config.model.name}-{config.data.name}") / told
 
 
 def find_folder(config: TrainConfig) -> tuple[Path, bool]:
     """The folder for this run, made or not, and whether its run is finished; a new and an interrupted one are not.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is not set, or it is a run of other settings.
+        ConfigError: the folder holds a run and `resume` is not set, or it is a run of other settings; or `resume` is
+            set, there is no such run, and an interrupted one differs in what it runs on alone.
     """
     folder = folder_of(config)
     finished = (folder / SUMMARY_FILE).exists()
-    if (folder / CONFIG_FILE).exists():
-        if not config.resume:
+    if not (folder / CONFIG_FILE).exists():
+        if resumes(config) and config.name is None and FOLDER_TOLD_IN not in os.environ:
+            _refuse_to_leave_behind(config, folder.parent)
+    else:
+        if not resumes(config):
             raise ConfigError(
                 f"name: {folder} holds {'a finished' if finished else 'an interrupted'} run of these settings; "
                 f"{'give this one another name= or seed=' if finished else 'go on with it by resume=true'}"
@@ -88,6 +116,49 @@ def find_folder(config: TrainConfig) -> tuple[Path, bool]:
                 f"name: {folder} holds a run of other settings; resume it with its own, or give a new name="
             )
     return folder, finished
+
+
+def resumes(config: TrainConfig) -> bool:
+    return config.resume or config.ckpt_path in OWN_CHECKPOINTS
+
+
+def _refuse_to_leave_behind(config: TrainConfig, parent: Path) -> None:
+    """Names an interrupted run that differs in `OF_THE_MACHINE` alone: it is what resume=true is meant for."""
+    mine = _flat(settings_of_results(config))
+    for path in sorted(parent.glob(f"*/{CONFIG_FILE}")):
+        if (path.parent / SUMMARY_FILE).exists():
+            continue
+        try:
+            other = _flat(settings_of_results(read_run(str(path.parent))))
+        except ConfigError:  # of an earlier version
+            continue
+        keys = [key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key)]
+        if all(key.startswith(OF_THE_MACHINE) for key in keys):
+            key = sorted(keys)[0]
+            raise ConfigError(
+                f"{key}: resume=true finds no run with {key}={mine.get(key)}, but {path.parent} is interrupted and has "
+                f"{other.get(key)}; go on with it by {key}={other.get(key)}, or start a new one with resume=false"
+            )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+        flat.update(inner)
+    return flat
+
+
+def batch_size_note(config: TrainConfig) -> str | None:
+    """That a run goes on with other batch sizes than it began with; None where they are the same."""
+    folder = folder_of(config)
+    before = plain(read_run(str(folder))) if (folder / CONFIG_FILE).exists() else plain(config)
+    changed = [
+        f"{group}.{key} is {plain(config)[group][key]} instead of {before[group][key]}"
+        for group, key in BATCH_SIZES
+        if plain(config)[group][key] != before[group][key]
+    ]
+    return f"{' and '.join(changed)}: the result may differ by rounding" if changed else None
 
 
 def make_folder(config: TrainConfig) -> Path:

@@ -6,6 +6,11 @@ import logging
 import warnings
 
 import transformers
+from omegaconf import OmegaConf
+
+from vlmft.config.schema import TrainConfig
+from vlmft.config.secrets import redacted
+from vlmft.run.folder import plain
 
 NOISY = ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "kernels", "httpx", "huggingface_hub")
 
@@ -27,6 +32,15 @@ def quiet_libraries() -> None:
         ".*Could not find a config file in.*",
         ".*Detected call of .lr_scheduler.step\\(\\). before.*",  # fp16's loss scaling left the first step out
         ".*recommended to use .self.log.*sync_dist=True.*",  # what is logged is a sum over ranks already
+        ".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on
         ".*your dataloader is not resumable.*",  # it is, by its sampler: vlmft/data/datamodule.py
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def apply_extras(config: TrainConfig) -> None:
+    """What `extras` asks for, before a run begins."""
+    if config.extras.ignore_warnings:
+        warnings.filterwarnings("ignore")
+    if config.extras.print_config:
+        print(OmegaConf.to_yaml(OmegaConf.create(redacted(plain(config)))), end="")

@@ -15,7 +15,7 @@ from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import count_by_part
 from vlmft.run.build import Built, build
 from vlmft.run.card import data_card, keep_card
-from vlmft.run.folder import folder_of, groups_of
+from vlmft.run.folder import folder_of, groups_of, resumes
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import print_card, print_checks, print_parts
 from vlmft.run.results import Phases
@@ -48,7 +48,7 @@ def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | Non
             config.trainer,
             seed=config.seed,
             train=config.train,
-            resumes=config.resume and bool(steps_in(folder_of(config) / "checkpoints")),
+            resumes=resumes(config) and bool(steps_in(folder_of(config) / "checkpoints")),
             dataset=dataset,
             ledger=ledger,
         )

@@ -20,10 +20,20 @@ from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
 from vlmft.report import write_report_files
 from vlmft.run.build import Built, Plan, resolved
-from vlmft.run.fit import fit
-from vlmft.run.folder import ADAPTER, CONFIG_FILE, SUMMARY_FILE, find_folder, folder_of, opened, plain, tell_folder
+from vlmft.run.fit import fit, with_batch_limits
+from vlmft.run.folder import (
+    ADAPTER,
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    batch_size_note,
+    find_folder,
+    folder_of,
+    opened,
+    plain,
+    tell_folder,
+)
 from vlmft.run.present import print_evaluation, print_inferred, print_phases, where
-from vlmft.run.quiet import quiet_libraries
+from vlmft.run.quiet import apply_extras, quiet_libraries
 from vlmft.run.ready import Checked, build_for, check, keep_data
 from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report
 from vlmft.run.rows import note_trained_rows
@@ -31,8 +41,9 @@ from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import follows, local_rank
-from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_tensorboard
+from vlmft.training.ranks import follows, local_rank, node
+from vlmft.training.targets import require_targets
+from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
 
 def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
@@ -47,8 +58,10 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     """
     (give_back_freed_pages if config.train.gradient_checkpointing else keep_freed_pages)()
     quiet_libraries()
-    plan = resolved(config)
-    require_tensorboard(config.logger)
+    apply_extras(config)
+    plan = resolved(with_batch_limits(config))
+    require_loggers(config.logger)
+    require_targets(config)
     if follows():
         return _follow(plan.config, dataset)
     folder, finished = find_folder(plan.config)
@@ -104,19 +117,21 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
         print(f"  finished already: {folder / SUMMARY_FILE}")
     else:
         print_inferred(plan.inferred)
+        if note := batch_size_note(plan.config):
+            print(f"  {note}")
 
 
 def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
     """What a rank other than 0 does: its share of the training. It prints and writes nothing."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
-    if config.trainer.devices == 1:
+    if config.trainer.devices * config.trainer.num_nodes == 1:
         raise ConfigError(
             "trainer.devices: Expected the number of processes that were started, got 1 in one of a higher rank; set "
             "it, or unset LOCAL_RANK, NODE_RANK and GROUP_RANK"
         )
     folder = folder_of(config)
     built = build_for(config, dataset, None, Phases())
-    L.seed_everything(config.seed + local_rank(), verbose=False)
+    L.seed_everything(config.seed + node() * config.trainer.devices + local_rank(), verbose=False)
     with stop_request() as stop, contextlib.suppress(Interrupted):
         fit(config, built, folder, [], stop)
     return folder
@@ -125,7 +140,8 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
 @contextlib.contextmanager
 def tracked(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
     """The loggers that the settings ask for; W&B is told how it ended, and given the adapter where that is asked."""
-    loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE), *lightning_loggers(config.logger, folder)]
+    loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE)]
+    loggers += lightning_loggers(config.logger, folder, plain(config))
     tracker = None
     if config.logger.wandb and not config.trainer.fast_dev_run:
         run_name = f"{config.model.name}-{config.data.name}-{folder.name}"

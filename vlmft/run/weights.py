@@ -27,9 +27,9 @@ from vlmft.config.schema import (
     QuantizationConfig,
     QuantizationMode,
     TrainConfig,
-    TrainerConfig,
     Tuning,
 )
+from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.evaluation.evaluate import peft_name
 from vlmft.models.family import make_family
 from vlmft.models.load import load_model, load_source

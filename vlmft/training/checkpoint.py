@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -18,18 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlmft.training.interruption import StopRequest
-from vlmft.training.ranks import gathered, rank
-
-FORMAT = 1
+FORMAT = 2
 FILES = ("tensors.safetensors", "state.json")
-KEEP = 2
 STEP = re.compile(r"step-\d{7}")
 
 
@@ -193,10 +187,6 @@ class FolderCheckpointIO(CheckpointIO):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_dry(trainer: L.Trainer) -> bool:
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by Lightning from afar
-
-
 def steps_in(folder: Path) -> list[str]:
     """Names of our checkpoints in a folder, oldest first; what is not ours is left alone."""
     return sorted(path.name for path in folder.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir())
@@ -213,117 +203,3 @@ def latest_whole(folder: Path) -> tuple[Path | None, list[str]]:
             continue
         return folder / name, damaged
     return None, damaged
-
-
-class Checkpoints(L.Callback):
-    """Saves after each validation, keeps the best by the metric and the last two, and remembers which was best."""
-
-    def __init__(
-        self, folder: Path, monitor: str | None, patience: int | None, stop: StopRequest | None = None
-    ) -> None:
-        self.folder, self.monitor, self.patience = folder, monitor, patience
-        self.stop = stop or StopRequest()
-        self.best: str | None = None
-        self.best_value: float | None = None
-        self.since_best = 0
-        self.stopping = False
-        self.is_saved = True
-        """Whether the last attempt to save ended well."""
-        self.validated_at = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_value": self.best_value, "since_best": self.since_best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_value = state_dict["best"], state_dict["best_value"]
-        self.since_best = state_dict["since_best"]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.stop.installed:
-            self.stop.install()  # Lightning has just taken the signals for itself
-        if self._enough():
-            trainer.should_stop = True  # it had stopped before the process ended
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """A window is done: the place to save before a stop, which comes when Lightning has logged the window.
-
-        Where validation is due, it is left to the validation to save and to stop: a checkpoint from here would make
-        Lightning leave that validation out when the run goes on. Without validation, the end of an epoch is saved.
-        """
-        loop = trainer.fit_loop.epoch_loop
-        asked = self._asked_to_stop()
-        if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
-            return
-        if not _is_dry(trainer) and (asked or (trainer.is_last_batch and not trainer.enable_validation)):
-            self.save(trainer)
-        self.stopping = asked
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any rank was: then all stop after the same window."""
-        told = [number for number in gathered(self.stop.number) if number is not None]
-        if told:  # else left alone: a signal may have come while this rank waited for the others
-            self.stop.number = max(told)
-        return bool(told)
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self.stopping:
-            self.stop.check()
-
-    def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._asked_to_stop():
-            self.stop.check()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or _is_dry(trainer) or trainer.state.fn != "fit":
-            return
-        self.validated_at = trainer.global_step
-        self.save(trainer, validated=True)
-        if self._asked_to_stop():
-            self.stop.check()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not _is_dry(trainer) and not (self.folder / self.name(trainer)).exists():
-            self.save(trainer, validated=self.validated_at == trainer.global_step)
-
-    @staticmethod
-    def name(trainer: L.Trainer) -> str:
-        return f"step-{trainer.global_step:07d}"
-
-    def save(self, trainer: L.Trainer, *, validated: bool = False) -> None:
-        """Writes this step's folder, updates the best, removes what is neither best nor among the last."""
-        value = trainer.callback_metrics.get(self.monitor) if self.monitor and validated else None
-        before = self.best, self.best_value
-        if value is not None and not math.isnan(value):  # nothing is better than NaN: it would stay the best for ever
-            improved = self.best_value is None or float(value) > self.best_value
-            self.since_best = 0 if improved else self.since_best + 1
-            if improved:
-                self.best, self.best_value = self.name(trainer), float(value)
-        trainer.save_checkpoint(self.folder / self.name(trainer))
-        self.is_saved = (self.folder / self.name(trainer)).exists()
-        if not self.is_saved:
-            self.best, self.best_value = before
-        for name in steps_in(self.folder)[:-KEEP] if rank() == 0 and self.is_saved else ():
-            if name != self.best:
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-        if self._enough():
-            trainer.should_stop = True
-
-    def _enough(self) -> bool:
-        return self.patience is not None and self.since_best >= self.patience
-
-    def chosen(self) -> Path | None:
-        """The best checkpoint, or the last where nothing was validated; None where that one could not be saved."""
-        if self.best is not None:
-            return self.folder / self.best
-        return self.folder / steps_in(self.folder)[-1] if self.is_saved else None

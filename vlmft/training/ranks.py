@@ -23,6 +23,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def node() -> int:
+    """Which of the machines this is: what the starter says, else 0."""
+    return int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0")
+
+
 def follows() -> bool:
     """Whether this process only computes: another one, rank 0, prints and writes."""
     return any(int(os.environ.get(name, "0")) > 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))

@@ -14,19 +14,21 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlmft.config.check import ConfigError
 from vlmft.config.files import write_whole
-from vlmft.config.schema import LoggerConfig
 from vlmft.config.secrets import redacted, redacted_text
+from vlmft.config.trainer_schema import LoggerConfig
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
+from vlmft.training.targets import made, target_of
 
 WANDB_FILE = "wandb_run.json"
 """In the folder of a run that was logged to W&B: its id there, and where it is."""
@@ -86,27 +88,50 @@ def has_api_key() -> bool:
     return bool(os.environ.get("WANDB_API_KEY")) or any("wandb" in host for host in stored)
 
 
-def require_tensorboard(config: LoggerConfig) -> None:
+PACKAGES = {
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+    "MLFlowLogger": ("mlflow",),
+    "CometLogger": ("comet_ml",),
+}
+"""Lightning's logger -> modules of which it needs one, none of them part of vlmft's own requirements."""
+OF_A_RUN = ("checkpoints", "adapter", "predictions", "evaluations", "wandb")
+"""Folders in a run folder that no logger may have."""
+
+
+def require_loggers(config: LoggerConfig) -> None:
     """
     Raises:
-        ConfigError: TensorBoard is asked for and not installed.
+        ConfigError: a logger's package is not installed, or its name is that of another folder of a run.
     """
-    if config.tensorboard and not any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))):
-        raise ConfigError(
-            "logger.tensorboard: Expected TensorBoard to be installed, got none; pip install 'vlmft[tensorboard]', "
-            "or take logger=csv"
-        )
+    for name, settings in config.lightning.items():
+        needed = PACKAGES.get(settings["_target_"].rpartition(".")[2]) if settings is not None else None
+        if needed and not any(map(importlib.util.find_spec, needed)):
+            raise ConfigError(
+                f"logger.lightning.{name}: Expected {needed[0]} to be installed, got none; "
+                f"pip install 'vlmft[{name}]', or take logger=csv"
+            )
+        if name in OF_A_RUN or not name.isidentifier():
+            raise ConfigError(f"logger.lightning.{name}: Expected a name for a folder of its own; take another")
 
 
-def lightning_loggers(config: LoggerConfig, folder: Path) -> list[Logger]:
-    """Lightning's own, where asked for. Their files begin anew: a run that goes on is replayed into them."""
+def lightning_loggers(config: LoggerConfig, folder: Path, settings: Mapping[str, Any]) -> list[Logger]:
+    """Lightning's own, where asked for; they are given all `settings` of the run once, without secrets.
+
+    Those that keep files in the run folder begin anew: a run that goes on is replayed into them.
+    """
     found: list[Logger] = []
-    if config.csv:
-        shutil.rmtree(folder / "csv", ignore_errors=True)
-        found.append(CSVLogger(folder, name="csv", version=""))
-    if config.tensorboard:
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        found.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    for name, arguments in config.lightning.items():
+        if arguments is None:
+            continue
+        key = f"logger.lightning.{name}"
+        if "save_dir" in signature(target_of(key, arguments)).parameters and arguments.get("save_dir") is None:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            arguments = {**arguments, "save_dir": str(folder / name)}
+        logger = made(key, arguments)
+        if not isinstance(logger, Logger):
+            raise ConfigError(f"{key}: Expected a lightning Logger, got a {type(logger).__name__}")
+        logger.log_hyperparams(redacted(dict(settings)))
+        found.append(logger)
     return found
 
 
