@@ -93,7 +93,7 @@ def _divided(
             f"the largest, so that no {' and no '.join(missing)} can be taken from them; declare splits, or train "
             f"without ({' '.join(f'data.{split}_rows=0' for split in missing)})"
         )
-    found = assign(groups, facts.group_names(groups), facts.classes, missing, config.split_seed)
+    found = assign(groups, facts.group_names(groups), facts.rows["classes"], missing, config.split_seed)
     _, largest_group = group_sizes(groups[facts.pictures()[1]]) if config.group_near_duplicates else (0, 0)
     return {split: pool[places] for split, places in found.items()}, largest_group
 

@@ -61,18 +61,20 @@ def _suspects(
     marks = [marks_in([token]) for token in family.control_texts]
     suspect = np.full(len(facts), 0 in marks)  # a token without any of the marks may stand in every text
     for own in set(marks):
-        suspect |= (facts.marked & own) == own
+        suspect |= (facts.rows["marked"] & own) == own
     most = family.max_images
-    suspect |= np.zeros(len(facts), bool) if most is None else facts.images > most
+    suspect |= np.zeros(len(facts), bool) if most is None else facts.rows["images"] > most
     overhead = 0
-    for form in np.unique(facts.form[good]):  # one of each is shown to the template; its own text counts as overhead
-        places = np.flatnonzero(good & (facts.form == form))
+    for form in np.unique(
+        facts.rows["form"][good]
+    ):  # one of each is shown to the template; its own text counts as overhead
+        places = np.flatnonzero(good & (facts.rows["form"] == form))
         try:
             overhead = max(overhead, family.text_tokens(sample_of(int(places[0]))))
         except BadRowError:
             suspect[places] = True
     largest = _largest(facts, image_tokens)
-    bound = facts.text_bytes + facts.images * largest + overhead + SLACK_TOKENS
+    bound = facts.rows["text_bytes"] + facts.rows["images"] * largest + overhead + SLACK_TOKENS
     return np.flatnonzero(good & (suspect | (bound > family.max_length_tokens)))
 
 

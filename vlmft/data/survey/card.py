@@ -81,10 +81,10 @@ def card(facts: Facts, answer_of: Callable[[int], str], n_rows: int | None = Non
     """
     good = ~np.isin(np.arange(len(facts)), list(facts.bad))
     n_good = int(good.sum())
-    answers = facts.answers[good]
+    answers = facts.rows["answers"][good]
     _, first, counts = np.unique(answers, return_index=True, return_counts=True)
     top = sorted(range(len(first)), key=lambda i: (-counts[i], first[i]))[:KEPT_ANSWERS]
-    shown = facts.shows[facts.pictured[facts.shows[:, 0]] > 0]
+    shown = facts.shown_images()
     looks, _ = facts.pictures()
     sizes, of_size = np.unique(np.column_stack([looks["width"], looks["height"]]), axis=0, return_counts=True)
     rows = np.flatnonzero(good)
@@ -94,11 +94,11 @@ def card(facts: Facts, answer_of: Callable[[int], str], n_rows: int | None = Non
         bad=len(facts) - n_good,
         images=len(looks),
         questions_per_image=spread_of(np.unique(shown[:, 1], return_counts=True)[1]),
-        answer_words=spread_of(facts.words[good]),
+        answer_words=spread_of(facts.rows["words"][good]),
         answers=len(first),
         top_answers={answer_of(int(rows[first[i]])): int(counts[i]) / n_good for i in top},
         repeated=n_good - len(np.unique(_all_of(facts)[good])),
-        classes=len({facts.class_names[number] for number in np.unique(facts.classes[good])} - {""}),
+        classes=len(set(facts.rows["classes"][good].tolist()) - {0}),
         sizes={(int(w), int(h)): int(n) for (w, h), n in zip(sizes, of_size, strict=True)},
     )
 
@@ -109,7 +109,8 @@ def spread_of(values: np.ndarray) -> Spread:
 
 def _all_of(facts: Facts) -> np.ndarray:
     """(n,) uint64: a hash of what each row shows, in any order, what it asks and what it answers."""
-    found = facts.asks.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ facts.answers.view(np.uint64)
+    asks, answers = (facts.rows[name].astype(np.uint64) for name in ("asks", "answers"))
+    found: np.ndarray = asks * np.uint64(0x9E3779B97F4A7C15) ^ answers
     heads = np.frombuffer(facts.contents.tobytes(), np.uint64)[:: LOOK.itemsize // 8]
     np.add.at(found, facts.shows[:, 0], heads[facts.shows[:, 1]])
     return found

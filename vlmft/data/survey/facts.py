@@ -27,7 +27,15 @@ from vlmft.sample import CLASS, GROUP, BadRow, BadRowError, Image, Sample
 
 Poll = Callable[[], None]
 CONTENT = f"S{LOOK.itemsize}"
-NUMBERS = ("asks", "answers", "words", "pictured", "classes", "text_bytes", "marked", "images", "form")
+NUMBERS = ("asks", "answers", "words", "classes", "text_bytes", "marked", "images", "form")
+ROW = np.dtype([(name, "<i8") for name in NUMBERS])
+"""What is kept of each row.
+
+* asks, answers: hashes of the texts of the prompt and of the answer. form: of the roles of its messages, in order.
+* words: of the answer. images: of the row, repeated ones too. classes: a hash of its tag `CLASS`, 0 without one.
+* text_bytes: in UTF-8, of all texts of the prompt and of the answer; no tokenizer makes more tokens of them.
+* marked: which of `MARKS` stand in a text of the row, as `marks_in` says it.
+"""
 MARKS = ("<", "[")
 """Signs of which special tokens of models hold one: a text without it does not hold the token."""
 
@@ -36,25 +44,8 @@ MARKS = ("<", "[")
 class Facts:
     """Facts of n rows."""
 
-    asks: np.ndarray
-    """(n,) int64: a hash of the texts of the prompt."""
-    answers: np.ndarray
-    """(n,) int64: a hash of the answer."""
-    words: np.ndarray
-    """(n,) int64: words of the answer."""
-    classes: np.ndarray
-    """(n,) int64: number of the class in `class_names`."""
-    class_names: tuple[str, ...]
-    pictured: np.ndarray
-    """(n,) int64: 1 where the row has images."""
-    text_bytes: np.ndarray
-    """(n,) int64: UTF-8 bytes of all texts of the prompt and of the answer; no tokenizer makes more tokens of them."""
-    marked: np.ndarray
-    """(n,) int64: which of `MARKS` stand in a text of the row, as `marks_in` says it."""
-    images: np.ndarray
-    """(n,) int64: images of the row, repeated ones too."""
-    form: np.ndarray
-    """(n,) int64: a hash of the roles of its messages, in order."""
+    rows: np.ndarray
+    """(n,) of `ROW`."""
     shows: np.ndarray
     """(m, 2) int64: a row, and the number in `contents` of one of its images, or of its text where it has none."""
     contents: np.ndarray
@@ -65,7 +56,7 @@ class Facts:
     """Row -> why it cannot be used. Its other facts mean nothing."""
 
     def __len__(self) -> int:
-        return len(self.asks)
+        return len(self.rows)
 
     def take(self, rows: np.ndarray) -> Facts:
         """The facts of these rows alone, in this order."""
@@ -78,7 +69,7 @@ class Facts:
 
         return replace(
             self,
-            **{name: getattr(self, name)[rows] for name in NUMBERS},
+            rows=self.rows[rows],
             shows=moved(self.shows),
             ties=moved(self.ties),
             bad={int(place[row]): why for row, why in self.bad.items() if place[row] >= 0},
@@ -87,22 +78,23 @@ class Facts:
     def with_rows(self, other: Facts) -> Facts:
         """These rows, then those of `other`."""
         contents, number = np.unique(np.concatenate([self.contents, other.contents]), return_inverse=True)
-        names = tuple(dict.fromkeys(self.class_names + other.class_names))
-        classes = [np.array([names.index(name) for name in facts.class_names], int) for facts in (self, other)]
         shows = np.concatenate([self.shows, other.shows + np.array([len(self), len(self.contents)])])
         return Facts(
-            **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in NUMBERS if n != "classes"},
-            classes=np.concatenate([classes[0][self.classes], classes[1][other.classes]]),
-            class_names=names,
+            rows=np.concatenate([self.rows, other.rows]),
             shows=np.column_stack([shows[:, 0], number[shows[:, 1]]]),
             contents=contents,
             ties=np.concatenate([self.ties, other.ties + np.array([len(self), 0])]),
             bad=self.bad | {row + len(self): why for row, why in other.bad.items()},
         )
 
+    def shown_images(self) -> np.ndarray:
+        """`shows` without the rows of text alone."""
+        images: np.ndarray = self.shows[self.rows["images"][self.shows[:, 0]] > 0]
+        return images
+
     def pictures(self) -> tuple[np.ndarray, np.ndarray]:
         """(p,) `LOOK`s of the different images, and (p,) the first row that shows each."""
-        shown = self.shows[self.pictured[self.shows[:, 0]] > 0]
+        shown = self.shown_images()
         shown = shown[np.argsort(shown[:, 0], kind="stable")]
         contents, first = np.unique(shown[:, 1], return_index=True)
         return self.contents[contents].view(LOOK), shown[first, 0]
@@ -111,7 +103,7 @@ class Facts:
         """Of each row the (width, height) of its different images, in pixels."""
         looks = self.contents.view(LOOK)
         found: list[list[tuple[int, int]]] = [[] for _ in range(len(self))]
-        for row, content in self.shows[self.pictured[self.shows[:, 0]] > 0].tolist():
+        for row, content in self.shown_images().tolist():
             found[row].append((int(looks["width"][content]), int(looks["height"][content])))
         return found
 
@@ -163,50 +155,45 @@ def group_sizes(groups: np.ndarray) -> tuple[int, int]:
 class Reading:
     """Facts as they come, row by row. Images in files stand as their paths."""
 
-    asks: array[int] = field(default_factory=lambda: array("q"))
-    answers: array[int] = field(default_factory=lambda: array("q"))
-    words: array[int] = field(default_factory=lambda: array("q"))
-    classes: array[int] = field(default_factory=lambda: array("q"))
-    pictured: array[int] = field(default_factory=lambda: array("q"))
-    text_bytes: array[int] = field(default_factory=lambda: array("q"))
-    marked: array[int] = field(default_factory=lambda: array("q"))
-    images: array[int] = field(default_factory=lambda: array("q"))
-    form: array[int] = field(default_factory=lambda: array("q"))
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    """The numbers of `ROW`, one row after another."""
     shows: array[int] = field(default_factory=lambda: array("q"))
     """Row and content, in turn: that of files as their number, that of digests as -1 minus theirs."""
     ties: array[int] = field(default_factory=lambda: array("q"))
     files: dict[str, int] = field(default_factory=dict)
     digests: dict[bytes, int] = field(default_factory=dict)
-    class_names: dict[str, int] = field(default_factory=lambda: {"": 0})
     bad: dict[int, str] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
     """Loaders of images that lie in no file of their own -> their `LOOK`."""
 
     def add(self, sample: Sample) -> None:
         """Raises BadRowError where an image that lies in its row cannot be decoded."""
-        row = len(self.asks)
-        shown = [self._content(image) for image in sample.prompt.images] or [self._text(sample)]
-        for content in shown:
+        row = len(self)
+        images, messages = sample.prompt.images, sample.prompt.messages
+        for content in [self._content(image) for image in images] or [self._text(sample)]:
             self.shows.extend((row, content))
         for kind, name in (("conversation", sample.conversation), (GROUP, sample.tags.get(GROUP, ""))):
             if name:
                 self.ties.extend((row, _hash(f"{kind} {name}")))
-        self.asks.append(_hash("\n".join(message.text for message in sample.prompt.messages)))
-        self.answers.append(_hash(sample.answer))
-        self.words.append(len(sample.answer.split()))
-        name = sample.tags.get(CLASS, "")
-        self.classes.append(self.class_names.setdefault(name, len(self.class_names)))
-        self.pictured.append(bool(sample.prompt.images))
-        texts = [*(message.text for message in sample.prompt.messages), sample.answer]
-        self.text_bytes.append(sum(len(text.encode(errors="surrogatepass")) for text in texts))
-        self.marked.append(marks_in(texts))
-        self.images.append(len(sample.prompt.images))
-        self.form.append(_hash(" ".join(message.role for message in sample.prompt.messages)))
+        texts = [*(message.text for message in messages), sample.answer]
+        numbers = {
+            "asks": _hash("\n".join(texts[:-1])),
+            "answers": _hash(sample.answer),
+            "words": len(sample.answer.split()),
+            "classes": _hash(sample.tags[CLASS]) if sample.tags.get(CLASS) else 0,
+            "text_bytes": sum(len(text.encode(errors="surrogatepass")) for text in texts),
+            "marked": marks_in(texts),
+            "images": len(images),
+            "form": _hash(" ".join(message.role for message in messages)),
+        }
+        self.rows.extend(numbers[name] for name in NUMBERS)
 
     def refuse(self, reason: str) -> None:
-        self.bad[len(self.asks)] = reason
-        for name in NUMBERS:
-            getattr(self, name).append(0)
+        self.bad[len(self)] = reason
+        self.rows.extend([0] * len(NUMBERS))
+
+    def __len__(self) -> int:
+        return len(self.rows) // len(NUMBERS)
 
     def _content(self, image: Image) -> int:
         file = file_of(image)
@@ -223,10 +210,9 @@ class Reading:
 
     def arrays(self) -> Arrays:
         return {
-            **{name: np.frombuffer(getattr(self, name), np.int64) for name in NUMBERS},
+            "rows": np.frombuffer(self.rows, ROW),
             **{name: np.frombuffer(getattr(self, name), np.int64).reshape(-1, 2) for name in ("shows", "ties")},
             "files": _bytes(self.files),
-            "class_names": _bytes(self.class_names),
             "digests": np.array(list(self.digests), CONTENT),
             "unread": np.array(list(self.bad), np.int64),
         }
@@ -312,8 +298,7 @@ def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
     good = ~np.isin(rows, list(bad))
     pairs = np.unique(rows[good] * len(contents) + number[code[good]])
     return Facts(
-        **{name: arrays[name] for name in NUMBERS},
-        class_names=tuple(_texts(arrays["class_names"])),
+        rows=arrays["rows"],
         shows=np.column_stack(np.divmod(pairs, max(1, len(contents)))),
         contents=contents,
         ties=arrays["ties"][~np.isin(arrays["ties"][:, 0], list(bad))],
