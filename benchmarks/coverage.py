@@ -33,11 +33,13 @@ from vlmft.models.lora import (
     attach,
     base_of,
     checkpoint_language,
+    dequantized,
     load_adapter,
+    merged,
+    rounded,
     trainable,
     unused_gradient_names,
 )
-from vlmft.models.merge import dequantized, merged, rounded
 from vlmft.models.prefix import make_prefix
 from vlmft.run.quiet import quiet_libraries
 from vlmft.sample import BadRowError, EncodedRow, Image, Message, Prompt, Sample

@@ -23,7 +23,7 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.run.build import Built, build, resolved
-from vlmft.run.reevaluate import reevaluate
+from vlmft.run.evaluate import evaluate
 from vlmft.run.train import train
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
@@ -98,7 +98,7 @@ def evaluate_small(compose_evaluate: Callable[..., EvaluateConfig]) -> Callable[
 
     def evaluated(*overrides: str) -> Run:
         config = compose_evaluate("evaluation.arms=[untuned,tuned]", *overrides)
-        return called(lambda: reevaluate(config))
+        return called(lambda: evaluate(config))
 
     return evaluated
 

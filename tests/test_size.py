@@ -16,20 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
-    "config": 1_815,
-    "data": 7_210,
-    "evaluation": 2_890,
+    "config": 1_945,
+    "data": 7_255,
+    "evaluation": 2_880,
     "labels": 1_265,
     "metrics": 1_700,
-    "models": 2_805,
+    "models": 2_790,
     "pages": 270,
     "predictions": 2_105,
     "report": 1_710,
-    "run": 2_805,
+    "run": 3_055,
     "sample.py": 255,
     "sweep": 905,
     "tools": 1_175,
-    "training": 1_385,
+    "training": 1_610,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
 MAX_MEDIAN_LINES = 120

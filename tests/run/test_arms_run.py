@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from vlmft.config.check import ConfigError
 from vlmft.data.datasets.shapes import Shapes
-from vlmft.data.shots import read_shots
+from vlmft.data.make import read_shots
 from vlmft.evaluation import few_shot as few_shot_file
-from vlmft.evaluation.units import labels_of
+from vlmft.evaluation.rows import labels_of
 from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
 from vlmft.sample import BadRowError, Message, Prompt, Sample

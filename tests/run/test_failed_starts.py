@@ -20,8 +20,8 @@ from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.config.tool_schema import ExportConfig
 from vlmft.config.tools import compose_tool
 from vlmft.data.ledger import LEDGER_FILE
+from vlmft.run.evaluate import evaluate
 from vlmft.run.folder import make_folder
-from vlmft.run.reevaluate import reevaluate
 from vlmft.run.train import train
 from vlmft.sample import BadRowError
 from vlmft.tools.export import export
@@ -127,9 +127,9 @@ def test_an_evaluation_that_fails_later_leaves_nothing(
     compose_evaluate: Callable[..., EvaluateConfig], in_an_empty_folder: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.arms: Expected an adapter to go with it, got tuned alone"):
-        reevaluate(compose_evaluate(*TINY, "evaluation.arms=[tuned]"))
+        evaluate(compose_evaluate(*TINY, "evaluation.arms=[tuned]"))
     with pytest.raises(ConfigError, match="split: val has no rows"):
-        reevaluate(compose_evaluate(*TINY, "evaluation.arms=[untuned]", "split=val", "data.options.val_rows=0"))
+        evaluate(compose_evaluate(*TINY, "evaluation.arms=[untuned]", "split=val", "data.options.val_rows=0"))
     assert everything(in_an_empty_folder) == []
 
 
@@ -175,6 +175,6 @@ def test_refused_rows_of_an_evaluation(
     pictures(in_an_empty_folder / "pictures", n_broken=3)
     with pytest.raises(BadRowError, match=r"\(3 refused rows are listed in outputs/.*/bad_rows.jsonl\)"):
         path = f"data.path={in_an_empty_folder / 'pictures'}"
-        reevaluate(compose_evaluate(*FOLDER, path, "evaluation.arms=[untuned]"))
+        evaluate(compose_evaluate(*FOLDER, path, "evaluation.arms=[untuned]"))
     made = [name for name in everything(in_an_empty_folder) if not name.startswith("pictures")]
     assert [Path(name).name for name in made if Path(name).is_file()] == [LEDGER_FILE]

@@ -27,7 +27,7 @@ from vlmft.data.datamodule import EncodedRows, as_list
 from vlmft.data.datasets.shapes import Shapes
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.family import GenericFamily
-from vlmft.run.reevaluate import reevaluate
+from vlmft.run.evaluate import evaluate
 from vlmft.run.train import train
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.module import SKIPPED_FILE, VLMModule
@@ -110,12 +110,12 @@ def test_a_signal_while_evaluating_alone(run_train: RunTrain, compose_evaluate: 
     with pytest.MonkeyPatch.context() as patch:
         once(patch, Answerer, "answer_rows", lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as stopped:
-            reevaluate(compose_evaluate(*config))
+            evaluate(compose_evaluate(*config))
     assert stopped.value.code == 143
     assert "stopped by SIGTERM; the same command goes on after the answers" in capsys.readouterr().err
     answers = folder / "evaluations" / "test" / "predictions" / "tuned.jsonl"
     assert answers.read_bytes().count(b"\n") == 4
-    reevaluate(compose_evaluate(*config))
+    evaluate(compose_evaluate(*config))
     assert answers.read_bytes().count(b"\n") == 8
 
 

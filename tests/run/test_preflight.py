@@ -267,7 +267,8 @@ def test_it_is_said_which_way_the_images_move_the_loss(
     _, built = make_built("model.quantization.mode=none")
     with_and_without = iter(losses)
     monkeypatch.setattr(preflight_file, "_loss", lambda built, rows: torch.tensor(next(with_and_without)))
-    (check,) = preflight_file._images(built, built.data.samples(built.data.ids["train"][:8]))
+    samples = built.data.samples(built.data.ids["train"][:8])
+    (check,) = preflight_file._images(built, [built.family.encode(sample) for sample in samples], samples)
     assert check.ok == ok and words in check.sentence
     assert check.sentence.startswith(f"loss {losses[0]:.4f} with the images, {losses[1]:.4f} with black ones (untuned,")
 

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from vlmft.config.schema import EvaluateConfig, TrainConfig
-from vlmft.run.reevaluate import reevaluate
+from vlmft.run.evaluate import evaluate
 from vlmft.run.rows import MANIFEST_FILE
 from vlmft.run.train import train
 
@@ -52,7 +52,7 @@ def tested(compose_evaluate: Callable[..., EvaluateConfig], tmp_path: Path, caps
     def made(folder: Path, *overrides: str) -> Any:
         capsys.readouterr()
         settings = ("evaluation.canary_rows=0", f"output_root={tmp_path / 'evaluations'}", "data.val_rows=0")
-        where = reevaluate(compose_evaluate(*MODEL, *DATA, f"data.path={folder}", *settings, *overrides))
+        where = evaluate(compose_evaluate(*MODEL, *DATA, f"data.path={folder}", *settings, *overrides))
         texts = [(where / name).read_text(encoding="utf-8") for name in ("report.md", "report.html")]
         return json.loads((where / "summary.json").read_text()), *texts, capsys.readouterr().out
 

@@ -25,7 +25,7 @@ from vlmft.config.tool_schema import AskConfig, ExportConfig
 from vlmft.config.tools import compose_tool
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.loaded import LoadedModel
-from vlmft.models.merge import merged
+from vlmft.models.lora import merged
 from vlmft.run.folder import read_run
 from vlmft.run.weights import load_tuned
 from vlmft.sample import BadRowError, Image, Message, Prompt

@@ -28,7 +28,7 @@ from vlmft.evaluation.gains import (
 )
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
-from vlmft.evaluation.rows import EvaluationRows
+from vlmft.evaluation.rows import EvaluationRows, labels_of, repeated_rows, units_of
 from vlmft.evaluation.score import (
     ArmSummary,
     ScoredRow,
@@ -40,7 +40,6 @@ from vlmft.evaluation.score import (
     unequal_treatment,
     warnings,
 )
-from vlmft.evaluation.units import labels_of, repeated_rows, units_of
 from vlmft.evaluation.without_looking import WithoutLooking, alarm, without_looking
 from vlmft.metrics import metric_named
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
@@ -150,8 +149,8 @@ def evaluate_arms(
         result.invariance = runner.invariance(last) if own else None
     train = rows.baseline_rows() if rows.split != "train" else []
     result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
-    told = alarm(rows.split, result.blind.readable.to_dict())
-    result.alarms += [told] if told is not None else []
+    sentence = alarm(rows.split, result.blind.readable.to_dict())
+    result.alarms += [sentence] if sentence is not None else []
     if result.canary is not None and not result.canary.ok:
         result.notes.append(result.canary.sentence)
     if result.invariance is not None and result.invariance.changed:
@@ -187,7 +186,7 @@ class _Runner:
         """Arm -> what it was asked: to black out an image is to decode it."""
 
     def can(self, arm: Arm) -> bool:
-        """Whether this model and this data have such an arm; what they have not is told."""
+        """Whether this model and this data have such an arm; the reason goes to the notes where they have not."""
         reason = self._reason(arm)
         if reason is not None:
             self.result.notes.append(f"{arm.name}: not run: {reason}")

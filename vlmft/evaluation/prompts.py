@@ -1,4 +1,4 @@
-"""The same questions asked otherwise: without what the images show, or without what the dataset wrote around them."""
+"""The same questions in another form: without what the images show, or without what the dataset wrote around them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""What evaluation needs of a dataset, without knowing where its rows come from."""
+"""The rows of a test set: what evaluation needs of their dataset, how they hang together, and their classes."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vlmft.sample import Sample, Split
+from vlmft.evaluation.compare import connected_groups
+from vlmft.metrics import Labels
+from vlmft.sample import CLASS, GROUP, Sample, Split
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,42 @@ class EvaluationRows:
     baseline_rows: Callable[[], list[Sample]]
     """Training rows that rules without images are fitted on."""
     seed: int
+
+
+def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], str]:
+    """Row id -> its independent unit, and what the units are: rows that share an image, a conversation or the tag
+    `GROUP` hang together, over any chain of rows; so do rows without an image that ask the same."""
+    images = {sample.id: {image.sha256 for image in sample.prompt.images} for sample in samples}
+    shared = {
+        sample.id: [
+            *(sorted(images[sample.id]) or [sample.prompt.sha256]),
+            *([f"conversation {sample.conversation}"] if sample.conversation else []),
+            *([f"{GROUP} {sample.tags[GROUP]}"] if sample.tags.get(GROUP) else []),
+        ]
+        for sample in samples
+    }
+    groups = connected_groups(shared)
+    are_single = all(len(shown) == 1 for shown in images.values())
+    are_images = are_single and len(set(groups.values())) == len(set().union(*images.values()))
+    return groups, "images" if are_images else "groups"
+
+
+def repeated_rows(samples: Sequence[Sample]) -> list[str]:
+    """A sentence where rows show, ask and accept what another one does; else nothing."""
+    n, distinct = len(samples), len({(sample.prompt.sha256, sample.references) for sample in samples})
+    if n == distinct:
+        return []
+    return [
+        f"{n - distinct} of {n} rows repeat another one (the same prompt, images and references): {distinct} different "
+        "rows, and a copy is no further evidence; intervals and p-values go by independent groups."
+    ]
+
+
+def labels_of(samples: Sequence[Sample]) -> Labels | None:
+    """The classes that the rows are of, each with the spellings that count as right; None where rows have no class, or
+    two classes share a spelling."""
+    if not all(CLASS in sample.tags for sample in samples):
+        return None
+    with contextlib.suppress(ValueError):
+        return Labels({sample.references[0]: sample.references[1:] for sample in samples})
+    return None

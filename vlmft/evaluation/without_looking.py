@@ -48,13 +48,13 @@ def without_looking(
     train: Sequence[Sample], test: Sequence[Sample], metric: Metric, comparisons: Sequence[Adjusted]
 ) -> WithoutLooking:
     """Reads the texts of the rows that were asked, and of training rows for the baselines."""
-    said = [sentence for one in comparisons if (sentence := control_sentence(one))]
-    return WithoutLooking(readable(test), baselines(train, test, metric), said)
+    controls = [sentence for one in comparisons if (sentence := control_sentence(one))]
+    return WithoutLooking(readable(test), baselines(train, test, metric), controls)
 
 
 def alarms_of(found: Mapping[Split, Mapping[str, Any]]) -> list[str]:
     """Of the splits that tell their answers."""
-    return [said for split, one in found.items() if (said := alarm(split, one)) is not None]
+    return [sentence for split, one in found.items() if (sentence := alarm(split, one)) is not None]
 
 
 def alarm(split: str, found: Mapping[str, Any]) -> str | None:
@@ -69,13 +69,13 @@ def alarm(split: str, found: Mapping[str, Any]) -> str | None:
 
 def baselines_sentence(found: Sequence[Baseline]) -> str:
     """Such as "without looking: majority 15.8 %, majority by question 31.0 % (12 kinds of question), copy 0.0 %"."""
-    told = []
+    parts = []
     for rule in found:
         more = (
             f" ({rule.kinds} kind{'s' * (rule.kinds != 1)} of question)" if rule.name == "majority by question" else ""
         )
-        told.append(f"{rule.name} {console(share(rule.value))}{more}")
-    return f"rules from the training rows, which look at nothing: {', '.join(told)}"
+        parts.append(f"{rule.name} {console(share(rule.value))}{more}")
+    return f"rules from the training rows, which look at nothing: {', '.join(parts)}"
 
 
 def control_sentence(judged: Adjusted) -> str | None:
@@ -84,7 +84,7 @@ def control_sentence(judged: Adjusted) -> str | None:
     control = found.second.partition("@")[0]
     if control not in CONTROLS or found.first.partition("@")[0] not in ("tuned", "untuned"):
         return None
-    told = console(
+    measured = console(
         f"{found.first} with {CONTROLS[control]} scores {share(found.second_value)}, with its images "
         f"{share(found.first_value)} (difference {SHARE.difference(found.difference)}, 95 % interval "
         f"{SHARE.difference_interval(found.interval)}): "
@@ -94,4 +94,4 @@ def control_sentence(judged: Adjusted) -> str | None:
         "better": "it answers better without its images, so they do not tell it the answer",
         "not distinguishable": f"these {found.n} rows do not show that it needs its images",
     }
-    return told + means[judged.verdict]
+    return measured + means[judged.verdict]

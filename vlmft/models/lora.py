@@ -1,4 +1,4 @@
-"""Parts of a model, and adapters on them: resolved to full names, counted, never on what the config did not name."""
+"""Parts of a model, and adapters on them: resolved to full names, counted, loaded, and merged into their base."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
@@ -176,6 +177,39 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: str, name: str = "d
     if odd:
         raise ConfigError(f"{key}: {len(odd)} tensors of {str(file)!r} do not fit the model ({odd[0]}); export it anew")
     return adapted
+
+
+def dequantized(model: PreTrainedModel) -> PreTrainedModel:
+    """The weights that a quantised model computes with, in fp32: the adapter was trained beside these."""
+    if getattr(model, "is_quantized", False):
+        model = model.dequantize()  # type: ignore[no-untyped-call]
+    for parameter in model.parameters():  # not model.to(): that would round buffers, such as rotary frequencies
+        parameter.data = parameter.data.float()
+    return model
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The base with the adapter added in, exact to rounding in fp32.
+
+    Raises:
+        ConfigError: the base is quantised. Merging would quantise the sum anew, which moved logits as far as they are
+            large (measured 0.79 at a scale of 0.72).
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, (Linear4bit, Linear8bitLt))]
+    if layers:
+        raise ConfigError(
+            f"form: Expected weights in 16 or 32 bit to merge into, got {len(layers)} quantised layers ({layers[0]}); "
+            "dequantise the base first"
+        )
+    whole: PreTrainedModel = model.merge_and_unload()  # type: ignore[operator, assignment]
+    return whole
+
+
+def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """All weights in `dtype`; buffers stay."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def unused_gradient_names(model: torch.nn.Module) -> dict[str, Any]:

@@ -33,12 +33,12 @@ class Way:
 
     quantization: QuantizationConfig
     training: Training
-    said: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     """The settings that differ from the run's, as one writes them."""
 
-    def but(self, said: str, training: Training) -> Way:
+    def but(self, change: str, training: Training) -> Way:
         """This way with another setting, in words and in effect."""
-        return Way(self.quantization, training, (*self.said, said))
+        return Way(self.quantization, training, (*self.changes, change))
 
 
 def free_bytes(device: torch.device, trainer: TrainerConfig) -> int:
@@ -184,7 +184,7 @@ def what_fits(way: Way, found: Sequence[Setting], bytes_of: Callable[[Way], int]
         together = ([together, *setting(together)])[-1]
     if not fitting and bytes_of(together) <= free:
         fitting = [together]
-    return [f"{' with '.join(other.said)} ({_gib(bytes_of(other))})" for other in fitting]
+    return [f"{' with '.join(other.changes)} ({_gib(bytes_of(other))})" for other in fitting]
 
 
 def in_words(needed: MemoryEstimate, training: Training) -> str:

@@ -1,4 +1,4 @@
-"""The only place where the rooms meet: settings in, model, data and their connections out."""
+"""The only place where the packages meet: settings in; model, data and their connections out."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
+from vlmft.data.make import read_shots
 from vlmft.data.other_answers import with_answer
-from vlmft.data.shots import read_shots
 from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models import lora
@@ -166,10 +166,10 @@ def build(
         require_weights(model_config, hf_config, device, trainer)
     else:
         longest = longest_row(data)
-        told = require_training(
+        estimate = require_training(
             model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
         )
-        print(f"  memory: {told}", flush=True)
+        print(f"  memory: {estimate}", flush=True)
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
     if train is not None and train.gradient_checkpointing:

@@ -55,7 +55,7 @@ def preflight(built: Built, config: TrainConfig) -> list[Check]:
     with _undisturbed(built):
         checks.append(_first_loss(built, config, rows[:8]))
         checks.append(_gradients(built, config, rows[:2]))
-        checks += _images(built, samples)
+        checks += _images(built, rows, samples)
         checks.append(_longest(built, config, rows))
     checks.append(_learning_rate(config))
     n_rows = config.evaluation.canary_rows
@@ -201,23 +201,23 @@ def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRo
     return Check("gradients", not problems, found)
 
 
-def _images(model: LoadedModel, samples: Sequence[Sample]) -> list[Check]:
-    seen = [sample for sample in samples if sample.prompt.images][:4]
-    if not seen:
+def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> list[Check]:
+    shown = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.prompt.images][:4]
+    if not shown:
         return []
+    black = [model.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for _, s in shown]
     model.model.eval()
     with torch.no_grad():
-        real = float(_loss(model, [model.family.encode(sample) for sample in seen]))
-        blank = float(
-            _loss(model, [model.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for s in seen])
-        )
-    text = f"loss {real:.4f} with the images, {blank:.4f} with black ones (untuned, on {len(seen)} rows)"
+        real, blank = float(_loss(model, [row for row, _ in shown])), float(_loss(model, black))
+    text = f"loss {real:.4f} with the images, {blank:.4f} with black ones (untuned, on {len(shown)} rows)"
     if math.isclose(real, blank, rel_tol=1e-6):
         return [Check("images arrive", False, f"{text}: the model does not see them")]
-    said = "they help it" if real < blank else "it does better without them, so all that they tell is yet to be learned"
+    meaning = (
+        "they help it" if real < blank else "it does better without them, so all that they tell is yet to be learned"
+    )
     if math.isclose(real, blank, rel_tol=HARDLY):
-        said = "they hardly move it, so all that they tell is yet to be learned"
-    return [Check("images arrive", True, f"{text}: {said}")]
+        meaning = "they hardly move it, so all that they tell is yet to be learned"
+    return [Check("images arrive", True, f"{text}: {meaning}")]
 
 
 def _longest(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:

@@ -262,6 +262,8 @@ TABLE_PIXELS = 256
 def log_predictions(found: Evaluation, n_rows: int, loggers: Sequence[Logger]) -> None:
     """Puts the first rows into a W&B table: the same ones each time."""
     trackers = [logger for logger in loggers if isinstance(logger, Wandb)]
+    if not trackers:
+        return
     samples = found.samples[:n_rows]
     pictures = max((len(sample.prompt.images) for sample in samples), default=0)
     columns = ["id", *(f"image {i + 1}" for i in range(pictures)), "question", "references"]

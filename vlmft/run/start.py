@@ -1,4 +1,4 @@
-"""What is told before torch is imported, which takes seconds: whether data, model and run are where the settings say.
+"""Checks before torch is imported, which takes seconds: whether data, model and run are where the settings say.
 
 Nothing is made on the way, so that a mistake leaves no folder and no run of any tracker behind.
 """

@@ -139,7 +139,7 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
 
 @contextlib.contextmanager
 def tracked(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
-    """The loggers that the settings ask for; W&B is told how it ended, and given the adapter where that is asked."""
+    """The loggers of the settings; at the end W&B gets the exit code, and the adapter where that is set."""
     loggers: list[Logger] = [MetricsFile(folder / METRICS_FILE)]
     loggers += lightning_loggers(config.logger, folder, plain(config))
     tracker = None

@@ -34,9 +34,8 @@ from vlmft.evaluation.evaluate import peft_name
 from vlmft.models.family import make_family
 from vlmft.models.load import load_model, load_source
 from vlmft.models.loaded import LoadedModel
-from vlmft.models.lora import load_adapter, trainable, tuned_parts
+from vlmft.models.lora import dequantized, load_adapter, trainable, tuned_parts
 from vlmft.models.memory_check import require_weights
-from vlmft.models.merge import dequantized
 from vlmft.run.build import pick_device
 from vlmft.run.folder import ADAPTER, read_run, write_json
 from vlmft.run.start import local_adapter

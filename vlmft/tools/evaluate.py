@@ -12,9 +12,9 @@ def main(config: EvaluateConfig) -> None:
     dataset = require_evaluation(config)
     # after the checks: torch and transformers take seconds to import
     from vlmft.labels.grade import keep_grading
-    from vlmft.run.reevaluate import reevaluate
+    from vlmft.run.evaluate import evaluate
 
-    keep_grading(reevaluate(config, dataset))
+    keep_grading(evaluate(config, dataset))
 
 
 if __name__ == "__main__":

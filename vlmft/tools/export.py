@@ -23,8 +23,7 @@ from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.loaded import LoadedModel
-from vlmft.models.lora import tuned_parts
-from vlmft.models.merge import merged, rounded
+from vlmft.models.lora import merged, rounded, tuned_parts
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, read_run
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.weights import load_tuned

@@ -30,7 +30,7 @@ from vlmft.training.metrics_file import METRICS_FILE
 from vlmft.training.tracking import Wandb, stored_run
 
 
-def reevaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
+def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     """Evaluates and reports; returns the folder of this evaluation, which is made when there is something to ask.
 
     Raises:
@@ -135,10 +135,10 @@ def _settings(config: EvaluateConfig, run: TrainConfig | None) -> EvaluationConf
 
 def _changed(settings: Any, changes: Any) -> Any:
     """`settings` with every value of `changes` that is not null, group by group."""
-    said = {f.name: getattr(changes, f.name) for f in dataclasses.fields(changes)}
+    given = {f.name: getattr(changes, f.name) for f in dataclasses.fields(changes)}
     values = {
         name: _changed(getattr(settings, name), value) if dataclasses.is_dataclass(value) else value
-        for name, value in said.items()
+        for name, value in given.items()
         if value is not None
     }
     return dataclasses.replace(settings, **values)
