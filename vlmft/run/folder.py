@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.files import write_whole
-from vlmft.config.schema import Scale, TrainConfig
+from vlmft.config.schema import EvaluateConfig, Scale, TrainConfig
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.run.lock import locked
@@ -70,17 +70,17 @@ def plain(config: Any) -> Any:
     return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def settings_of_results(config: TrainConfig) -> dict[str, Any]:
+def settings_of_results(config: TrainConfig | EvaluateConfig) -> dict[str, Any]:
     """All settings but those that change no result, nested."""
     settings = {key: value for key, value in plain(config).items() if key not in OUTSIDE_THE_HASH}
     for group, key in INNER:
-        del settings[group][key]
-    if settings["ckpt_path"] in OWN_CHECKPOINTS:
+        (settings.get(group) or {}).pop(key, None)
+    if settings.get("ckpt_path") in OWN_CHECKPOINTS:
         settings["ckpt_path"] = None
     return settings
 
 
-def config_hash(config: TrainConfig) -> str:
+def config_hash(config: TrainConfig | EvaluateConfig) -> str:
     """Ten hex digits: equal settings, equal folder. Of the settings in clear, for redacted ones are all equal."""
     settings = settings_of_results(config)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
