@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from vlmft.config.check import ConfigError
+from vlmft.models.family import GenericFamily
 from vlmft.run.train import train
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.module import VLMModule
@@ -241,13 +242,22 @@ def test_going_on_from_the_last_or_the_best(
 # --- a run that goes on with other settings of the machine
 
 
-def test_a_run_goes_on_with_smaller_batches(run: Callable[..., Path], capsys: Any) -> None:
+def test_a_run_goes_on_with_smaller_batches(
+    run: Callable[..., Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped_at(8, run)
     capsys.readouterr()
+    sizes, forward = set[int](), GenericFamily.forward
+
+    def measured(self: Any, model: Any, batch: Any, features: Any, keep: Any) -> Any:
+        sizes.add(len(batch.row_ids))
+        return forward(self, model, batch, features, keep)
+
+    monkeypatch.setattr(GenericFamily, "forward", measured)
     folder = run("resume=true", "train.rows_per_batch=2", "trainer.memory_gib=64", "tags=[again]")
     said = capsys.readouterr().out
     assert "train.rows_per_batch is 2 instead of 4: the result may differ by rounding" in said
-    assert "going on from step-0000009" in said
+    assert "going on from step-0000009" in said and max(sizes) == 2
     assert json.loads((folder / "summary.json").read_text())["steps"] == 12
 
 

@@ -122,12 +122,14 @@ class VLMModule(L.LightningModule):
         checkpoint["counts"] = {name: getattr(self, name) for name in names}
         checkpoint["random"] = gathered(random_state())
         checkpoint["limits"] = gathered([self.rows_per_batch, self.tokens_per_batch])
+        checkpoint["limits_set"] = [self.config.rows_per_batch, self.config.tokens_per_batch]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, count in checkpoint["counts"].items():
             setattr(self, name, count)
         self.random = checkpoint["random"][rank()]
-        self.rows_per_batch, self.tokens_per_batch = checkpoint["limits"][rank()]
+        if checkpoint["limits_set"] == [self.config.rows_per_batch, self.config.tokens_per_batch]:
+            self.rows_per_batch, self.tokens_per_batch = checkpoint["limits"][rank()]  # else the settings are newer
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.random is not None:  # not earlier: making loaders and iterators draws random numbers, too
