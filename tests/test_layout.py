@@ -17,7 +17,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 ARROWS: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": {"run", "training", "evaluation", "data", "config"},
     "__main__": {"tools"},
     "tools": {
         "labels",

@@ -26,6 +26,7 @@ PAGES: dict[str, int] = {
     "docs/from_other_tools.md": 1,
     "docs/glossary.md": 0,
     "docs/models.md": 0,
+    "docs/notebook.md": 0,
     "docs/quickstart.md": 8,
     "docs/sweeps.md": 4,
     "docs/tracking.md": 4,

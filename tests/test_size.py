@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
-    "config": 1_945,
-    "data": 7_255,
+    "config": 1_957,
+    "data": 7_323,
     "evaluation": 2_880,
     "labels": 1_265,
     "metrics": 1_700,
@@ -29,7 +29,7 @@ MAX_LINES = {
     "sample.py": 255,
     "sweep": 905,
     "tools": 1_175,
-    "training": 1_610,
+    "training": 1_772,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
 MAX_MEDIAN_LINES = 120

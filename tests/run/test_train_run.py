@@ -21,7 +21,6 @@ from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.load import Source, load_model, load_processor, load_source
-from vlmft.run.fit import total_steps
 from vlmft.run.folder import config_hash, read_run
 from vlmft.run.results import Summary
 from vlmft.training.checkpoint import read_checkpoint, steps_in
@@ -256,10 +255,7 @@ def test_trainer_settings(overrides: tuple[str, ...], steps: int, validated: lis
     assert run.summary["steps"] == steps == len(run.steps("train/loss"))
     assert run.steps("val/loss") == validated
     rates = [line["train/lr"] for line in run.metrics if "train/lr" in line]
-    config = read_run(str(run.folder))
-    assert (
-        total_steps(config, -(-run.summary["rows"]["train"] // 8)) == steps
-    )  # so the schedule ends where training does
+    # so the schedule ends where training does
     assert rates[-1] == pytest.approx(0.0015 / max(1, steps - round(0.05 * steps)), rel=1e-6)
     best = run.summary["best_checkpoint"]
     assert (best is None) == (validated == [])

@@ -49,7 +49,7 @@ class Bench:
     def module(self, **train: Any) -> VLMModule:
         """A module outside a Trainer: its backward pass is plain."""
         config = dataclasses.replace(self.config.train, **train)
-        module = VLMModule(self.built.family, self.built.model, self.config.model.train, config, 1e-3, 10, lambda _: {})
+        module = VLMModule(self.built.family, self.built.model, self.config.model.train, config, 1e-3)
         module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
         return module
 

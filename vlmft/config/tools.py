@@ -1,4 +1,4 @@
-"""Composing a config for the small tools, which are no Hydra apps of their own."""
+"""Composing a config without a Hydra app: for the small tools and for notebooks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from vlmft.config.check import Config, checked
-from vlmft.config.entry import conf_dir, forced
+from vlmft.config.check import Config, ConfigError, checked
+from vlmft.config.entry import conf_dir, explained, forced
+from vlmft.config.schema import TrainConfig
 
 
 def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]) -> Config:
@@ -20,3 +23,12 @@ def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]
     ConfigStore.instance().store(name=f"{name}_schema", node=schema_class)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return checked(compose(name, [forced(override) for override in overrides]), schema_class)
+
+
+def compose_train(overrides: Sequence[str]) -> TrainConfig:
+    """What train.py gets from these arguments; raises ConfigError, also for what Hydra itself refuses."""
+    try:
+        # Hydra's own launcher: that of sweeps is known only to the entries, and nothing is launched here.
+        return compose_tool("train", TrainConfig, ["hydra/launcher=basic", *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explained(error)) from error

@@ -1,9 +1,15 @@
-"""The LightningDataModule: one instance serves one dataset. It knows rows and windows, never a tokenizer or a model."""
+"""The LightningDataModule: one instance serves one dataset. It knows rows and windows, never a tokenizer or a model.
+
+Training and validation loss take windows of encoded rows with their answers; test and prediction take prompts, which
+are encoded without ever seeing one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import lightning as L
 import torch.utils.data
@@ -15,21 +21,36 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.rows import Rows
 from vlmft.data.sampler import WindowSampler
-from vlmft.sample import BadRow, BadRowError, EncodedRow, Question, Sample, Split
+from vlmft.sample import BadRow, BadRowError, EncodedRow, Prompt, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
+EncodePrompt = Callable[[str, Prompt], EncodedRow]
+"""(row id, prompt) -> the row as generation is given it."""
 
 
-class EncodedRows(torch.utils.data.Dataset[EncodedRow | BadRow]):
+@dataclass(frozen=True)
+class PromptRow:
+    """A row to be answered: its encoded prompt, and beside it, for the score alone, the references."""
+
+    id: str
+    prompt: EncodedRow
+    references: tuple[str, ...]
+
+
+def as_prompt(encode_prompt: EncodePrompt, sample: Sample) -> PromptRow:
+    return PromptRow(sample.id, encode_prompt(sample.id, sample.prompt), sample.references)
+
+
+class EncodedRows(torch.utils.data.Dataset[Any]):
     """Stages 1 to 3 for one row, in a worker: read, render, encode. A row that fails comes out as a `BadRow`."""
 
-    def __init__(self, dataset: Dataset, ids: Sequence[str], encode: Encode) -> None:
+    def __init__(self, dataset: Dataset, ids: Sequence[str], encode: Callable[[Sample], Any]) -> None:
         self.dataset, self.ids, self.encode = dataset, ids, encode
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, position: int) -> EncodedRow | BadRow:
+    def __getitem__(self, position: int) -> Any:
         row_id = self.ids[position]
         try:
             return self.encode(self.dataset.to_sample(self.dataset.read(row_id)))
@@ -37,20 +58,34 @@ class EncodedRows(torch.utils.data.Dataset[EncodedRow | BadRow]):
             return BadRow(row_id, str(error))
 
 
-def as_list(rows: list[EncodedRow | BadRow]) -> list[EncodedRow | BadRow]:
+def as_list(rows: list[Any]) -> list[Any]:
     """A window stays a list until the module cuts it into batches. Named, so that workers can be spawned."""
     return rows
 
 
 class VLMDataModule(Rows, L.LightningDataModule):
-    """Rows of a dataset's splits, served as windows for training and as batches for validation loss."""
+    """Rows of a dataset's splits, served as windows for training, and as batches for validation, test and prediction.
+
+    Test and prediction need `encode_prompt`.
+    """
 
     def __init__(
-        self, dataset: Dataset, config: DataConfig, encode: Encode, ledger: Ledger, rows_per_step: int, seed: int
+        self,
+        dataset: Dataset,
+        config: DataConfig,
+        encode: Encode,
+        ledger: Ledger,
+        rows_per_step: int,
+        seed: int,
+        encode_prompt: EncodePrompt | None = None,
     ) -> None:
         L.LightningDataModule.__init__(self)
         Rows.__init__(self, dataset, config, ledger, seed)
-        self.encode, self.rows_per_step = encode, rows_per_step
+        self.encode, self.encode_prompt, self.rows_per_step = encode, encode_prompt, rows_per_step
+        self.prompts_per_batch = 64
+        """Rows of a batch in test and prediction."""
+        self.predict_split: Split = "test"
+        """Whose rows `trainer.predict` answers."""
         self.position = (0, 0)
         """(epoch, windows of it already trained) at which the next training loader begins."""
 
@@ -62,14 +97,22 @@ class VLMDataModule(Rows, L.LightningDataModule):
         """This process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader(self, split: Split, sampler: WindowSampler) -> DataLoader[Any]:
-        rows = EncodedRows(self.dataset, self.ids[split], self.encode)
+    def _loader(
+        self,
+        split: Split,
+        encode: Callable[[Sample], Any],
+        windows: WindowSampler | None = None,
+        positions: range | None = None,
+        batch_size: int = 1,
+    ) -> DataLoader[Any]:
         workers = self.config.workers
         # Own generators: creating an iterator draws from the global one, which would move dropout between two runs.
         generator = torch.Generator().manual_seed(self.seed)
         return DataLoader(
-            rows,
-            batch_sampler=sampler,
+            EncodedRows(self.dataset, self.ids[split], encode),
+            batch_sampler=windows,
+            sampler=positions,
+            batch_size=batch_size,
             collate_fn=as_list,
             num_workers=workers,
             worker_init_fn=outlive_signals,
@@ -77,29 +120,56 @@ class VLMDataModule(Rows, L.LightningDataModule):
             generator=generator,
         )
 
+    def _windows(self) -> WindowSampler:
+        overfits = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
+        seed = None if overfits else self.seed  # then each epoch begins with the same rows
+        return WindowSampler(len(self.ids["train"]), self.rows_per_step, seed, *self._rank(), self.mix())
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of an epoch that nothing limits."""
+        return len(self._windows())
+
     def train_dataloader(self) -> DataLoader[Any]:
-        sampler = WindowSampler(len(self.ids["train"]), self.rows_per_step, self.seed, *self._rank(), self.mix())
+        sampler = self._windows()
         sampler.epoch, sampler.served = self.position
-        return self._loader("train", sampler)
+        self.position = (0, 0)  # another fit of this object begins at the beginning
+        return self._loader("train", self.encode, sampler)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: epochs ended, and windows trained of the one begun."""
+        """Where training stands: epochs ended, and windows trained of the one begun. A window is one step."""
         assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        ended = self.trainer.is_last_batch
-        return {"epoch": self.trainer.current_epoch + ended, "windows": 0 if ended else progress.ready}
+        steps = self.trainer.global_step
+        epoch, windows = divmod(steps, int(self.trainer.num_training_batches)) if steps else (0, 0)
+        return {"epoch": epoch, "windows": windows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next training loader begin there. Lightning asks an iterator of it before it sets an epoch."""
         self.position = (state_dict["epoch"], state_dict["windows"])
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", WindowSampler(len(self.ids["val"]), self.rows_per_step, None, *self._rank()))
+        windows = WindowSampler(len(self.ids["val"]), self.rows_per_step, None, *self._rank())
+        return self._loader("val", self.encode, windows)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[EncodedRow]:
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._prompts("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._prompts(self.predict_split)
+
+    def _prompts(self, split: Split) -> DataLoader[Any]:
+        """Batches of `PromptRow`, in the order of the rows."""
+        assert self.encode_prompt is not None, "made without encode_prompt"
+        rank, n_ranks = self._rank()
+        positions = range(rank, len(self.ids[split]), n_ranks)
+        return self._loader(
+            split, partial(as_prompt, self.encode_prompt), positions=positions, batch_size=self.prompts_per_batch
+        )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[Any]:
         """In the main process: bad rows go to the ledger, the others on."""
         good = []
-        for row in cast(list[EncodedRow | BadRow], batch):
+        for row in batch:
             if isinstance(row, BadRow):
                 self.ledger.refuse(row)
             else:

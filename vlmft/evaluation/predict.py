@@ -133,7 +133,8 @@ class Answerer:
         return {**self.answer_rows(rows[:middle]), **self.answer_rows(rows[middle:])}
 
     def _generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
-        with torch.inference_mode():
+        # Without autocast: a Trainer's precision, which Lightning applies to its test loop, moves no answer.
+        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
             if self.prefix is not None and all(map(self.prefix.begins, rows)):
                 after = self.prefix.generate(self.family, self.model, rows, self.max_new_tokens)
                 return cast(list[list[int]], after.tolist())

@@ -160,7 +160,7 @@ def build(
     family = make_family(model_config, source, hf_config)
     family.allow(dataset.allow_tokens)
     rows_per_step = train.rows_per_step if train is not None else 1
-    data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed)
+    data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed, family.encode_prompt)
     device = pick_device(trainer)
     if train is None:
         require_weights(model_config, hf_config, device, trainer)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,16 @@ from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig
 from vlmft.config.trainer_schema import TrainerConfig
-from vlmft.metrics import metric_named
-from vlmft.metrics.mean_score import MeanScore
 from vlmft.run.build import Built
 from vlmft.run.folder import OWN_CHECKPOINTS
+from vlmft.run.module import make_module
 from vlmft.training.callbacks import StepCheckpoint, StopWhenAsked, early_stopping
 from vlmft.training.checkpoint import CheckpointError, FolderCheckpointIO, latest_whole, read_checkpoint, steps_in
 from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import progress_bar
-from vlmft.training.ranks import WindowRanks, gathered, leave_ranks, n_ranks, rank
+from vlmft.training.ranks import WindowRanks, gathered, leave_ranks
 from vlmft.training.targets import made
 from vlmft.training.tracking import MetricsFile, Wandb, replay
 
@@ -55,43 +53,6 @@ def with_batch_limits(config: TrainConfig) -> TrainConfig:
 def _rows(batches: float, rows_per_batch: int) -> float | None:
     """As data.limit_train has it: a count, a share below 1, or null for all."""
     return batches * rows_per_batch if isinstance(batches, int) else (batches if batches < 1 else None)
-
-
-def total_steps(config: TrainConfig, n_windows: int) -> int:
-    """Optimiser steps of the whole run, without asking Lightning: its own estimate drops a loader's state."""
-    limit = _count_or_share(config.trainer.limit_train_batches)
-    if limit is not None:
-        n_windows = min(n_windows, limit) if isinstance(limit, int) else math.floor(n_windows * limit)
-    epochs = config.trainer.max_epochs
-    if epochs == config.trainer.max_steps == -1:
-        raise ConfigError("trainer.max_epochs: Expected an end of training, got -1 without trainer.max_steps; set one")
-    steps = n_windows * epochs if epochs is not None and epochs >= 0 else config.trainer.max_steps
-    return min(steps, config.trainer.max_steps) if config.trainer.max_steps >= 0 else steps
-
-
-def validation(built: Built, config: TrainConfig, stop: StopRequest) -> Callable[[Sequence[str]], Mapping[str, float]]:
-    """Row ids -> logged values: the dataset's own metric on generated answers."""
-    data, answerer = built.data, built.answerer(config.evaluation, poll=stop.check)
-    if config.trainer.devices * config.trainer.num_nodes > 1:
-        answerer.poll = lambda: None  # a rank that stopped here would leave the others waiting
-    prefix = f"val/{config.data.name}"
-
-    def validate(row_ids: Sequence[str]) -> Mapping[str, float]:
-        samples = {sample.id: sample for sample in data.samples(row_ids)}
-        score = MeanScore(metric_named(data.metric_name)).to(built.device)  # sums itself over the ranks
-        numbers = itertools.count()
-        for answers in answerer.batches(
-            data.questions(list(samples)), skip=lambda ids: next(numbers) % n_ranks() != rank()
-        ):
-            score.update([a.text for a in answers.values()], [samples[row_id].references for row_id in answers])
-        result = score.compute()
-        return {
-            f"{prefix}/{data.metric_name}": result["value"],
-            f"{prefix}/n": float(result["num"]),
-            f"{prefix}/unparsed": float(result["unparsed"]),
-        }
-
-    return validate
 
 
 def make_trainer(
@@ -210,17 +171,9 @@ def fit(
         folder / "checkpoints", monitor, anew=start is not None and start.parent != folder / "checkpoints"
     )
     callbacks = make_callbacks(config, monitor, stop, checkpoints)
-    assert config.train.lr is not None
-    module = VLMModule(
-        built.family,
-        built.model,
-        config.model.train,
-        config.train,
-        config.train.lr,
-        total_steps(config, len(built.data.train_dataloader())),
-        validation(built, config, stop),
-        folder / SKIPPED_FILE,
-    )
+    # One of several ranks that stopped in the middle of a validation would leave the others waiting.
+    poll = stop.check if config.trainer.devices * config.trainer.num_nodes == 1 else lambda: None
+    module = make_module(built, config, poll, folder / SKIPPED_FILE)
     for logger in loggers:
         if isinstance(logger, Wandb) and monitor is not None:
             logger.keep_best(monitor)

@@ -1,4 +1,7 @@
-"""The LightningModule. The optimiser window is the unit of training: its rows may be cut into batches in any way."""
+"""The LightningModule. The optimiser window is the unit of training: its rows may be cut into batches in any way.
+
+It goes with any `lightning.Trainer` and with its own DataModule: `trainer.fit(module, datamodule=data)`.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,10 @@ from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
 from vlmft.sample import Batch, EncodedRow
+from vlmft.training.answering import Answerer, AnsweringModule
 from vlmft.training.loss import summed_cross_entropy
 from vlmft.training.memory import memory_metrics
-from vlmft.training.optim import make_optimizer, make_schedule
+from vlmft.training.optim import make_optimizer, make_schedule, total_steps
 from vlmft.training.random_state import random_state, set_random_state
 from vlmft.training.ranks import gathered, rank, sum_gradients, summed, undealt
 
@@ -33,9 +37,6 @@ OVERFLOW_LIMIT = 10
 """The same for gradients of a finite loss under fp16's loss scaling: it begins with a few such and halves its scale."""
 SKIPPED_FILE = "skipped_windows.jsonl"
 """In a run folder, a line for each window whose step was not taken: {"step", "reason", "rows"}."""
-
-Validate = Callable[[Sequence[str]], Mapping[str, float]]
-"""Row ids -> logged name -> value: validation by generation, handed in so that this module never sees text."""
 
 
 def cut(rows: Sequence[EncodedRow], rows_limit: int, tokens_limit: int | None) -> list[list[EncodedRow]]:
@@ -50,8 +51,12 @@ def cut(rows: Sequence[EncodedRow], rows_limit: int, tokens_limit: int | None) -
     return parts
 
 
-class VLMModule(L.LightningModule):
-    """A (quantised) VLM with adapters, trained on windows of encoded rows."""
+class VLMModule(AnsweringModule):
+    """A (quantised) VLM with adapters, trained on windows of encoded rows.
+
+    `answerer` generates the answers that validation and test score; without one, validation is the loss alone.
+    `skipped_file` names the rows of windows whose step was not taken.
+    """
 
     def __init__(
         self,
@@ -60,15 +65,15 @@ class VLMModule(L.LightningModule):
         parts: PartsConfig,
         config: OptimizationConfig,
         lr: float,
-        total_steps: int,
-        validate: Validate,
+        answerer: Answerer | None = None,
         skipped_file: Path | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(answerer)
         self.automatic_optimization = False
         self.strict_loading = False
         self.family, self.model, self.config, self.lr = family, model, config, lr
-        self.total_steps, self.validate = total_steps, validate
+        self.total_steps = 0
+        """Optimiser steps that the learning rate's schedule runs over; known when training starts."""
         self.vision_grad = {"vision", "connector"} - set(tuned_parts(parts, Tuning.frozen)) != set()
         self.frozen_parts = set(tuned_parts(parts, Tuning.frozen))
         self.rows_per_batch = config.rows_per_batch or config.rows_per_step
@@ -220,8 +225,8 @@ class VLMModule(L.LightningModule):
         schedule.step()  # type: ignore[union-attr, call-arg]
         seconds = time.perf_counter() - self.window_end
         self.window_end = time.perf_counter()
+        self.log("train/loss", loss, batch_size=self.window_rows, prog_bar=True)
         logged = {
-            "train/loss": loss,
             "train/gradient_norm": self.gradient_norm,
             **rates,
             "train/rows_per_second": n_rows / seconds,
@@ -274,9 +279,12 @@ class VLMModule(L.LightningModule):
         """Counts and names a window whose step is not taken."""
         self.skipped_windows += 1
         step, ids = self.trainer.global_step, undealt(gathered(self.window_ids))
-        if self.skipped_file is None or rank():
+        if rank():
             return
-        print(f"window {step + 1} is left out: {reason}; {SKIPPED_FILE} names its rows", file=sys.stderr)
+        named = f"its rows are {', '.join(ids)}" if self.skipped_file is None else f"{SKIPPED_FILE} names its rows"
+        print(f"window {step + 1} is left out: {reason}; {named}", file=sys.stderr)
+        if self.skipped_file is None:
+            return
         with contextlib.suppress(OSError), self.skipped_file.open("a", encoding="utf-8") as stream:  # a full disk
             stream.write(json.dumps({"step": step, "reason": reason, "rows": ids}, ensure_ascii=False) + "\n")
 
@@ -295,12 +303,14 @@ class VLMModule(L.LightningModule):
         if not n_tokens:
             raise ConfigError("data: no row of the validation split can be used; bad_rows.jsonl says why")
         by_batch = zip(*gathered(self.validation_ids), strict=True)
-        self.log_dict({"val/loss": loss / n_tokens, **self.validate([i for hands in by_batch for i in undealt(hands)])})
+        scores = self.generated_scores([i for hands in by_batch for i in undealt(hands)])
+        self.log_dict({"val/loss": loss / n_tokens, **scores})
 
     def on_validation_end(self) -> None:
         self.window_end = time.perf_counter()  # after the checkpoint, so that neither counts as waiting for data
 
     def configure_optimizers(self) -> Any:
+        self.total_steps = total_steps(self.trainer, self.data.n_windows)
         optimizer = make_optimizer(trainable(self.model), self.config, self.lr)
         return [optimizer], [{"scheduler": make_schedule(optimizer, self.config, self.total_steps), "interval": "step"}]
 

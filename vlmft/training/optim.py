@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import lightning as L
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vlmft.config.check import ConfigError
 from vlmft.config.schema import OptimizationConfig, OptimizerName, Schedule
 from vlmft.models.lora import part_of
 
@@ -50,6 +52,26 @@ def make_optimizer(parameters: Mapping[str, torch.nn.Parameter], config: Optimiz
     }
     optimizer: Optimizer = classes[config.optimizer](groups, lr=lr, betas=betas)
     return optimizer
+
+
+def total_steps(trainer: L.Trainer, n_windows: int) -> int:
+    """Optimiser steps of a fit whose epochs have `n_windows` unless the Trainer limits them.
+
+    Not `trainer.estimated_stepping_batches`, which drops a loader's state.
+
+    Raises:
+        ConfigError: the Trainer sets no end.
+    """
+    limit = trainer.limit_train_batches
+    n_windows = min(n_windows, limit) if isinstance(limit, int) else int(n_windows * limit)
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        if trainer.max_steps < 0:
+            raise ConfigError(
+                "trainer.max_epochs: Expected an end of training, got -1 without trainer.max_steps; set one"
+            )
+        return trainer.max_steps
+    steps = n_windows * trainer.max_epochs
+    return min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
 
 
 def warmup_steps(config: OptimizationConfig, total_steps: int) -> int:
