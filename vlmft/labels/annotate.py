@@ -23,7 +23,7 @@ from vlmft.labels.chat_client import Annotator, OpenAIChat, Patient, Reply
 from vlmft.run.lock import locked
 from vlmft.sample import BadRow, Image, Message, Prompt, Question
 
-TOLD = ("text", "annotator", "model", "date")
+ORIGIN = ("text", "annotator", "model", "date")
 UNREAD = "nobody: accept_all"
 
 
@@ -39,9 +39,9 @@ class Drafts:
         self.dataset, self.journal = dataset, Journal(dataset.drafts)
         self.missing = {question.id: question for question in dataset.missing()}
         for row in self.journal.rows:
-            if row.get("status") in ("draft", "accepted") and not all(isinstance(row.get(key), str) for key in TOLD):
+            if row.get("status") in ("draft", "accepted") and not all(isinstance(row.get(key), str) for key in ORIGIN):
                 raise ConfigError(
-                    f"{dataset.drafts}: Expected {', '.join(TOLD)} in {row['id']}, got less; mend the line"
+                    f"{dataset.drafts}: Expected {', '.join(ORIGIN)} in {row['id']}, got less; mend the line"
                 )
         rows = {row["id"]: row for row in self.journal.rows if row["id"] in self.missing}
         now = {name: asked(self.missing[name]) for name in rows}
@@ -52,9 +52,9 @@ class Drafts:
         self.rows: dict[str, dict[str, Any]] = {key: row for key, row in rows.items() if row.get("status") != "stored"}
         """Last line of each image that has one. A stored one whose caption is gone again starts anew."""
 
-    def put(self, question_id: str, status: str, told: Mapping[str, Any]) -> None:
+    def put(self, question_id: str, status: str, content: Mapping[str, Any]) -> None:
         about = {"asked": asked(self.missing[question_id])}
-        row = {"id": question_id, "status": status, **about, **told, "date": date.today().isoformat()}
+        row = {"id": question_id, "status": status, **about, **content, "date": date.today().isoformat()}
         self.journal.append(row)
         self.rows[question_id] = row
 
@@ -69,15 +69,15 @@ class Drafts:
     def decide(self, question_id: str, status: str, text: str, by: str) -> None:
         """`status` accepted or rejected, of the draft's `text` as it stands now."""
         row = self.rows[question_id]
-        told = {"text": text, "annotator": row["annotator"], "model": row["model"], "decided_by": by}
-        self.put(question_id, status, told)
+        content = {"text": text, "annotator": row["annotator"], "model": row["model"], "decided_by": by}
+        self.put(question_id, status, content)
 
     def store(self) -> int:
         """Writes what is accepted into the dataset; returns how many captions."""
         accepted = {name: self.rows[name] for name in self.of("accepted")}
         captions = []
         for name, row in accepted.items():
-            source = {**{key: row[key] for key in TOLD[1:]}, "accepted_by": str(row.get("decided_by", ""))}
+            source = {**{key: row[key] for key in ORIGIN[1:]}, "accepted_by": str(row.get("decided_by", ""))}
             captions.append(Caption(name, row["text"], source))
         if captions:
             self.dataset.store(captions)
@@ -114,7 +114,7 @@ def annotate(config: AnnotateConfig) -> None:
 
             review(drafts, config.port, config.open_browser)
         stored += drafts.store()
-        _tell(drafts, stored, len(unread), tally, config.json)
+        _print_result(drafts, stored, len(unread), tally, config.json)
 
 
 def _draft(drafts: Drafts, config: AnnotateConfig) -> Tally:
@@ -123,11 +123,11 @@ def _draft(drafts: Drafts, config: AnnotateConfig) -> Tally:
     name = config.annotator.name
 
     def keep(question: Question, reply: Reply) -> None:
-        told = {"annotator": name, "model": reply.model}
+        origin = {"annotator": name, "model": reply.model}
         if reply.problem is None:
-            drafts.put(question.id, "draft", {"text": reply.text, **told})
+            drafts.put(question.id, "draft", {"text": reply.text, **origin})
         else:
-            drafts.put(question.id, "failed", {"reason": reply.problem, **told})
+            drafts.put(question.id, "failed", {"reason": reply.problem, **origin})
 
     if not questions:
         return Tally(0, config.chat)
@@ -172,9 +172,9 @@ def local_annotator(config: AnnotateConfig) -> Annotator:
     return answer
 
 
-def _tell(drafts: Drafts, stored: int, unread: int, tally: Tally | None, as_json: bool) -> None:
+def _print_result(drafts: Drafts, stored: int, unread: int, tally: Tally | None, as_json: bool) -> None:
     counts = Counter(drafts.rows.get(name, {}).get("status", "none") for name in drafts.missing)
-    told: Mapping[str, Any] = {
+    content: Mapping[str, Any] = {
         "drafts": str(drafts.journal.path),
         "stored": stored,
         "unread": unread,
@@ -185,14 +185,14 @@ def _tell(drafts: Drafts, stored: int, unread: int, tally: Tally | None, as_json
         "asked": tally and tally.to_dict(),
     }
     if as_json:
-        print(json.dumps(told, ensure_ascii=False, indent=2))
+        print(json.dumps(content, ensure_ascii=False, indent=2))
         return
     if tally is not None:
         again = f", {tally.given_up} not answered: the same command asks them again" if tally.given_up else ""
         print(f"{tally.answered} drafts made, {len(tally.failed)} failed{again}; {tally.spent}")
     if stored:
-        said = f", {unread} of them read by nobody (accept_all)" if unread else ""
-        print(f"{stored} captions written into the dataset{said}")
+        unread_note = f", {unread} of them read by nobody (accept_all)" if unread else ""
+        print(f"{stored} captions written into the dataset{unread_note}")
     print(
         f"{counts['draft']} drafts wait for review=true, {counts['failed']} failed and {counts['rejected']} were "
         f"rejected (again=true asks anew), {counts['none']} images have no draft"

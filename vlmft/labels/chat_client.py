@@ -249,24 +249,24 @@ def storable(text: str) -> str:
 
 
 def failed(status: int, headers: Mapping[str, str], data: bytes, base_url: str, model: str, key: str) -> Reply:
-    """What a status other than 200 means, said in the names of the settings that could be wrong.
+    """What a status other than 200 means, in the names of the settings that could be wrong.
 
     Returns a reply where the fault lies in the question. Raises PassingError or ConfigError as `Annotator`.
     """
     message, code = error_in(data)
-    said = f"the server answered {status}" + (f" ({message})" if message else "")
+    refusal = f"the server answered {status}" + (f" ({message})" if message else "")
     if status == 413 or code in REFUSALS:
         return Reply("", problem=f"refused: {message or status}")
     if code != "insufficient_quota" and (status in (408, 409, 425, 429) or status >= 500):
-        raise PassingError(said, retry_after(headers))
+        raise PassingError(refusal, retry_after(headers))
     if status in (401, 403):
         there = "is set" if os.environ.get(key) else "is not set"
-        raise ConfigError(f"{key}: {said}, and this variable of the environment {there}; put a valid key there")
+        raise ConfigError(f"{key}: {refusal}, and this variable of the environment {there}; put a valid key there")
     if status == 404:
-        raise ConfigError(f"{base_url}: {said}; check this address and {model}")
+        raise ConfigError(f"{base_url}: {refusal}; check this address and {model}")
     if status in (400, 422):  # a prompt that is too long, an image that it does not read; or a wrong setting
-        raise UnaskableError(f"{base_url}: {said}")
-    raise ConfigError(f"{base_url}: {said}")
+        raise UnaskableError(f"{base_url}: {refusal}")
+    raise ConfigError(f"{base_url}: {refusal}")
 
 
 def error_in(data: bytes) -> tuple[str, str]:
@@ -278,8 +278,8 @@ def error_in(data: bytes) -> tuple[str, str]:
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
         return shortened(error), ""
-    said = next((error[name] for name in ("message", "detail") if error.get(name)), data)
-    return shortened(said), str(error.get("code") or "")
+    message = next((error[name] for name in ("message", "detail") if error.get(name)), data)
+    return shortened(message), str(error.get("code") or "")
 
 
 def shortened(value: object) -> str:
@@ -289,11 +289,11 @@ def shortened(value: object) -> str:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that a Retry-After header asks for, be it a number or a date; None for neither."""
-    said = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
-    if said is None:
+    wanted = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
+    if wanted is None:
         return None
     try:
-        return max(0.0, float(said)) if said.strip().isdigit() else max(0.0, _seconds_until(said))
+        return max(0.0, float(wanted)) if wanted.strip().isdigit() else max(0.0, _seconds_until(wanted))
     except ValueError:
         return None
 

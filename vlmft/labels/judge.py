@@ -105,8 +105,8 @@ def judge(config: JudgeConfig) -> None:
 def begun(folder: Path, config: JudgeModelConfig) -> Judging:
     """The verdicts of this judge so far; raises ConfigError where they were given under another prompt."""
     name = JUDGE + re.sub(r"[^\w.+-]+", "-", str(config.model))
-    told = {"model": config.model, "image": config.image, "prompt_sha256": sha256(PROMPT.encode()).hexdigest()}
-    return Judging(VerdictFile(folder / f"{name}.jsonl"), folder / f"{name}.json", told)
+    pinned = {"model": config.model, "image": config.image, "prompt_sha256": sha256(PROMPT.encode()).hexdigest()}
+    return Judging(VerdictFile(folder / f"{name}.jsonl"), folder / f"{name}.json", pinned)
 
 
 def _ask(
@@ -120,13 +120,13 @@ def _ask(
 def question_of(name: str, item: Item, sample: Sample, image: bool) -> Question:
     """What the judge gets to see: nothing that tells whose answer it is."""
     *earlier, last = sample.prompt.messages
-    told = {
+    shown = {
         **({"before": [{"role": turn.role, "text": turn.text} for turn in earlier if turn.text]} if earlier else {}),
         "question": last.text,
         "references": list(sample.references),
         "answer": item.text,
     }
-    text = PROMPT.format(object=json.dumps(told, ensure_ascii=False, indent=1))
+    text = PROMPT.format(object=json.dumps(shown, ensure_ascii=False, indent=1))
     pictures = sample.prompt.images if image else ()
     return Question(name, Prompt((Message("user", (*pictures, text)),)))
 
@@ -147,8 +147,8 @@ def verdict_in(text: str) -> tuple[Literal["accept", "reject"], str] | None:
             continue
         found.append(value)
         start = text.find("{", end)
-    said = [str(one["verdict"]).strip().lower() for one in found if "verdict" in one]
-    if end != len(text) or len(set(said)) != 1 or "verdict" not in found[-1]:
+    verdicts = [str(one["verdict"]).strip().lower() for one in found if "verdict" in one]
+    if end != len(text) or len(set(verdicts)) != 1 or "verdict" not in found[-1]:
         return None
     reason = str(found[-1].get("reason") or "")
-    return ("accept", reason) if said[0] == "accept" else ("reject", reason) if said[0] == "reject" else None
+    return ("accept", reason) if verdicts[0] == "accept" else ("reject", reason) if verdicts[0] == "reject" else None

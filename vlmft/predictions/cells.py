@@ -125,7 +125,7 @@ def references_of(
     alternatives: bool,
     as_json: bool,
 ) -> list[tuple[str, ...]]:
-    """Each row's right answers; `notes` gets what is said of lists that were written as text."""
+    """Each row's right answers; `notes` gets a sentence on lists that were written as text."""
     if as_json:
         return [_json_references(path, row_id, value) for row_id, value in zip(ids, values, strict=True)]
     if not any(text.lstrip().startswith("[") for text in predictions) and values:

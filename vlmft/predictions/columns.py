@@ -42,7 +42,7 @@ COLUMNS: dict[str, Sequence[str]] = {
 A name with the places of what it stands in ("doc_answer") is a field in a field. The first name that fits is taken.
 """
 AGREEING = "question query problem doc_question question_sha256 query_sha256 doc_hash prompt_hash".split()
-"""Names of what is the same in two files where their rows are: told apart from the words of a prompt."""
+"""Names of what is the same in two files where their rows are; the words of a prompt may differ."""
 IMAGES = ("image", "images", "image_path", "image_id", "img")
 PROMPTS = ("prompt", "instruction", "input", "origin_prompt", *IMAGES)
 """The same, but other words or folders may be meant to differ."""
@@ -152,7 +152,7 @@ def find_columns(
         free = [spelled[name][0] for name in names if name in spelled and spelled[name][0] not in found.values()]
         fitting = [column for column in free if _fits(use, [cell(record, column) for record in records], objects)]
         if use in ("prediction", "reference"):
-            fitting = fitting or free  # what is wrong with its cells is told with their row
+            fitting = fitting or free  # what is wrong with its cells is named with their row
         if fitting:
             found[use] = _one_spelling(path, use, spelled[plain(fitting[0])])
             notes += _other_candidates(use, fitting, records)

@@ -135,10 +135,10 @@ def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
     print(f"{each[0].metric} on {first.rows_told}")
     is_share = all(one.is_share for one in each)
     for one in each:
-        told = scored_content(one)
-        value, low, high = (shown(number, is_share) for number in (told["value"], *told["interval"]))
+        content = scored_content(one)
+        value, low, high = (shown(number, is_share) for number in (content["value"], *content["interval"]))
         unit = " %" if is_share else ""
-        print(f"  {value:>6}{unit}  ({low} to {high}, {told['interval_method']})  {one.rows.path}")
+        print(f"  {value:>6}{unit}  ({low} to {high}, {content['interval_method']})  {one.rows.path}")
     for result in results:
         print(sentence(result, is_share=is_share, several=len(results) > 1))
     for remark in dict.fromkeys(remark for one in each for remark in one.remarks):

@@ -47,7 +47,7 @@ def read_records(
 ) -> Records:
     """The rows of `path`. Of several lists those are read that have a column of `names`, or the one called `rows`.
 
-    `what` the names are of is said in errors. Raises ConfigError for a file that is not there, that cannot be read, or
+    `what` is the word for them in errors. Raises ConfigError for a file that is not there, that cannot be read, or
     whose rows have no named columns.
     """
     if path.is_dir():
@@ -87,7 +87,7 @@ def _lines_of(path: Path, encoding: str | None) -> Records:
 
 
 def _whole(path: Path, name: str, found: Sequence[Any]) -> list[Any]:
-    """The rows as a list; a line that is no JSON is told here, where lines are parsed when asked for."""
+    """The rows as a list; a line that is no JSON is refused here, where lines are parsed when asked for."""
     try:
         return list(found)
     except (BadRowError, RecursionError) as error:

@@ -46,8 +46,8 @@ def score(config: ScoreConfig) -> None:
     of_tables = extracted(rows, config.extract).rows if config.extract in EXTRACTIONS else rows
     tables = {name: table_of(of_tables, name, labels) for name in names if name in OF_A_SET}
     if not each and config.extract == "auto":  # a row metric says what comes out
-        told = [f"{one.sentence}; --extract {one.how} scores that alone" for one in extractions_of(rows, names[0])]
-        rows = replace(rows, notes=[*rows.notes, *told])
+        offers = [f"{one.sentence}; --extract {one.how} scores that alone" for one in extractions_of(rows, names[0])]
+        rows = replace(rows, notes=[*rows.notes, *offers])
     more = [
         beside_it(one, name, labels, offers=config.extract == "auto") for one, name in zip(each, of_rows, strict=True)
     ]
@@ -55,8 +55,8 @@ def score(config: ScoreConfig) -> None:
         print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
         return
     groups, kind = units_of(rows)
-    n_told = rows_told(len(rows.rows), len(set(groups.values())), kind)
-    print(f"{rows.path}: {n_told}; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
+    n_rows = rows_told(len(rows.rows), len(set(groups.values())), kind)
+    print(f"{rows.path}: {n_rows}; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
     print_notes(rows)
     for one, other in zip(each, more, strict=True):
         _print_scored(one, other)
@@ -91,10 +91,10 @@ def _content(
 
 
 def _print_scored(one: Scored, more: Sequence[Beside]) -> None:
-    told = scored_content(one)
-    value, low, high = (shown(number, one.is_share) for number in (told["value"], *told["interval"]))
+    content = scored_content(one)
+    value, low, high = (shown(number, one.is_share) for number in (content["value"], *content["interval"]))
     unit = " %" if one.is_share else ""
-    print(f"{one.metric}: {value}{unit} (95 % interval {low} to {high}, {told['interval_method']})")
+    print(f"{one.metric}: {value}{unit} (95 % interval {low} to {high}, {content['interval_method']})")
     if one.summary is not None:
         summary = one.summary
         answer = "none" if summary.top_answer is None else repr(summary.top_answer[:40])
@@ -109,9 +109,9 @@ def _print_scored(one: Scored, more: Sequence[Beside]) -> None:
         print(f"  {remark}")
     if one.rows.first.by is not None:
         print(f"  by {one.rows.by_name}:")
-        for name, content in told["values"].items():
-            value, low, high = (shown(number, one.is_share) for number in (content["value"], *content["interval"]))
-            print(f"    {name}: {value}{unit} ({low} to {high}), {content['n']} rows")
+        for name, part in content["values"].items():
+            value, low, high = (shown(number, one.is_share) for number in (part["value"], *part["interval"]))
+            print(f"    {name}: {value}{unit} ({low} to {high}), {part['n']} rows")
 
 
 def _print_table(name: str, table: Table) -> None:

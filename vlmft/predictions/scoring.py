@@ -123,10 +123,10 @@ def read_file(path: Path, reading: Reading, references: str | None) -> Predictio
     return with_references(rows, Path(references) if references is not None else None, reading)
 
 
-def metrics_of(rows: PredictionRows, said: str | None, extract: str = "none") -> list[str]:
-    """What to score by: what was said, a suite spelled out; else the run's metric, else what the references allow."""
-    if said is not None:
-        return [one for name in said.split(",") for one in SUITES.get(name, (name,))]
+def metrics_of(rows: PredictionRows, metric: str | None, extract: str = "none") -> list[str]:
+    """What to score by: the given metrics, a suite spelled out; else the run's; else what the references allow."""
+    if metric is not None:
+        return [one for name in metric.split(",") for one in SUITES.get(name, (name,))]
     if rows.first.score is not None:
         return []
     if rows.metric is not None:
@@ -195,12 +195,12 @@ def scored_content(one: Scored) -> dict[str, Any]:
     """JSON-ready: value, interval, parse failures, most frequent answer, remarks."""
     groups, kind = units_of(one.rows)
     interval, method, n_groups = arm_interval(one.values, groups)
-    told = one.summary.to_dict() if one.summary is not None else {}
+    summary = one.summary.to_dict() if one.summary is not None else {}
     for name in ("arm", "metric", "interval", "answers_per_second"):
-        told.pop(name, None)
+        summary.pop(name, None)
     head = {"metric": one.metric, "n": len(one.values), "n_groups": n_groups, "kind": kind, "value": one.value}
     verdicts = {"suspicious": one.suspicious, "remarks": one.remarks}
-    found = {**told, **head, "interval": list(interval), "interval_method": method, **verdicts}
+    found = {**summary, **head, "interval": list(interval), "interval_method": method, **verdicts}
     if one.extracted is not None:
         found |= {"extract": one.extracted.how, "n_extracted": one.extracted.n_found}
     if one.rows.first.by is not None:

@@ -51,9 +51,9 @@ class Together:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         each = [{"seed": s, "difference": d} for s, d in zip(self.seeds, self.differences, strict=True)]
-        told: dict[str, Any] = {"metric": self.metric, "seeds": each, "comparison": self.comparison.to_dict()}
-        told["seeds_interval"] = list(seeds_interval(self.differences))
-        return {**told, "verdict": self.verdict, "sentence": self.sentence}
+        content: dict[str, Any] = {"metric": self.metric, "seeds": each, "comparison": self.comparison.to_dict()}
+        content["seeds_interval"] = list(seeds_interval(self.differences))
+        return {**content, "verdict": self.verdict, "sentence": self.sentence}
 
 
 def seeds(config: SeedsConfig) -> None:

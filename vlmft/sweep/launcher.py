@@ -43,8 +43,8 @@ def key_of(override: str) -> str:
 
 def sweep_name(name: str | None, overrides: Sequence[str], sweeper: str) -> str:
     """The folder of a sweep below outputs/sweeps: `name=`, or a hash of what is swept and of what is not."""
-    told = sorted(o for o in overrides if key_of(o).split(".")[0] not in NOT_OF_A_SWEEP)
-    return name or hashlib.sha256("\n".join([sweeper, *told]).encode()).hexdigest()[:10]
+    settings = sorted(o for o in overrides if key_of(o).split(".")[0] not in NOT_OF_A_SWEEP)
+    return name or hashlib.sha256("\n".join([sweeper, *settings]).encode()).hexdigest()[:10]
 
 
 class Jobs:
@@ -69,8 +69,8 @@ class Jobs:
         Raises:
             ConfigError: test=true.
         """
-        told = [o.split("=", 1) for o in overrides if key_of(o) == "test"]
-        if any(value.lower() not in ("false", "no", "off", "0") for _, value in told):
+        given = [o.split("=", 1) for o in overrides if key_of(o) == "test"]
+        if any(value.lower() not in ("false", "no", "off", "0") for _, value in given):
             raise ConfigError("test: Expected false in a sweep, got true; the winner alone meets the test split")
         kept = [o for o in overrides if key_of(o) not in ("test", "name")]
         return [*kept, "test=false", *(["name=null"] if self.config.name is not None else [])]
@@ -94,9 +94,9 @@ class Jobs:
         """Runs the job to its end and fills in what came of it; `look(run folder) -> stop it?` is asked meanwhile."""
         place = self.folder / "jobs" / f"{job.number:04d}"
         place.mkdir(parents=True, exist_ok=True)
-        told, log = place / "folder", place / "log.txt"
-        told.unlink(missing_ok=True)
-        print(f"job {job.number}  {job.said()}\n  log {log}", flush=True)
+        folder_file, log = place / "folder", place / "log.txt"
+        folder_file.unlink(missing_ok=True)
+        print(f"job {job.number}  {job.swept()}\n  log {log}", flush=True)
         started, job.state = time.monotonic(), "running"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -104,12 +104,16 @@ class Jobs:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, FOLDER_TOLD_IN: str(told)},
+                env={**os.environ, FOLDER_TOLD_IN: str(folder_file)},
                 start_new_session=True,  # Ctrl-C comes to the sweep, which asks the job once
             )
-            pruned = _wait(process, stop, lambda: look is not None and told.is_file() and look(Path(told.read_text())))
+            pruned = _wait(
+                process,
+                stop,
+                lambda: look is not None and folder_file.is_file() and look(Path(folder_file.read_text())),
+            )
         job.exit_code, job.seconds = process.returncode, round(time.monotonic() - started, 1)
-        job.folder = told.read_text(encoding="utf-8") if told.is_file() else None
+        job.folder = folder_file.read_text(encoding="utf-8") if folder_file.is_file() else None
         job.state = {0: "finished"}.get(
             process.returncode, "interrupted" if process.returncode in STOPPED else "failed"
         )

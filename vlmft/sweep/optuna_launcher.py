@@ -95,10 +95,10 @@ class OptunaSweeper(Sweeper):
             pruner=pruner if self.pruning else library.pruners.NopPruner(),
             load_if_exists=True,
         )
-        told = [o for o in arguments if key_of(o) not in ("resume", "name")]
-        if study.user_attrs.setdefault("overrides", told) != told:
+        settings = [o for o in arguments if key_of(o) not in ("resume", "name")]
+        if study.user_attrs.setdefault("overrides", settings) != settings:
             raise ConfigError(f"name: {self.jobs.folder} holds a study of other settings; give this one another name=")
-        study.set_user_attr("overrides", told)
+        study.set_user_attr("overrides", settings)
         return study
 
     def take(self, study: optuna.Study, space: dict[str, Any]) -> tuple[optuna.Trial, contextlib.ExitStack] | None:
@@ -160,12 +160,12 @@ def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 def reporter(trial: optuna.Trial) -> Callable[[Path], bool]:
     """Tells Optuna each new validation of a run; whether the trial should be pruned."""
-    told: set[int] = set()
+    reported: set[int] = set()
 
     def look(folder: Path) -> bool:
-        new = [point for point in validations(folder) if point.step not in told]
+        new = [point for point in validations(folder) if point.step not in reported]
         for point in new:
-            told.add(point.step)
+            reported.add(point.step)
             trial.report(point.value, point.step)
         return bool(new) and trial.should_prune()
 

@@ -51,7 +51,7 @@ class Job:
     rank: int | None = None
     """1 is the best; finished jobs alone have one."""
     standing: str = ""
-    """best, not distinguishable (interval overlaps the best one's), below, or empty where that cannot be said."""
+    """best, not distinguishable (interval overlaps the best one's), below, or empty where that cannot be known."""
 
     def read_validation(self) -> None:
         """Takes over what the job's folder says of its validation."""
@@ -66,12 +66,12 @@ class Job:
         total = self.value * self.n if self.value is not None and self.n else 0.5
         if self.value is not None and self.n and abs(total - round(total)) < 0.01:  # a mean of zeros and ones
             card = Path(self.folder or "") / CARD_FILE
-            told = groups_of(json.loads(card.read_text(encoding="utf-8")), "val") if card.is_file() else None
-            self.n_groups = min(self.n, told or self.n)
+            n_groups = groups_of(json.loads(card.read_text(encoding="utf-8")), "val") if card.is_file() else None
+            self.n_groups = min(self.n, n_groups or self.n)
             quantile = NORMAL_QUANTILE_975 if self.n_groups == self.n else student_quantile(self.n_groups - 1)
             self.interval = wilson_interval(round(total) * self.n_groups / self.n, self.n_groups, quantile)
 
-    def said(self) -> str:
+    def swept(self) -> str:
         """The swept settings in a line."""
         return " ".join(f"{key}={value}" for key, value in self.values.items()) or f"job {self.number}"
 
@@ -166,16 +166,10 @@ def eta_squared(labels: Sequence[str], values: Sequence[float]) -> float:
 
 
 def _squared_rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rho, squared; ties get their mean rank."""
-    one, other = _ranks(first), _ranks(second)
-    mean = (len(one) - 1) / 2
-    products = math.fsum((a - mean) * (b - mean) for a, b in zip(one, other, strict=True))
-    squares = math.fsum((a - mean) ** 2 for a in one) * math.fsum((b - mean) ** 2 for b in other)
-    return products**2 / squares if squares > 0 else 0.0
+    """Spearman's rho, squared; ties get their mean rank, and 0 where one of the two has no spread."""
+    from scipy.stats import spearmanr  # half a second to import, once at a sweep's end
 
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [sum(v < x for v in values) + (sum(v == x for v in values) - 1) / 2 for x in values]
+    return float(spearmanr(first, second).statistic ** 2) if len({*first}) > 1 < len({*second}) else 0.0
 
 
 def as_number(text: str) -> float | None:
@@ -223,15 +217,15 @@ class Sweep:
         best = finished[0]
         alike = sum(job.standing == "not distinguishable" for job in finished)
         ends = f"; the intervals of {alike} other jobs overlap its own" if alike else ""
-        return f"Best on validation: {best.said()} with {shown(best)}, of {len(ranked)} jobs ({counts}){ends}."
+        return f"Best on validation: {best.swept()} with {shown(best)}, of {len(ranked)} jobs ({counts}){ends}."
 
     @staticmethod
     def warnings(ranked: Sequence[Job]) -> list[str]:
         kinds = {(job.metric, job.n) for job in ranked if job.rank is not None}
         if len(kinds) < 2:
             return []
-        told = ", ".join(sorted(f"{metric} on {n} rows" for metric, n in kinds))
-        return [f"The jobs were validated on different things ({told}): their ranks mean nothing across them."]
+        kinds_text = ", ".join(sorted(f"{metric} on {n} rows" for metric, n in kinds))
+        return [f"The jobs were validated on different things ({kinds_text}): their ranks mean nothing across them."]
 
     def say(self) -> None:
         """The ranking in a few lines, and what to do with the winner."""
@@ -239,7 +233,7 @@ class Sweep:
         ranked = rank(self.jobs)
         print(f"\n{content['metric'] or 'no validation'}: best first")
         for job in ranked[:10]:
-            print(f"  {job.rank or '-':>2}  {shown(job)}  {job.said()}  {job.standing or job.state}")
+            print(f"  {job.rank or '-':>2}  {shown(job)}  {job.swept()}  {job.standing or job.state}")
         if len(ranked) > 10:
             print(f"  and {len(ranked) - 10} more in sweep.json")
         for warning in content["warnings"]:

@@ -70,8 +70,8 @@ def answers(
 
 
 def _row(name: str, question: str, answer: Answer) -> dict[str, str | int]:
-    told: dict[str, str | int] = {"text": answer.text, "finish": answer.finish, "n_new_tokens": answer.n_new_tokens}
-    return {"id": name, "question": question, **told}
+    content: dict[str, str | int] = {"text": answer.text, "finish": answer.finish, "n_new_tokens": answer.n_new_tokens}
+    return {"id": name, "question": question, **content}
 
 
 def _write(rows: Iterator[dict[str, str | int]], bad: list[BadRow], config: AskConfig) -> None:

@@ -57,7 +57,7 @@ def check(config: CheckConfig) -> None:
         "shown": {split: _turns(sample) for split, sample in shown.items() if sample is not None},
         "model": model,
     }
-    print(json.dumps(found, indent=2, ensure_ascii=False, default=str) if config.json else _told(found))
+    print(json.dumps(found, indent=2, ensure_ascii=False, default=str) if config.json else _as_text(found))
     if rows.ledger.bad and config.data.on_bad_row != OnBadRow.skip:
         sys.exit(EXIT_FAILURE)
 
@@ -117,7 +117,7 @@ def _piece(piece: str | Image) -> str:
     return f"[image {piece.name}, {width}x{height}]"
 
 
-def _told(found: Mapping[str, Any]) -> str:
+def _as_text(found: Mapping[str, Any]) -> str:
     lines = ["rows: " + ", ".join(f"{split} {n:,}" for split, n in found["rows"].items())]
     if found["divided"]:
         lines.append(f"  the source declares no {' and no '.join(found['divided'])}: taken from train by content")

@@ -76,7 +76,7 @@ def export(config: ExportConfig) -> Path:
             found = _merge(config, folder, run, beside)
         text = card(run, folder / SUMMARY_FILE, config, found.sentence if found is not None else None)
         (beside / "README.md").write_text(text, encoding="utf-8")
-    _tell(config, to, found)
+    _print_result(config, to, found)
     if config.push is not None:
         url = push(to, config.push, public=config.public)
         print(f"  {url}", file=sys.stderr if config.json else sys.stdout)
@@ -112,7 +112,7 @@ def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -
     questions, n_new_tokens = _questions(config, run)
     before = None
     if questions:
-        before = _told(load_tuned(folder, run, config.trainer), questions, n_new_tokens)
+        before = _answers_and_logits(load_tuned(folder, run, config.trainer), questions, n_new_tokens)
     exact = load_tuned(folder, run, config.trainer, exact=True)
     whole = merged(exact.model) if isinstance(exact.model, PeftModel) else exact.base
     exact.model = rounded(whole, getattr(torch, config.dtype.name))
@@ -120,7 +120,7 @@ def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -
     exact.family.processor.save_pretrained(beside)  # type: ignore[attr-defined]
     if before is None:
         return None
-    texts, logits = _told(exact, questions, n_new_tokens)
+    texts, logits = _answers_and_logits(exact, questions, n_new_tokens)
     changed = sum(text != other for text, other in zip(texts, before[0], strict=True))
     difference, scale = (logits - before[1]).abs().max(), before[1].abs().max()
     return Check(len(texts), changed, float(difference), float(scale))
@@ -136,7 +136,9 @@ def _questions(config: ExportConfig, run: TrainConfig) -> tuple[list[Question], 
     return list(data.questions(ids[: config.check_rows])), data.max_new_tokens
 
 
-def _told(loaded: LoadedModel, questions: list[Question], n_new_tokens: int) -> tuple[list[str], torch.Tensor]:
+def _answers_and_logits(
+    loaded: LoadedModel, questions: list[Question], n_new_tokens: int
+) -> tuple[list[str], torch.Tensor]:
     """Answers, and fp32 logits of their first new token, (n, vocabulary)."""
     family, model = loaded.family, loaded.base
     answerer = Answerer(family, model, 1, n_new_tokens, lambda row: None)
@@ -156,10 +158,10 @@ def _told(loaded: LoadedModel, questions: list[Question], n_new_tokens: int) -> 
     return texts, torch.cat(logits)
 
 
-def _tell(config: ExportConfig, to: Path, found: Check | None) -> None:
+def _print_result(config: ExportConfig, to: Path, found: Check | None) -> None:
     if config.json:
-        told: dict[str, Any] = {"folder": str(to), "form": config.form.name, "dtype": config.dtype.name}
-        print(json.dumps({**told, "check": vars(found) if found is not None else None}, indent=2))
+        content: dict[str, Any] = {"folder": str(to), "form": config.form.name, "dtype": config.dtype.name}
+        print(json.dumps({**content, "check": vars(found) if found is not None else None}, indent=2))
         return
     what = f"merged, {config.dtype.name}" if config.form == ExportForm.merged else "adapter"
     print(f"{to} ({what})")

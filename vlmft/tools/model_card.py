@@ -32,7 +32,7 @@ def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str 
     settings = redacted({key: plain(run)[key] for key in ("model", "data", "train", "seed")})
     merged = f"its weights with the adapter added in, {config.dtype.name}"
     what = "an adapter for it" if config.form == ExportForm.adapter else merged
-    said = "as the base's own model card says" if licence == UNKNOWN else licence
+    licence_text = "as the base's own model card says" if licence == UNKNOWN else licence
     parts = [
         f"---\n{yaml.safe_dump(front)}---\n# {run.model.name} tuned on {run.data.name}",
         f"Base model: {base}{f' at {run.model.revision}' if run.model.revision else ''}; here: {what}.",
@@ -44,7 +44,7 @@ def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str 
         "## Settings",
         f"```yaml\n{yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)}```",
         "## Licence",
-        f"Of the base model: {said}. The data have their own.",
+        f"Of the base model: {licence_text}. The data have their own.",
     ]
     return "\n\n".join(parts) + "\n"
 
