@@ -15,6 +15,7 @@ from vlmft.config.tool_schema import AskConfig, CompareConfig, ScoreConfig
 from vlmft.config.tools import compose_tool
 from vlmft.tools import cli
 from vlmft.tools.settings import config_of_files, given, settings_of
+from vlmft.tools.usage import help_of
 
 COMMANDS = {name: tool.schema_class for name, tool in cli.TOOLS.items()}
 COMMANDS |= {name: schema_class for name, (_, schema_class, _) in cli.PROGRAMS.items()}
@@ -52,7 +53,17 @@ def test_a_line_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "  model.init (pretrained|random, default pretrained)" in [line.split("  `")[0] for line in lines]
     (trainer,) = [line for line in lines if line.startswith("  trainer=CHOICE of ")]
     assert "(default auto)" in trainer
+    assert "  image (str, required)  An image file, or a folder whose images are all asked about." in lines
     assert "  files, or without a key (list of str" in called(monkeypatch, capsys, "compare", "--help")
+
+
+def test_help_is_folded_for_a_terminal() -> None:
+    tool = cli.TOOLS["score"]
+    whole, folded = (
+        help_of("score", tool.summary, ScoreConfig, tool.examples, width=width).split("\n") for width in (None, 60)
+    )
+    assert max(map(len, folded)) <= 60 < max(map(len, whole))
+    assert " ".join(" ".join(folded).split()) == " ".join(" ".join(whole).split())
 
 
 def test_the_examples_are_settings() -> None:

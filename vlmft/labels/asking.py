@@ -122,27 +122,18 @@ def ask_all(
     tally, in_a_row, last = Tally(len(questions), config), 0, time.monotonic()
     for question in questions:
         try:
-            reply = _asked(annotator, question)
-            in_a_row = 0
-        except GaveUpError as error:
-            say(f"{question.id}: {error}")
-            tally.given_up += 1
-            in_a_row += 1
-            if in_a_row == MOST_GIVEN_UP:
-                raise ConfigError(
-                    f"{error}, for {in_a_row} questions in a row; the same command goes on after the "
-                    f"{tally.answered} that are answered"
-                ) from error
-            continue
-        except UnaskableError as error:
-            if tally.answered:  # so the settings are right, and it is the question
+            reply, in_a_row = _asked(annotator, question), 0
+        except (GaveUpError, UnaskableError) as error:
+            is_refusal = isinstance(error, UnaskableError)
+            if is_refusal and tally.answered:  # so the settings are right, and it is the question
                 reply = Reply("", problem=str(error))
             else:
                 say(f"{question.id}: {error}")
                 tally.given_up += 1
                 in_a_row += 1
-                if in_a_row == min(MOST_GIVEN_UP, len(questions)):
-                    raise ConfigError(f"{error}, for {in_a_row} questions in a row") from error
+                if in_a_row == (min(MOST_GIVEN_UP, len(questions)) if is_refusal else MOST_GIVEN_UP):
+                    goes_on = f"; the same command goes on after the {tally.answered} that are answered"
+                    raise ConfigError(f"{error}, for {in_a_row} questions in a row{goes_on}") from error
                 continue
         keep(question, reply)
         tally.add(question.id, reply)

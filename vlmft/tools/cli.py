@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,13 +130,13 @@ TOOLS: dict[str, Tool] = {
         _export,
     ),
     "grade": Tool(
-        "judge free-text answers blind, on a page",
+        "judge free-text answers on a page, without knowing whose they are",
         tool_schema.GradeConfig,
         ("run=RUN_FOLDER n=20", "run=RUN_FOLDER summary=true"),
         _grade,
     ),
     "judge": Tool(
-        "the same by a model behind a server",
+        "judge free-text answers by a model behind a server, which does not know whose they are",
         tool_schema.JudgeConfig,
         (
             "run=RUN_FOLDER judge.model=NAME judge.base_url=http://localhost:8000/v1",
@@ -243,7 +244,8 @@ def main() -> None:
     elif name in (*TOOLS, *PROGRAMS) and {"-h", "--help"} & {*arguments}:
         tool = TOOLS.get(name)
         about = (tool.summary, tool.schema_class, tool.examples) if tool is not None else PROGRAMS[name]
-        print(help_of(name, *about, files=tool.files if tool is not None else None), end="")
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(help_of(name, *about, files=tool.files if tool is not None else None, width=width), end="")
     elif name in PROGRAMS:
         run_program(name, arguments)
     else:
