@@ -20,9 +20,8 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.mixture import Mixture
-from vlmft.data.order import Mix, epoch_order
+from vlmft.data.order import Mix, WindowSampler, epoch_order
 from vlmft.data.other_answers import with_answer
-from vlmft.data.sampler import WindowSampler
 from vlmft.data.survey.survey import survey_splits
 from vlmft.sample import BadRowError
 

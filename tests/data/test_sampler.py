@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from vlmft.data.order import epoch_order
-from vlmft.data.sampler import WindowSampler
+from vlmft.data.order import WindowSampler, epoch_order
 
 
 @pytest.mark.parametrize(("n_rows", "rows_per_step"), [(1, 1), (7, 3), (8, 4), (5, 9), (100, 16)])

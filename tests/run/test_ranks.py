@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig
-from vlmft.data.sampler import WindowSampler
+from vlmft.data.order import WindowSampler
 from vlmft.run.train import train
 from vlmft.training.ranks import undealt
 

@@ -19,8 +19,8 @@ from vlmft.config.failures import outlive_signals
 from vlmft.config.schema import DataConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
+from vlmft.data.order import WindowSampler
 from vlmft.data.rows import Rows
-from vlmft.data.sampler import WindowSampler
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Prompt, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]

@@ -72,10 +72,7 @@ class Mixture(Dataset):
     @property
     def max_new_tokens(self) -> int:  # type: ignore[override]
         """The longest of the parts'."""
-        found = {
-            name: config.max_new_tokens or self._datasets[name].max_new_tokens for name, config in self._configs.items()
-        }
-        return max(found.values())
+        return max(c.max_new_tokens or self._datasets[name].max_new_tokens for name, c in self._configs.items())
 
     @property
     def disjoint_by_construction(self) -> bool:  # type: ignore[override]

@@ -17,7 +17,7 @@ from vlmft.data.sources.hub import class_names
 from vlmft.data.sources.locate import ImageFolders
 from vlmft.data.sources.roles import NONE, column_named, fold, image_columns, roles_of, shown, some_of, unread_of
 from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, known_names
-from vlmft.data.sources.table import Chained, Table
+from vlmft.data.sources.table import Table
 from vlmft.data.sources.tables import Loaded, load_tables, with_images
 from vlmft.sample import CLASS, GROUP, BadRowError, Image, Message, Prompt, Sample, Split
 
@@ -194,7 +194,8 @@ class Columns(Dataset):
 
     def _read_answers(self, tables: Mapping[Split, Table], rows: Sequence[Mapping[str, Any]]) -> None:
         column = self._column["answer"]
-        names = {tuple(found or ()) for t in tables.values() for found in _names_of(t, column)}
+        parts = [part for table in tables.values() for part in table.parts]
+        names = {tuple(class_names(part, column) or ()) for part in parts}
         if len(names) > 1:
             raise ConfigError(
                 f"data.options.answer: Expected one list of classes in {column!r}, got several; mend them"
@@ -380,11 +381,6 @@ OWN_ID = "id of the row"
 ID_COLUMN = re.compile(r"(^|_)(id|uid|key|name|code)(_|$)")
 TAGGED: Mapping[str, str] = {"group": GROUP, "class_column": CLASS}
 """Role of a column -> the tag that its text becomes."""
-
-
-def _names_of(table: Table, column: str) -> list[list[str] | None]:
-    parts = table.rows.parts if isinstance(table.rows, Chained) else [table.rows]
-    return [class_names(part, column) for part in parts]
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import ClassVar
@@ -10,8 +9,9 @@ from typing import ClassVar
 from vlmft.config.check import ConfigError
 from vlmft.data.dataset import Record
 from vlmft.data.datasets.columns import Columns
-from vlmft.data.sources.files import MENDS, SUFFIXES
-from vlmft.data.sources.image_folders import NO_CAPTION, descended, folders_of, image_rows, listed
+from vlmft.data.sources.files import MENDS, SUFFIXES, json_value
+from vlmft.data.sources.image_folders import NO_CAPTION, descended, folders_of, image_rows
+from vlmft.data.sources.roles import some_of
 from vlmft.data.sources.split_names import known_names, splits_in
 from vlmft.data.sources.table import table_in_memory
 from vlmft.data.sources.tables import Loaded
@@ -81,7 +81,9 @@ class ImageFolder(Columns):
         if names:
             self._ask_for(root, names)
         what = (
-            f"{len(names)} classes, the names of folders: {listed(names)}" if names else "captions of files beside them"
+            f"{len(names)} classes, the names of folders: {some_of(names, 6)}"
+            if names
+            else "captions of files beside them"
         )
         tables, told = {}, {}
         for split in SPLITS:
@@ -100,10 +102,7 @@ class ImageFolder(Columns):
     def _spelled(self, root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         labels = self.labels or {}
         if isinstance(labels, str):
-            try:
-                labels = json.loads((root / labels).read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"data.options.labels: Expected a JSON file, got {error}; mend it") from error
+            labels = json_value(root / labels, dict, key="data.options.labels")
         if wrong := [name for name, texts in labels.items() if isinstance(texts, str) or not texts]:
             raise ConfigError(f"data.options.labels: Expected a list of spellings for each folder, got {wrong[0]!r}")
         return {name: tuple(map(str, labels.get(name, (name.replace("_", " "),)))) for name in names}

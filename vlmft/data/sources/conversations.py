@@ -11,6 +11,7 @@ from typing import Any
 from vlmft.data.sources.fields import (
     MARK,
     UNSOUND,
+    cut_at_marks,
     listed_images,
     listed_text,
     mark_problem,
@@ -22,18 +23,10 @@ from vlmft.sample import BadRowError, Role
 
 TURNS = tuple("messages conversations conversation dialog dialogue dialogs chat turns contents texts".split())
 """Fields that hold the list of turns."""
-PAIRS = (
-    ("prompt", "completion"),
-    ("query", "response"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("question", "answer"),
-    ("question", "response"),
-    ("query", "answer"),
-    ("prompt", "response"),
-    ("prompt", "answer"),
-    ("user", "assistant"),
-    ("input", "output"),
+PAIRS = tuple(
+    pair.split("/")
+    for pair in "prompt/completion query/response instruction/output instruction/response question/answer "
+    "question/response query/answer prompt/response prompt/answer user/assistant input/output".split()
 )
 """Fields of a row that is one question and its answer: TRL's, ms-swift's, Alpaca's and others."""
 IMAGES = USUAL_NAMES["image"]
@@ -48,11 +41,9 @@ IMAGE_KINDS = ("image", "image_url", "input_image", "inline_data", "inlineData")
 TEXT_KINDS = ("text", "input_text", "output_text")
 LEARNED = ("weight", "loss", "train", "training", "train_on_turn", "trainable")
 """Keys of a message by which a row keeps its answer from training."""
-MESSAGE_KEYS = {"role", "from", "speaker", "content", "value", "text", "parts", "image", "images", "tool_calls"} | {
+MESSAGE_KEYS = {
+    *"role from speaker content value text parts image images tool_calls function_call user assistant".split(),
     *LEARNED,
-    "function_call",
-    "user",
-    "assistant",
 }
 """What is read of a message."""
 QWEN_TAG = re.compile(r"<img>\s*(.*?)\s*</img>", re.DOTALL)
@@ -318,12 +309,7 @@ def _tagged(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def _marked(text: str) -> list[str | Slot]:
-    if MARK not in text:
-        return [text]
-    found: list[str | Slot] = []
-    for number, part in enumerate(text.split(MARK)):
-        found += ([Slot()] if number else []) + ([part.strip()] if part.strip() else [])
-    return found
+    return [Slot() if piece is None else piece for piece in cut_at_marks(text)] if MARK in text else [text]
 
 
 def _answer(turn: Turn) -> str:

@@ -219,15 +219,21 @@ def placed(text: str, images: Sequence[Image]) -> tuple[str | Image, ...]:
         BadRowError: another number of marks than of images.
     """
     require_own_marks(text)
-    pieces = text.split(MARK)
-    if len(pieces) == 1:
+    n_marks = text.count(MARK)
+    if not n_marks:
         return (*images, text)
-    if len(pieces) - 1 != len(images):
-        raise BadRowError(mark_problem(len(images), len(pieces) - 1))
-    found: list[str | Image] = []
-    for number, piece in enumerate(pieces):
-        found += ([images[number - 1]] if number else []) + ([piece.strip()] if piece.strip() else [])
-    return tuple(found)
+    if n_marks != len(images):
+        raise BadRowError(mark_problem(len(images), n_marks))
+    following = iter(images)
+    return tuple(next(following) if piece is None else piece for piece in cut_at_marks(text))
+
+
+def cut_at_marks(text: str) -> list[str | None]:
+    """The pieces of a text and, for each mark of an image, None; without blank pieces."""
+    found: list[str | None] = []
+    for number, piece in enumerate(text.split(MARK)):
+        found += ([None] if number else []) + ([piece.strip()] if piece.strip() else [])
+    return found
 
 
 def require_own_marks(text: str) -> None:

@@ -249,15 +249,15 @@ def _parsed_lines(file: Path, text: Text) -> list[Any]:
     return found
 
 
-def json_value(file: Path, kind: type) -> Any:
-    """The list or dict that a JSON file holds; raises ConfigError where it holds something else."""
+def json_value(file: Path, kind: type, key: str = "data.path") -> Any:
+    """The list or dict that a JSON file holds; raises ConfigError under `key` where it holds something else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))  # a code page is not guessed where nobody is told
     except (OSError, ValueError) as error:
-        raise ConfigError(f"data.path: Expected JSON in {file}, got an error ({error}); mend the file") from error
+        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); mend the file") from error
     if not isinstance(found, kind):
         raise ConfigError(
-            f"data.path: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend the file"
+            f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend the file"
         )
     return found
 

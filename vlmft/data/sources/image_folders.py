@@ -13,6 +13,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES
 from vlmft.data.sources.locate import SKIPPED
+from vlmft.data.sources.roles import some_of
 from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, Names, splits_in
 from vlmft.data.sources.text import read_text
 
@@ -82,7 +83,7 @@ def _require_classes(found: Found, top: Path) -> None:
     for names in map(sorted, filter(None, by_split.values())):
         if all(name.lower() in NO_CLASSES or name.lower() in SPLIT_NAMES for name in names):
             raise ConfigError(
-                f"data.path: Expected a folder for each class in {top}, got {listed(names)}; sort the images into "
+                f"data.path: Expected a folder for each class in {top}, got {some_of(names, 6)}; sort the images into "
                 "classes, write their answers into a table (data=columns), put a .txt beside each, or take them away"
             )
     inner: dict[str, set[str]] = {}
@@ -94,18 +95,18 @@ def _require_classes(found: Found, top: Path) -> None:
     if len(shared) > 1:
         one, other = sorted(inner[shared[0]])[:2]
         raise ConfigError(
-            f"data.path: Expected classes in one level of folders, got {listed(shared)} in {one} and in {other}; move "
-            f"the classes up, or set data.options.split_names={{{one}: train, {other}: val}} if those are splits"
+            f"data.path: Expected classes in one level of folders, got {some_of(shared, 6)} in {one} and in {other}; "
+            f"move the classes up, or set data.options.split_names={{{one}: train, {other}: val}} if those are splits"
         )
     found.notes += _class_notes(by_split, sorted(inner) if not shared else [])
 
 
 def _class_notes(by_split: Mapping[str, set[str]], inner: Sequence[str]) -> list[str]:
-    notes = [f"folders within class folders are not read as classes: {listed(inner)}"] if inner else []
+    notes = [f"folders within class folders are not read as classes: {some_of(inner, 6)}"] if inner else []
     known = by_split.get("train", set())
     for split in ("val", "test"):
         if known and (new := sorted(by_split.get(split, set()) - known)):
-            notes.append(f"classes of {split} that train has not: {listed(new)}")
+            notes.append(f"classes of {split} that train has not: {some_of(new, 6)}")
     if known and all(map(REPEATS.fullmatch, known)):
         notes.append(f"the number in the name of a folder, as {min(known)!r}, is read as part of the class")
     return notes
@@ -221,7 +222,3 @@ def _caption(image: Path, file: Path | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         return {"caption": None, NO_CAPTION: f"a file {file.name} that is no JSON ({error})"}
     return found if isinstance(found, dict) else {"caption": found}
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

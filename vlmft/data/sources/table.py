@@ -65,6 +65,11 @@ class Table:
         return self.folders[bisect.bisect_right(self.ends, number) if len(self.folders) > 1 else 0]
 
     @property
+    def parts(self) -> Sequence[Any]:
+        """The rows of each of its files."""
+        return self.rows.parts if isinstance(self.rows, Chained) else [self.rows]
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns, of all of the rows that are sampled: many tools leave out what one row has not."""
         if hasattr(self.rows, "column_names"):

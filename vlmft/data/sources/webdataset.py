@@ -25,10 +25,14 @@ def webdataset_shards(place: Path) -> list[Path]:
     return tars if tars and _is_webdataset(tars[0]) else []
 
 
+def _members(file: Path) -> list[PurePosixPath]:
+    with tarfile.open(file) as tar:
+        return [PurePosixPath(member.name) for member in itertools.islice(tar, PEEKED_MEMBERS) if member.isfile()]
+
+
 def _is_webdataset(file: Path) -> bool:
     try:
-        with tarfile.open(file) as tar:
-            names = [PurePosixPath(m.name) for m in itertools.islice(tar, PEEKED_MEMBERS) if m.isfile()]
+        names = _members(file)
     except (tarfile.TarError, OSError):
         return False
     pictures = {name.with_suffix("") for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
@@ -52,9 +56,7 @@ def fields(rows: Any) -> Any:
 
 def require_plain_names(shard: Path) -> None:
     """Raises ConfigError where members have dots in their keys, at which WebDataset would cut them."""
-    with tarfile.open(shard) as tar:
-        members = [PurePosixPath(m.name) for m in itertools.islice(tar, PEEKED_MEMBERS) if m.isfile()]
-    texts = [name for name in members if name.suffix.lower() in TEXT_MEMBERS]
+    texts = [name for name in _members(shard) if name.suffix.lower() in TEXT_MEMBERS]
     if len({name.name.partition(".")[0] for name in texts}) < len({name.stem for name in texts}):
         raise ConfigError(
             f"{shard}: Expected one dot in a member's name, where WebDataset ends its key, got {texts[0].name!r}; "

@@ -212,7 +212,7 @@ class Reading:
         return {
             "rows": np.frombuffer(self.rows, ROW),
             **{name: np.frombuffer(getattr(self, name), np.int64).reshape(-1, 2) for name in ("shows", "ties")},
-            "files": _bytes(self.files),
+            "files": np.frombuffer("\0".join(self.files).encode(errors="surrogatepass"), np.uint8),
             "digests": np.array(list(self.digests), CONTENT),
             "unread": np.array(list(self.bad), np.int64),
         }
@@ -287,7 +287,8 @@ def _read(dataset: Dataset, rows: Ids, poll: Poll) -> Reading:
 
 def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
     """The facts of a reading, once the images in files have been looked at."""
-    files = _texts(arrays["files"])
+    paths = arrays["files"].tobytes().decode(errors="surrogatepass")
+    files = paths.split("\0") if paths else []
     hashes = image_hashes(files, poll)
     known = np.array([found if isinstance(found, bytes) else b"" for found in hashes], CONTENT)
     contents, number = np.unique(np.concatenate([known, arrays["digests"]]), return_inverse=True)
@@ -309,11 +310,3 @@ def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
 def _hash(text: str) -> int:
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-def _bytes(texts: Iterable[str]) -> np.ndarray:
-    return np.frombuffer("".join(f"{text}\0" for text in texts).encode(errors="surrogatepass"), np.uint8)
-
-
-def _texts(stored: np.ndarray) -> list[str]:
-    return stored.tobytes().decode(errors="surrogatepass").split("\0")[:-1]
