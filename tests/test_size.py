@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 1_957,
-    "data": 7_323,
+    "data": 7_300,
     "evaluation": 2_880,
     "labels": 1_255,
     "metrics": 1_700,
