@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from vlmft.config.check import ConfigError
 from vlmft.models.family import GenericFamily
+from vlmft.run.evaluate import evaluate
 from vlmft.run.train import train
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.module import VLMModule
@@ -275,3 +276,18 @@ def test_tags_and_extras_change_no_result(run: Callable[..., Path], capsys: Any)
     folder = run("tags=[a,b]", "task_name=study", "extras.print_config=true", "trainer.max_steps=1")
     assert "rows_per_step: 4" in capsys.readouterr().out and folder.parent.name == "study"
     assert folder.name == run("trainer.max_steps=1").name
+
+
+def test_a_stored_run_s_callbacks_are_not_made(
+    run: Callable[..., Path], compose_evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run("trainer.max_steps=1")
+    (tmp_path / "canary_module.py").write_text("raise SystemExit('foreign code has run')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert "callbacks: {}\n" in text and "strategy: auto\n" in text
+    text = text.replace("callbacks: {}", "callbacks: {x: {_target_: canary_module.Canary}}")
+    text = text.replace("strategy: auto", "strategy: {_target_: canary_module.Canary}")
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    evaluated = evaluate(compose_evaluate(f"run={folder}", "evaluation.arms=[tuned]"))
+    assert (evaluated / "summary.json").is_file() and "canary_module" not in sys.modules
