@@ -30,6 +30,7 @@ PAGES: dict[str, int] = {
     "docs/quickstart.md": 8,
     "docs/sweeps.md": 4,
     "docs/tracking.md": 4,
+    "docs/training.md": 14,
 }
 """Page -> how many commands it has at least."""
 
