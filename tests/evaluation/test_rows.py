@@ -12,7 +12,7 @@ from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.rows import repeated_rows, units_of
 from vlmft.evaluation.score import ScoredRow, score_answers, summarise
 from vlmft.metrics import metric_named
-from vlmft.run.present import headline, print_evaluation
+from vlmft.report.console import headline, print_evaluation
 from vlmft.sample import Answer, Image, Message, Prompt, Sample
 
 

@@ -16,9 +16,10 @@ from vlmft.evaluation.gains import detectable
 from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
 from vlmft.report import write_report_files
+from vlmft.report.console import print_evaluation
 from vlmft.run.build import build
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
-from vlmft.run.present import print_evaluation, print_phases, where
+from vlmft.run.present import print_phases, where
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import Phases, Summary, log_predictions, report
 from vlmft.run.rows import MANIFEST_FILE, note_trained_rows, require_same_rows

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,27 +21,23 @@ from vlmft.config.schema import Scale
 from vlmft.config.secrets import redacted
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.evaluation.evaluate import Evaluation
-from vlmft.metrics import Metric, metric_named, variant
+from vlmft.metrics import metric_named, variant
 from vlmft.report import (
-    Curve,
     Report,
-    ReportAnswer,
-    ReportRow,
     rows_to_picture,
 )
+from vlmft.report.console import headline
+from vlmft.report.measured import curves, report_rows, with_pictures
+from vlmft.report.sections import sections_of
 from vlmft.run.build import Built
 from vlmft.run.card import read_card
 from vlmft.run.folder import SUMMARY_FILE, command_line, config_hash, environment, plain, write_json
 from vlmft.run.preflight import Check
-from vlmft.run.present import duration, headline
-from vlmft.run.sections import sections_of
-from vlmft.sample import Sample
+from vlmft.run.present import duration
 from vlmft.training.memory import peak_memory_bytes
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb
 
-THUMBNAIL_PIXELS = 480
-"""Longer side at most, so that a chart can still be read when its picture is enlarged."""
 SMOKE = "Smoke run on a few rows, with random weights where a model would come from the Hub: its numbers mean nothing"
 
 
@@ -182,10 +177,7 @@ def report(
     page_folder: Path | None = None,
 ) -> Report:
     """The report's content, from what the run measured; it lies beside the run's metrics if not in `page_folder`."""
-    metric = metric_named(built.data.metric_name)
-    rows = [_report_row(sample, evaluation, metric) for sample in evaluation.samples]
-    if len({len(sample.prompt.images) for sample in evaluation.samples}) > 1:
-        rows = [_with_image_count(row, sample) for row, sample in zip(rows, evaluation.samples, strict=True)]
+    rows = report_rows(evaluation, metric_named(built.data.metric_name))
     found = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
     if evaluation.canary is not None:
         found["leak canary"] = evaluation.canary.sentence
@@ -216,11 +208,7 @@ def report(
         run=_facts(built, summary, page_folder or metrics.parent),
     )
     pictured = set(rows_to_picture(rows, content.view, gallery_rows)) if content.view else set()
-    with_pictures = tuple(
-        _with_thumbnails(row, sample) if position in pictured else row
-        for position, (row, sample) in enumerate(zip(rows, evaluation.samples, strict=True))
-    )
-    return dataclasses.replace(content, rows=with_pictures)
+    return dataclasses.replace(content, rows=with_pictures(rows, evaluation.samples, pictured))
 
 
 def _facts(built: Built, summary: Summary, folder: Path) -> dict[str, str]:
@@ -239,21 +227,6 @@ def hardware(device: torch.device) -> str:
         found = torch.cuda.get_device_properties(device)
         return f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
     return f"{device.type.upper()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
-
-
-def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> ReportRow:
-    answers = tuple(
-        ReportAnswer(arm, rows[sample.id].text, rows[sample.id].score.value, rows[sample.id].score.parsed)
-        for arm, rows in evaluation.rows.items()
-    )
-    question = sample.prompt.messages[-1].text
-    truth = metric(sample.references[0], sample.references).parsed
-    group = evaluation.groups.get(sample.id, "")
-    return ReportRow(sample.id, question, tuple(sample.references), answers, (), sample.tags, truth, group)
-
-
-def _with_image_count(row: ReportRow, sample: Sample) -> ReportRow:
-    return dataclasses.replace(row, tags={**row.tags, "number of images": str(len(sample.prompt.images))})
 
 
 TABLE_PIXELS = 256
@@ -279,32 +252,3 @@ def log_predictions(found: Evaluation, n_rows: int, loggers: Sequence[Logger]) -
         rows.append([sample.id, *images, question, " | ".join(sample.references), *answers])
     for tracker in trackers if rows else []:
         tracker.log_table(f"{found.split}/predictions", columns, rows)
-
-
-def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
-    thumbnails = []
-    for image in sample.prompt.images:
-        picture = PIL.Image.fromarray(image.pixels)
-        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        data = io.BytesIO()
-        picture.save(data, "JPEG", quality=75)
-        thumbnails.append(data.getvalue())
-    return dataclasses.replace(row, thumbnails=tuple(thumbnails))
-
-
-CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")
-
-
-def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
-    """Loss, learning rate, gradient norm and every validation metric over steps."""
-    names = [
-        n
-        for line in lines
-        for n in line
-        if n in CURVES or (n.startswith("val/") and not n.endswith(("/n", "/unparsed")))
-    ]
-    found = []
-    for name in dict.fromkeys(names):
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        found.append(Curve(name, tuple(int(step) for step, _ in points), tuple(float(value) for _, value in points)))
-    return tuple(found)

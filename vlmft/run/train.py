@@ -19,6 +19,7 @@ from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
 from vlmft.report import write_report_files
+from vlmft.report.console import print_evaluation
 from vlmft.run.build import Built, Plan, resolved
 from vlmft.run.fit import fit, with_batch_limits
 from vlmft.run.folder import (
@@ -32,7 +33,7 @@ from vlmft.run.folder import (
     plain,
     tell_folder,
 )
-from vlmft.run.present import print_evaluation, print_inferred, print_phases, where
+from vlmft.run.present import print_inferred, print_phases, where
 from vlmft.run.quiet import apply_extras, quiet_libraries
 from vlmft.run.ready import Checked, build_for, check, keep_data
 from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report

@@ -1,0 +1,123 @@
+"""What is printed of an evaluation, and the sentences that its report quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlmft.evaluation.compare import Adjusted, Comparison, p_words
+from vlmft.evaluation.evaluate import Evaluation
+from vlmft.evaluation.numbers import SHARE, share
+from vlmft.evaluation.numbers import console as plain_signs
+from vlmft.evaluation.score import ArmSummary
+from vlmft.report.content import Grid
+from vlmft.report.sections import matrix_table
+from vlmft.report.tables import CONSOLE_COLUMNS, arm_notes, arm_table
+
+
+def console() -> Console:
+    """Plain and wide where there is no terminal, so that a table never wraps in a log."""
+    found = Console(highlight=False, soft_wrap=True)
+    return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=140)
+
+
+def print_alarms(alarms: Sequence[str]) -> None:
+    for sentence in alarms:
+        print(f"WARNING: {sentence}")
+
+
+def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
+    """What to know before the table of arms, the table, the paired differences, and what to know beside them.
+
+    Of the differences the first, untuned to tuned where both are there; under `verbose` all of them.
+    """
+    print_alarms(found.alarms)
+    for caution in found.cautions:
+        print(f"caution: {caution}")
+    _print_arms(found.arms)
+    for line in found.blind.lines if found.blind is not None else ():
+        print(line)
+    shown = found.comparisons if verbose else found.comparisons[:1]
+    for judged in shown:
+        print(comparison_sentence(judged, len(found.comparisons)))
+    if more := len(found.comparisons) - len(shown):
+        print(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
+    if found.matrix:
+        print_grid("asked in several ways", matrix_table(found.matrix))
+    if found.gains is not None:
+        print(f"format and skill: {found.gains.sentence}")
+    for note in found.notes:
+        print(f"note: {note}")
+    if found.canary is not None:
+        print(f"leak canary {found.canary.sentence}")
+    if found.invariance is not None:
+        print(f"batch size: {found.invariance.sentence}")
+
+
+def print_grid(title: str, grid: Grid, columns: int | None = None) -> None:
+    """A table of the report in the terminal, or its first columns."""
+    table = Table(title=title)
+    for index, head in enumerate(grid.heads[:columns]):
+        table.add_column(plain_signs(head), justify="left" if index in grid.text_columns else "right", no_wrap=True)
+    for line in grid.lines:
+        table.add_row(*(Text(plain_signs(cell.replace("\n", ", "))) for cell in line[:columns]))
+    console().print(table)
+
+
+def _print_arms(arms: Mapping[str, ArmSummary]) -> None:
+    first = next(iter(arms.values()))
+    summaries = [arm.to_dict() for arm in arms.values()]
+    print_grid(f"{first.metric} on {first.rows_told}", arm_table(summaries, SHARE), CONSOLE_COLUMNS)
+    if first.n_groups < first.n:
+        methods = dict.fromkeys(arm.interval_method for arm in arms.values())
+        print(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
+    print(f"always giving the most frequent reference would score {plain_signs(share(first.majority_share))}")
+    for note in arm_notes(summaries):
+        print(plain_signs(note))
+
+
+def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
+    """The paired result of two arms, to be quoted alone; the verdict counts in how many were compared."""
+    found = judged.comparison
+    holm = f" (Holm for {n_comparisons}: {judged.p_value:.2g})" if n_comparisons > 1 else ""
+    up, down = ("fixed", "broken") if found.is_binary else ("up", "down")
+    return (
+        f"{found.first} -> {found.second}: {_points(found)} (95 % interval {_interval(found)}), {found.p_test} "
+        f"{p_words(found.p_value)}{holm}, {found.only_second} rows {up}, {found.only_first} {down}, "
+        f"n = {n_told(found)}: {judged.verdict_told}"
+    )
+
+
+def _points(found: Comparison) -> str:
+    return plain_signs(SHARE.difference(found.difference))
+
+
+def _interval(found: Comparison) -> str:
+    return plain_signs(SHARE.difference_interval(found.interval))
+
+
+def n_told(found: Comparison) -> str:
+    """ "500", or "120 rows, 6 images" """
+    return found.rows_told if found.n_groups < found.n else str(found.n)
+
+
+def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Adjusted]) -> str:
+    """The report's sentence: untuned against tuned where both were evaluated, else one arm's value."""
+    judged = next(
+        (one for one in comparisons if (one.comparison.first, one.comparison.second) == ("untuned", "tuned")), None
+    )
+    if judged is None:
+        arm = arms.get("tuned", next(iter(arms.values())))
+        value, interval = (plain_signs(text) for text in (share(arm.value), SHARE.interval(arm.interval)))
+        return f"{model} ({arm.arm}) reaches {value} {arm.metric} {interval} on {arm.rows_told} of {data}."
+    found, metric = judged.comparison, next(iter(arms.values())).metric
+    cannot = ": this test set cannot tell the two apart" if judged.verdict == "not distinguishable" else ""
+    before, after = (plain_signs(share(value)) for value in (found.first_value, found.second_value))
+    return (
+        f"Tuning {model} on {data} moved {metric} from {before} to {after} ({_points(found)}, 95 % interval "
+        f"{_interval(found)}, {found.p_test} {p_words(found.p_value)}, n = {n_told(found)}): "
+        f"{judged.verdict_told}{cannot}."
+    )

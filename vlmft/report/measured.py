@@ -1,0 +1,78 @@
+"""What was measured, as the report's content: rows with the answers of all arms, their pictures, and curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import PIL.Image
+
+from vlmft.evaluation.evaluate import Evaluation
+from vlmft.metrics import Metric
+from vlmft.report.content import Curve, ReportAnswer, ReportRow
+from vlmft.sample import Sample
+
+THUMBNAIL_PIXELS = 480
+"""Longer side at most, so that a chart can still be read when its picture is enlarged."""
+
+
+def report_rows(evaluation: Evaluation, metric: Metric) -> list[ReportRow]:
+    """A row each, without pictures; where they have different numbers of images, with that number as a tag."""
+    rows = [_report_row(sample, evaluation, metric) for sample in evaluation.samples]
+    if len({len(sample.prompt.images) for sample in evaluation.samples}) > 1:
+        rows = [_with_image_count(row, sample) for row, sample in zip(rows, evaluation.samples, strict=True)]
+    return rows
+
+
+def with_pictures(
+    rows: Sequence[ReportRow], samples: Sequence[Sample], pictured: Collection[int]
+) -> tuple[ReportRow, ...]:
+    """The rows, those at the places `pictured` with thumbnails of their images."""
+    pairs = enumerate(zip(rows, samples, strict=True))
+    return tuple(_with_thumbnails(row, sample) if place in pictured else row for place, (row, sample) in pairs)
+
+
+def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> ReportRow:
+    answers = tuple(
+        ReportAnswer(arm, rows[sample.id].text, rows[sample.id].score.value, rows[sample.id].score.parsed)
+        for arm, rows in evaluation.rows.items()
+    )
+    question = sample.prompt.messages[-1].text
+    truth = metric(sample.references[0], sample.references).parsed
+    group = evaluation.groups.get(sample.id, "")
+    return ReportRow(sample.id, question, tuple(sample.references), answers, (), sample.tags, truth, group)
+
+
+def _with_image_count(row: ReportRow, sample: Sample) -> ReportRow:
+    return dataclasses.replace(row, tags={**row.tags, "number of images": str(len(sample.prompt.images))})
+
+
+def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
+    thumbnails = []
+    for image in sample.prompt.images:
+        picture = PIL.Image.fromarray(image.pixels)
+        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=75)
+        thumbnails.append(data.getvalue())
+    return dataclasses.replace(row, thumbnails=tuple(thumbnails))
+
+
+CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
+    """Loss, learning rate, gradient norm and every validation metric over steps."""
+    names = [
+        n
+        for line in lines
+        for n in line
+        if n in CURVES or (n.startswith("val/") and not n.endswith(("/n", "/unparsed")))
+    ]
+    found = []
+    for name in dict.fromkeys(names):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        found.append(Curve(name, tuple(int(step) for step, _ in points), tuple(float(value) for _, value in points)))
+    return tuple(found)
