@@ -46,14 +46,15 @@ def test_a_gain_that_another_prompt_gives_too_is_format() -> None:
     assert found.skill.comparison.p_value == pytest.approx(2 / 2**5)
     assert found.skill.verdict == "not distinguishable"
     assert found.sentence.startswith(
-        "Of +40.0 points, +35.0 are had by asking the untuned model otherwise (untuned@bare)"
+        "Of +40.0 points, +35.0 are format: the untuned model has them by another prompt or examples (untuned@bare); "
+        "+5.0 (95 % interval "
     )
 
 
 def test_a_gain_that_no_prompt_gives_is_skill() -> None:
     found = parted(untuned=20, fewshot=10, tuned=60)
     assert found is not None and (found.asked_otherwise, found.format_gain) == ("untuned", 0)
-    assert found.skill.verdict == "better" and "none are had" in found.sentence
+    assert found.skill.verdict == "better" and "none is format" in found.sentence
     assert found.to_dict()["skill"]["difference"] == pytest.approx(0.4)
 
 

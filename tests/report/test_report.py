@@ -32,8 +32,10 @@ from vlmft.report import (
     ReportRow,
     Section,
     View,
+    read_report,
     rows_to_picture,
     write_report,
+    write_report_files,
 )
 from vlmft.report import gallery as gallery_module
 from vlmft.report.charts import is_jagged, rounded_range, running_mean, thinned
@@ -184,6 +186,78 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(case: Report) -> N
     assert all(a.get("scope") in ("col", "row") for tag, a in page.elements if tag == "th")
     assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in page.elements if tag == "svg")
     assert page.count("table") == page.count("thead") == sum(a.get("class") == "scroller" for _, a in page.elements)
+
+
+def test_the_first_screen_has_the_result_and_the_rest_follows() -> None:
+    """Verdict, the one figure, a row of each outcome, warnings, when and where; then tables, rows and curves."""
+    picture = b"\xff\xd8\xffpicture"
+    rows = (row("a", 0, 1), row("b", 0, 1, thumbnails=(picture,)), row("c", 1, 0), row("d", 0, 0), row("e", 1, 1))
+    facts = {"Date": "2026-11-26", "Folder": "outputs/x"}
+    better = comparison(verdict="better", difference=0.716, interval=[0.674, 0.754])
+    text = page_text(report(rows=rows, run=facts, comparisons=(better,), grading=GRADING)).replace("\u00a0", " ")
+    marks = [
+        "\u25b2 better",
+        "+71.6 points",
+        "95 % interval +67.4 to +75.4",
+        "Tuning changed nothing",
+        "Fixed",
+        "Broken",
+    ]
+    marks += ["Still wrong", "Four rows are few.", "2026-11-26", "outputs/x"]
+    marks += [f'id="{name}"' for name in ("arms", "comparison", "section-1", "grading", "gallery", "curves")]
+    marks += [f'<details id="{name}"' for name in ("data", "checks", "settings", "fingerprints", "versions", "command")]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+    page = Page(text)
+    shown = [a for tag, a in page.elements if tag == "img"]
+    assert [one["alt"] for one in shown] == ["Picture of row b"], "the first fixed row that has a picture"
+    alarmed = page_text(report(rows=rows, alarms=("Four rows are few.",), comparisons=(better,)))
+    assert alarmed.index("Four rows are few.") < alarmed.index("+71.6") and "not to be believed" in alarmed
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    picture = b"\x89PNG\x00\xff"
+    whole = report(
+        rows=(row("a", 0, 1, text="\ud83d \u0441\u0435\u043c\u044c", thumbnails=(picture,)),), grading=GRADING
+    )
+    path = write_report_files(whole, tmp_path)
+    assert path.name == "report.html" and read_report(tmp_path) == json_like(whole)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(before) == {"report.html", "report.json", "report.md"}
+    again = read_report(tmp_path)
+    assert again is not None
+    write_report_files(again, tmp_path)
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert json.loads(after.pop("report.json")) == json.loads(before.pop("report.json")) and after == before
+    lost = dataclasses.replace(whole, curves=(Curve("x", (1, 2), (1.0, float("inf"))),))
+    write_report_files(lost, tmp_path)
+    (curve,) = (read_report(tmp_path) or whole).curves
+    assert curve.values[0] == 1.0 and curve.values[1] != curve.values[1], "what is not finite is no number"
+
+
+GRADING: dict[str, Any] = {"raters": [], "kappas": [], "mean_of_people": {}, "notes": []}
+
+
+def json_like(value: Report) -> Report:
+    """With lists in its dicts, as JSON has them."""
+    names = ("arms", "comparisons")
+    plain = {name: tuple(json.loads(json.dumps(one)) for one in getattr(value, name)) for name in names}
+    return dataclasses.replace(value, **plain, card=json.loads(json.dumps(value.card)))
+
+
+def test_draws_of_examples_are_named_and_drawn_on_the_whole_range() -> None:
+    drawn = arm("fewshot", draws=[0.012, 0.052])
+    bars = Section("Draws", bars=(Bar("one", 0.012, "1.2 %"), Bar("two", 0.052, "5.2 %")), bars_end=1.0)
+    page = Page(page_text(report(arms=(arm(), drawn), sections=(bars,))))
+    (note,) = [text for text in page.texts["p"] if text.startswith("fewshot: mean of 2 draws")]
+    assert "that of the first draw" in note
+    widths = [float(a["width"]) for tag, a in page.elements if tag == "rect" and a.get("class") == "bar"]
+    assert widths[:2] == [1.2, 5.2]
+
+
+def test_one_point_is_no_chart() -> None:
+    text = page_text(report(curves=(Curve("val/accuracy", (12,), (0.92,)),)))
+    assert "val/accuracy: 0.92" in text and "<polyline" not in text
 
 
 def test_the_page_loads_nothing() -> None:
@@ -536,6 +610,23 @@ def driven(case: Report, script: str, folder: Path, clock: str = "--virtual-time
     (folder / "driven.html").write_text(text.replace("</body>", end), "utf-8")
     dom = dom_after(folder / "driven.html", folder / "profile", clock)
     return json.loads(Page("<title>" + dom.split("<title>")[1].split("</title>")[0] + "</title>").texts["title"][0])
+
+
+@pytest.mark.slow
+def test_a_browser_enlarges_a_picture_and_opens_the_fold_that_a_link_leads_to(tmp_path: Path) -> None:
+    drive = """
+      document.querySelector(".enlarge").click();
+      const dialog = document.querySelector("dialog");
+      told.open = [dialog.open, dialog.querySelector("img").alt];
+      dialog.click();
+      told.closed = !dialog.open;
+      told.folded = !document.getElementById("settings").open;
+      location.hash = "#settings";
+      window.dispatchEvent(new Event("hashchange"));
+      told.revealed = document.getElementById("settings").open;
+    """
+    told = driven(report(rows=(row("a", 0, 1, thumbnails=(b"\x89PNG",)),)), drive, tmp_path)
+    assert told == {"open": [True, "Picture of row a"], "closed": True, "folded": True, "revealed": True}
 
 
 @pytest.mark.slow

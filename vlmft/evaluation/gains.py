@@ -14,6 +14,7 @@ from scipy.special import ndtri
 from vlmft.evaluation.arms import CONTROLS, SIXTEEN_BIT
 from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, p_words, rows_told
 from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, Clusters, student_quantile
+from vlmft.evaluation.numbers import SHARE, console
 
 NORMAL_QUANTILE_80 = float(ndtri(0.8))
 USUAL_DISCORDANCE = 0.1
@@ -39,18 +40,17 @@ class FormatAndSkill:
 
     @property
     def sentence(self) -> str:
-        skill = self.skill.comparison
-        total, low, high = self.tuned - self.untuned, *skill.interval
-        if self.asked_otherwise == "untuned":
-            had, caution = "none are", ""
-        else:
-            had = f"{100 * self.format_gain:+.1f} are"
+        skill, by_format = self.skill.comparison, "none is format: asked in no other way does the untuned model better"
+        caution = ""
+        if self.asked_otherwise != "untuned":
+            had = SHARE.signed(self.format_gain)
+            by_format = f"{had} are format: the untuned model has them by another prompt or examples"
+            by_format += f" ({self.asked_otherwise})"
             caution = " The best of several untuned arms flatters it, so this skill is rather too small."
-        where = f" ({self.asked_otherwise})" if caution else ""
-        gain = f"Of {100 * total:+.1f} points, {had} had by asking the untuned model otherwise{where}"
-        return (
-            f"{gain}; {100 * skill.difference:+.1f} (95 % interval {100 * low:+.1f} to {100 * high:+.1f}, "
-            f"{p_words(self.skill.p_value)} by Holm) are not: {self.skill.verdict_told}.{caution}"
+        return console(
+            f"Of {SHARE.difference(self.tuned - self.untuned)}, {by_format}; {SHARE.signed(skill.difference)} (95 % "
+            f"interval {SHARE.difference_interval(skill.interval)}, {p_words(self.skill.p_value)} by Holm) are skill: "
+            f"{self.skill.verdict_told}.{caution}"
         )
 
     def to_dict(self) -> dict[str, Any]:
