@@ -46,8 +46,7 @@ def test_a_gain_that_another_prompt_gives_too_is_format() -> None:
     assert found.skill.comparison.p_value == pytest.approx(2 / 2**5)
     assert found.skill.verdict == "not distinguishable"
     assert found.sentence.startswith(
-        "Of +40.0 points, +35.0 are format: the untuned model has them by another prompt or examples (untuned@bare); "
-        "+5.0 (95 % interval "
+        "Of +40.0 points, +35.0 are format (untuned@bare has them without tuning); +5.0 (95 % interval "
     )
 
 

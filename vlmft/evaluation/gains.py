@@ -40,12 +40,11 @@ class FormatAndSkill:
 
     @property
     def sentence(self) -> str:
-        skill, by_format = self.skill.comparison, "none is format: asked in no other way does the untuned model better"
+        skill = self.skill.comparison
+        by_format = "none is format (no other prompt and no examples raise the untuned model's score)"
         caution = ""
         if self.asked_otherwise != "untuned":
-            had = SHARE.signed(self.format_gain)
-            by_format = f"{had} are format: the untuned model has them by another prompt or examples"
-            by_format += f" ({self.asked_otherwise})"
+            by_format = f"{SHARE.signed(self.format_gain)} are format ({self.asked_otherwise} has them without tuning)"
             caution = " The best of several untuned arms flatters it, so this skill is rather too small."
         return console(
             f"Of {SHARE.difference(self.tuned - self.untuned)}, {by_format}; {SHARE.signed(skill.difference)} (95 % "

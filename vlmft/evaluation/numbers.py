@@ -53,14 +53,6 @@ def count(value: object) -> str:
     return number(value, 0)
 
 
-def count_of(value: object, total: object) -> str:
-    """A count with its share of `total`."""
-    part, whole = finite(value), finite(total)
-    if part is None or not whole or not part:
-        return count(value)
-    return f"{count(part)} ({number(100 * part / whole, 1)}{NO_BREAK}%)"
-
-
 def share(value: object) -> str:
     """A fraction as per cent."""
     known = finite(value)
