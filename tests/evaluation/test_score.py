@@ -64,7 +64,7 @@ def test_the_published_collapse_and_leak_are_called_out() -> None:
     assert tuned.majority_share == 140 / 998
     (sentence,) = warnings(tuned)
     assert sentence == (
-        "tuned: 78% of 998 answers are '9', while the most frequent reference fits 14% of the questions; "
+        "tuned: 78.4 % of 998 answers are '9', while the most frequent reference fits 14.0 % of the questions; "
         "it has collapsed to one answer."
     )
     leaked = summary_of(*published("tuned_leaked"))
@@ -156,8 +156,9 @@ def test_unequal_treatment(what: str, text: str, finish: Literal["stop", "length
     found = [one for one in unequal_treatment("untuned", plain, "tuned", rows, own) if what in one]
     (sentence,) = found
     assert sentence == (
-        f"Unequal treatment: 0.0% of the answers of untuned and 25.0% of tuned are {what}. All wrong or all right, "
-        "they would put untuned at 100.0% to 100.0% and tuned at 50.0% to 75.0%: a difference of -50.0 to -25.0 points."
+        f"Unequal treatment: 0.0 % of the answers of untuned and 25.0 % of tuned are {what}. All wrong or all right, "
+        "they would put untuned at 100.0 % to 100.0 % and tuned at 50.0 % to 75.0 %: a difference of -50.0 to -25.0 "
+        "points."
     )
     assert unequal_treatment("a", rows, "b", rows, own) == []
     # ten rows of one image are one odd image

@@ -346,9 +346,9 @@ def test_what_befell_one_file_alone_is_told_first(
     run_compare([*map(str, files)])
     shown = capsys.readouterr().out
     assert (
-        shown.startswith("caution: Unequal treatment: 0.0% of the answers of ") and "cut at the length limit" in shown
+        shown.startswith("caution: Unequal treatment: 0.0 % of the answers of ") and "cut at the length limit" in shown
     )
-    assert "20.0% to 50.0%: a difference of -30.0 to +0.0 points" in shown
+    assert "20.0 % to 50.0 %: a difference of -30.0 to +0.0 points" in shown
     assert len(told(run_compare, *files)["cautions"]) == 1
 
 

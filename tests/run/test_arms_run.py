@@ -143,7 +143,7 @@ def test_form_and_skill_and_batch_size_are_told(everything: Any) -> None:
     assert told["batch_invariance"] == {"n": 4, "rows_per_batch": 8, "changed": []}
     assert told["metric_variant"].startswith("count_accuracy/")
     assert {"exact_match/nfc-casefold@1"} < told["arms"][0]["beside"].keys()
-    assert "test: 24 rows are too few to show, in four cases of five, any difference where 30%" in everything.output
+    assert "test: 24 rows are too few to show, in four cases of five, any difference where 30 %" in everything.output
 
 
 def test_nearest_examples_are_each_questions_own(run: Path, evaluate_small: Any) -> None:

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from vlmft.evaluation.arms import CONTROLS, SIXTEEN_BIT
 from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, p_words, rows_told
 from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, Clusters, student_quantile
-from vlmft.evaluation.numbers import SHARE, console
+from vlmft.evaluation.numbers import SHARE, console, percent
 
 NORMAL_QUANTILE_80 = float(ndtri(0.8))
 USUAL_DISCORDANCE = 0.1
@@ -123,9 +123,9 @@ def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
         return f"{units} cannot show any difference of two arms at p < 0.05: that takes {SMALLEST_SIGNIFICANT} {what}"
     found = [smallest_difference(n_groups, share) for share in (0.1, 0.3)]
     if found[-1] is None:
-        return f"{units} are too few to show, in four cases of five, any difference where 30% of them or less change"
+        return f"{units} are too few to show, in four cases of five, any difference where 30 % of them or less change"
     few, many = ("no difference" if one is None else f"a difference of {100 * one:.1f} points" for one in found)
-    return f"{units} show, in four cases of five, {few} where 10% of them change, and {many} where 30% do"
+    return f"{units} show, in four cases of five, {few} where 10 % of them change, and {many} where 30 % do"
 
 
 MANY_TUNED = 3
@@ -148,8 +148,8 @@ class BestOfSeveral:
     def sentence(self) -> str:
         return (
             f"{self.arm} is the best of {self.n_arms} candidates on these very rows, which flatters it: "
-            f"{100 * self.value:.1f} %; chosen on one half of the rows and scored on the other, the best reaches "
-            f"{100 * self.split_half:.1f} % (mean of {2 * HALVINGS}). Choose on validation, or on other rows."
+            f"{percent(self.value)}; chosen on one half of the rows and scored on the other, the best reaches "
+            f"{percent(self.split_half)} (mean of {2 * HALVINGS}). Choose on validation, or on other rows."
         )
 
     def to_dict(self) -> dict[str, Any]:

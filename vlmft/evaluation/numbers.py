@@ -59,6 +59,11 @@ def share(value: object) -> str:
     return DASH if known is None else f"{number(100 * known, 1)}{NO_BREAK}%"
 
 
+def percent(value: object) -> str:
+    """`share` for the console and for sentences that are printed there, too."""
+    return console(share(value))
+
+
 def p_value(value: object) -> str:
     """Such as `p = 0.031` or `p = 1.4e-104`."""
     known = finite(value)

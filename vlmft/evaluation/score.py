@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, arm_interval, compare, expect_same_ids, rows_told
 from vlmft.evaluation.intervals import SIGNIFICANCE
+from vlmft.evaluation.numbers import SHARE, console, percent
 from vlmft.metrics import Labels, beside
 from vlmft.metrics.score import Metric, Score
 from vlmft.sample import Answer
@@ -186,8 +187,9 @@ def warnings(summary: ArmSummary) -> list[str]:
     found = []
     if summary.top_share > max(COLLAPSED_SHARE, 2 * summary.majority_share):
         found.append(
-            f"{summary.arm}: {summary.top_share:.0%} of {summary.n} answers are {summary.top_answer!r}, while the most "
-            f"frequent reference fits {summary.majority_share:.0%} of the questions; it has collapsed to one answer."
+            f"{summary.arm}: {percent(summary.top_share)} of {summary.n} answers are {summary.top_answer!r}, while the "
+            f"most frequent reference fits {percent(summary.majority_share)} of the questions; it has collapsed to one "
+            "answer."
         )
     if summary.n >= SMALL_N and summary.value == 1 and summary.verbatim == summary.n:
         found.append(
@@ -248,10 +250,11 @@ def unequal_treatment(
             [sum(worth if flag[i] else arm[i].score.value for i in groups) / len(groups) for worth in (0.0, 1.0)]
             for arm, flag in zip((first, second), flags, strict=True)
         )
+        range_1, range_2 = f"{percent(low_1)} to {percent(high_1)}", f"{percent(low_2)} to {percent(high_2)}"
         found.append(
-            f"Unequal treatment: {rates.first_value:.1%} of the answers of {first_name} and {rates.second_value:.1%} "
-            f"of {second_name} are {what}. All wrong or all right, they would put {first_name} at {low_1:.1%} to "
-            f"{high_1:.1%} and {second_name} at {low_2:.1%} to {high_2:.1%}: a difference of "
-            f"{100 * (low_2 - high_1):+.1f} to {100 * (high_2 - low_1):+.1f} points."
+            f"Unequal treatment: {percent(rates.first_value)} of the answers of {first_name} and "
+            f"{percent(rates.second_value)} of {second_name} are {what}. All wrong or all right, they would put "
+            f"{first_name} at {range_1} and {second_name} at {range_2}: a difference of "
+            f"{console(SHARE.difference_interval((low_2 - high_1, high_2 - low_1)))} points."
         )
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmft.evaluation.baselines import Baseline, baselines
 from vlmft.evaluation.compare import Adjusted
-from vlmft.evaluation.numbers import SHARE, console, share
+from vlmft.evaluation.numbers import SHARE, console, percent, share
 from vlmft.evaluation.readable_answers import Readable, readable
 from vlmft.metrics.score import Metric
 from vlmft.sample import Sample, Split
@@ -74,7 +74,7 @@ def baselines_sentence(found: Sequence[Baseline]) -> str:
         more = (
             f" ({rule.kinds} kind{'s' * (rule.kinds != 1)} of question)" if rule.name == "majority by question" else ""
         )
-        parts.append(f"{rule.name} {console(share(rule.value))}{more}")
+        parts.append(f"{rule.name} {percent(rule.value)}{more}")
     return f"rules from the training rows, which look at nothing: {', '.join(parts)}"
 
 
