@@ -341,7 +341,7 @@ def cases(root: Path) -> Iterator[Case]:
     for number, tiny in enumerate(MODELS):
         folder = root / str(number)
         save(tiny, folder)
-        yield Case(tiny.name, folder, ["q_proj", "v_proj", "down_proj"])
+        yield Case(tiny.name, folder, list(tiny.targets))
     save_moondream2(root / "moondream2")
     yield Case("moondream2", root / "moondream2", ["qkv", "proj", "fc1", "fc2"])
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from benchmarks.tiny.models import train_tokenizer
-from vlmft.models.load import image_only
+from vlmft.models.processor import image_only
 
 TEXTS = ["How many items are there? Which has more: red or blue?", "Это 4. Сколько красных?", "Count the second."]
 CHATML = (
@@ -66,6 +66,8 @@ class Tiny:
     has_template: bool = True
     added: tuple[str, ...] = ()
     """Tokens behind the vocabulary."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj")
+    """Linear layers that the checks put adapters on."""
 
 
 QWEN_IDS = {
@@ -179,7 +181,7 @@ def save(tiny: Tiny, folder: Path) -> None:
     if "image_seq_length" in settings:
         image_processor.image_seq_length = settings["image_seq_length"]
     arguments = dict(tiny.processor)
-    name = arguments.pop("class", PROCESSOR_MAPPING_NAMES[tiny.model_type])
+    name = arguments.pop("class", None) or PROCESSOR_MAPPING_NAMES[tiny.model_type]
     name = "Idefics3Processor" if name == "SmolVLMProcessor" else name
     template = CHATML.replace("IMAGE", tiny.image_mark) if tiny.has_template else None
     processor_class = getattr(transformers, name)

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2VLProcessor,
 )
 
-from vlmft.models.load import image_only
+from vlmft.models.processor import image_only
 
 VOCABULARY = 768
 

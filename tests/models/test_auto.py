@@ -34,8 +34,13 @@ def config_of(folder: Path, mode: str = "none") -> ModelConfig:
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda tiny: tiny.name)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tiny: Tiny = request.param
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    found: Tiny = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp(tiny.model_type)
     save(tiny, made)
     return made
@@ -129,10 +134,12 @@ def test_an_answer_is_not_seen_before_it_is_said(
 
 
 @pytest.mark.parametrize("mode", ["none", "nf4"])
-def test_windows_lower_the_loss(folder: Path, family: GenericFamily, fitting: list[Sample], mode: str) -> None:
+def test_windows_lower_the_loss(
+    tiny: Tiny, folder: Path, family: GenericFamily, fitting: list[Sample], mode: str
+) -> None:
     """LoRA and QLoRA: five steps; every adapter has a gradient, also after an evaluation pass, and nothing else."""
     config = config_of(folder, mode)
-    config.lora.target_modules = ["q_proj", "v_proj", "down_proj"]
+    config.lora.target_modules = list(tiny.targets)
     model = attach(load_model(config, *load_source(config), CPU, seed=0), config, seed=0)
     base = base_of(model)
     optimizer = torch.optim.Adam(trainable(model).values(), lr=5e-3)
@@ -175,6 +182,21 @@ def test_vision_and_connector_can_be_trained(folder: Path, family: GenericFamily
     summed_cross_entropy(family.forward(base, batch, features, batch.keep), batch.targets).backward()  # type: ignore[no-untyped-call]
     moved = {part_of(name) for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {"vision", "connector"}
+
+
+def test_what_hears_is_neither_trained_nor_quantised(tmp_path: Path) -> None:
+    """Gemma 4's audio part, whose layers have the names of the language part's: no adapter, whatever is tuned."""
+    tiny = next(tiny for tiny in MODELS if tiny.name == "Gemma 4")
+    save(tiny, tmp_path)
+    config = config_of(tmp_path, "nf4")
+    config.train = PartsConfig(Tuning.lora, Tuning.full, Tuning.full)
+    config.lora.target_modules = list(tiny.targets)
+    model = attach(load_model(config, *load_source(config), CPU, seed=0), config, seed=0)
+    audio = {name: module for name, module in model.named_modules() if part_of(name) == "audio"}
+    assert any(name.endswith("q_proj.linear") for name in audio)
+    assert not any(isinstance(module, Linear4bit) for module in audio.values())
+    assert not any(part_of(name) == "audio" for name in trainable(model))
+    assert any(part_of(name) == "language" for name in trainable(model))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, ModelConfig
 from vlmft.models.family import GenericFamily, make_family
-from vlmft.models.load import folder_digest, load_model, load_processor, load_source
+from vlmft.models.load import folder_digest, load_model, load_source
 from vlmft.models.locate import locate
+from vlmft.models.processor import load_processor
 from vlmft.sample import Sample
 
 CPU = torch.device("cpu")

@@ -79,8 +79,9 @@ from tests.models.test_quantized_model import (
 from vlmft.config.schema import Init, LoraConfig, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models.families.moondream2.family import STARMIE, Moondream2Family
 from vlmft.models.family import GenericFamily
-from vlmft.models.load import load_processor, load_source
+from vlmft.models.load import load_source
 from vlmft.models.lora import part_of
+from vlmft.models.processor import load_processor
 from vlmft.sample import BadRowError, EncodedRow, Image, Message, Prompt, Sample
 
 NAME = "moondream2"

@@ -18,8 +18,9 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, ModelConfig
 from vlmft.models.families.moondream2.processing import Moondream2Processor, tiling_of
 from vlmft.models.family import Family, make_family
-from vlmft.models.load import load_processor, load_source
+from vlmft.models.load import load_source
 from vlmft.models.loaded import fingerprint
+from vlmft.models.processor import load_processor
 from vlmft.sample import Image, Message, Prompt, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")

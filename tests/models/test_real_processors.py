@@ -14,7 +14,8 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.models.family import GenericFamily
-from vlmft.models.load import Source, load_processor
+from vlmft.models.load import Source
+from vlmft.models.processor import load_processor
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")

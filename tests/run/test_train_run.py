@@ -20,7 +20,8 @@ from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
-from vlmft.models.load import Source, load_model, load_processor, load_source
+from vlmft.models.load import Source, load_model, load_source
+from vlmft.models.processor import load_processor
 from vlmft.run.folder import config_hash, read_run
 from vlmft.run.results import Summary
 from vlmft.training.checkpoint import read_checkpoint, steps_in

@@ -23,7 +23,8 @@ from vlmft.models.collate import collate
 from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
 from vlmft.models.features import Features, encoder_outputs, image_features
 from vlmft.models.greedy import greedy, own_settings_set_aside
-from vlmft.models.load import Source, load_processor
+from vlmft.models.load import Source
+from vlmft.models.processor import load_processor
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, limit_visual_tokens, most_visual_tokens, settings_of
 from vlmft.models.support import FAMILIES

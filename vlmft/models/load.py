@@ -1,4 +1,4 @@
-"""From a folder or Hub id to (model, processor). All knowledge of quantisation lives here."""
+"""From a folder or Hub id to a model. All knowledge of quantisation lives here."""
 
 from __future__ import annotations
 
@@ -10,28 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+import vlmft.models.families.moondream2  # noqa: F401 - makes it known to the Auto classes
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
-from vlmft.models.families.moondream2 import Moondream2Processor
-from vlmft.models.locate import cannot_be_read, locate
+from vlmft.models.locate import cannot_be_read, first_line, locate
+from vlmft.models.lora import NOT_LANGUAGE
 from vlmft.models.support import refusal
-
-NOT_LANGUAGE = (
-    r"(?:.*\.)?(?:vision|vision_model|vision_tower|visual|connector|multi_modal_projector|perceiver_resampler)"
-)
-"""Names of vision and connector modules over all architectures, as transformers matches its skip list: a regular
-expression from the start of the full name. A plain "vision_model" would skip nothing."""
 
 DIGEST_BYTES = 1 << 24
 """Read at once; a digest covers every byte."""
@@ -83,66 +74,6 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:40]
 
 
-def image_only(processor_class: type) -> type:
-    """The processor class without its video part, whose image needs torchvision.
-
-    Trap: do not override __init__; `from_args_and_dict` reads its argument names and would lose the chat template.
-    """
-    keep = [name for name in processor_class.get_attributes() if "video" not in name]  # type: ignore[attr-defined]
-    members = {
-        "get_attributes": classmethod(lambda _: list(keep)),
-        "__module__": processor_class.__module__,
-        "__reduce__": lambda self: (_unpickled_image_only, (processor_class, self.__dict__)),  # travels to workers
-    }
-    return type(processor_class.__name__, (processor_class,), members)
-
-
-def _unpickled_image_only(processor_class: type, state: dict[str, Any]) -> Any:
-    processor: Any = object.__new__(image_only(processor_class))
-    processor.__dict__.update(state)
-    return processor
-
-
-def load_processor(source: Source, model_type: str) -> Any:
-    """The model's own processor; a video part that cannot be had is left out.
-
-    Images go through the PIL backend everywhere: the torchvision one gives other pixels, and would make an answer
-    depend on what else is installed.
-
-    Raises:
-        ConfigError: no processor can be read there.
-    """
-    try:
-        processor = _own_processor(source, model_type)
-        if isinstance(processor, Moondream2Processor):  # its image settings stand in the model's config
-            return processor
-        processor.image_processor = AutoImageProcessor.from_pretrained(
-            source.path, revision=source.revision, backend="pil"
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.path: no processor in {source.path!r} ({_first_line(error)}); use a folder or Hub id that has one"
-        ) from error
-    return processor
-
-
-def _own_processor(source: Source, model_type: str) -> Any:
-    path, revision = source.path, source.revision
-    if model_type == "smolvlm":  # its own processor wants a video part and num2words; ids and pixels are the same
-        return transformers.Idefics3Processor.from_pretrained(path, revision=revision)
-    try:
-        return AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (ImportError, OSError):
-        processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_type, ""), None)
-        if processor_class is None or not any("video" in name for name in processor_class.get_attributes()):
-            raise
-    return image_only(processor_class).from_pretrained(path, revision=revision)  # type: ignore[attr-defined]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def storage_dtype(device: torch.device) -> torch.dtype:
     """Dtype of frozen weights and of image features: bf16 where the GPU computes in it, fp16 on older ones, else fp32:
     Apple's GPUs train without loss scaling here, and gradients in fp16 would underflow."""
@@ -187,7 +118,7 @@ def load_model(
             model = _stored_model(source.path, source.revision, config, device)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.path: {config.path!r} gives no model ({_first_line(error)}); "
+            f"model.path: {config.path!r} gives no model ({first_line(error)}); "
             "use a vision-language model with safetensors weights, or model.init=random for new ones"
         ) from error
     keep_autograd_on_cpu(model)

@@ -51,5 +51,9 @@ def require_model(config: ModelConfig) -> None:
 
 
 def cannot_be_read(config: ModelConfig, error: Exception) -> ConfigError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return ConfigError(f"model.path: {config.path!r} cannot be read ({first}); check id, revision, network")
+    return ConfigError(f"model.path: {config.path!r} cannot be read ({first_line(error)}); check id, revision, network")
+
+
+def first_line(error: Exception) -> str:
+    """Of its message, else the name of its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,19 +18,29 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError, nearest
 from vlmft.config.schema import LoraInit, ModelConfig, PartsConfig, Tuning
 
-Part = Literal["language", "connector", "vision"]
+Part = Literal["language", "connector", "vision", "audio"]
 PARTS: tuple[Part, ...] = ("language", "connector", "vision")
+"""Those that can be tuned: audio (Gemma 4) stays as it is."""
 
 CONNECTOR = re.compile(
-    r"(^|\.)(connector|multi_modal_projector|perceiver_resampler|vision\.proj_mlp"
+    r"(^|\.)(connector|projector|multi_modal_projector|perceiver_resampler|embed_vision|vision\.proj_mlp"
     r"|visual\.(merger|deepstack_merger_list))(\.|$)"
 )
 VISION = re.compile(r"(^|\.)(vision|vision_model|vision_tower|visual)(\.|$)")
+AUDIO = re.compile(r"(^|\.)(audio_tower|embed_audio)(\.|$)")
+NOT_LANGUAGE = (
+    r"(?:.*\.)?(?:vision|vision_model|vision_tower|visual|connector|projector|multi_modal_projector|perceiver_resampler"
+    r"|embed_vision|audio_tower|embed_audio)"
+)
+"""The same as transformers matches its list of modules that are not quantised: a regular expression from the start of
+the full name. A plain "vision_model" would skip nothing."""
 
 
 def part_of(name: str) -> Part:
-    """The part that a module or parameter belongs to, by its full name; what is neither vision nor connector is
+    """The part that a module or parameter belongs to, by its full name; what is none of the others is
     language."""
+    if AUDIO.search(name):
+        return "audio"
     if CONNECTOR.search(name):
         return "connector"
     return "vision" if VISION.search(name) else "language"

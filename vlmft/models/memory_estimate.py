@@ -27,7 +27,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig, OptimizerName, QuantizationConfig, QuantizationMode, Tuning
-from vlmft.models.lora import PARTS, Part, attach, part_of, trainable, tuned_parts
+from vlmft.models.lora import Part, attach, part_of, trainable, tuned_parts
 from vlmft.sample import EncodedImage, EncodedRow
 
 BLOCK = re.compile(r".*?\.\d+(?=\.)")
@@ -102,7 +102,7 @@ class Anatomy:
         frozen = [p.numel() for name, p in model.named_parameters() if part_of(name) not in self.full]
         self.frozen = int(sum(frozen))
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.blocks: dict[Part, dict[str, int]] = {part: defaultdict(int) for part in PARTS}
+        self.blocks: dict[Part, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         """Part -> block -> elements that its linear layers take and give of each token."""
         for name, module in linear.items():
             block = BLOCK.match(name)

@@ -18,7 +18,7 @@ FAMILIES: Mapping[str, str] = {
 """model_type -> its own family; every other has the generic one."""
 
 TORCHVISION = "its processor needs torchvision, and pixels come from PIL here, so that they are the same everywhere"
-PROCESSOR_NEEDS_TORCHVISION = ("gemma4", "gemma4_unified", "mistral3", "mistral_large4")
+PROCESSOR_NEEDS_TORCHVISION = ("mistral3", "mistral_large4")
 
 
 def refusal(model_config: Any) -> str | None:
