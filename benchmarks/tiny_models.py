@@ -74,7 +74,7 @@ GLM = Tiny(
         "video_start_token_id": "id:<|begin_of_video|>",
         "video_end_token_id": "id:<|end_of_video|>",
     },
-    ("Glm4vImageProcessor", {"size": {"shortest_edge": 56 * 56, "longest_edge": 84 * 84}}),
+    ("Glm4vImageProcessor", {"size": {"shortest_edge": 2 * 56 * 56, "longest_edge": 2 * 84 * 84}}),
     "<|begin_of_image|><|image|><|end_of_image|>",
     ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
     (("image_token", "<|image|>"), ("video_token", "<|video|>")),

@@ -51,11 +51,11 @@ def _own_processor(source: Source, model_type: str) -> Any:
     try:
         return AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (ImportError, OSError):
-        found = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_type) or _named(source), None)
+        found: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_type) or _named(source), None)
         if (
             not inspect.isclass(found)
             or not issubclass(found, ProcessorMixin)
-            or _kept(found) == found.get_attributes()
+            or _kept(found) == found.get_attributes()  # type: ignore[attr-defined]
         ):
             raise
     return image_only(found).from_pretrained(path, revision=revision)  # type: ignore[attr-defined]

@@ -16,10 +16,13 @@ KEY = "model.max_visual_tokens_per_image"
 
 
 def by_pixels(processor: Any) -> int | None:
-    """Side in pixels of the square that is one token, where an image processor counts pixels (Qwen)."""
+    """Pixels of one token, where an image processor counts pixels (Qwen)."""
     images = processor.image_processor
-    counts = getattr(images, "merge_size", None) is not None and images.size.longest_edge is not None
-    return int(images.patch_size) * int(images.merge_size) if counts else None
+    if getattr(images, "merge_size", None) is None or images.size.longest_edge is None:
+        return None
+    # Trap: GLM's processors count the pixels of all frames, and an image is as many as one temporal patch has
+    frames = images.temporal_patch_size if type(images).__name__.startswith("Glm") else 1
+    return (int(images.patch_size) * int(images.merge_size)) ** 2 * int(frames)
 
 
 def by_tiles(processor: Any) -> tuple[int, int] | None:
@@ -35,31 +38,38 @@ def by_tiles(processor: Any) -> tuple[int, int] | None:
     return None
 
 
+SOFT_TOKENS = (70, 140, 280, 560, 1120)
+"""What Gemma 4's processor takes as the most of an image."""
+
+
 def most_visual_tokens(processor: Any) -> int | None:
     """What an image takes at most by the processor's settings; None where those do not say."""
-    if (side := by_pixels(processor)) is not None:
-        return int(processor.image_processor.size.longest_edge) // side**2
+    if (pixels := by_pixels(processor)) is not None:
+        return int(processor.image_processor.size.longest_edge) // pixels
     if (found := by_tiles(processor)) is not None:
         per_tile, tiles = found
         return per_tile * (tiles + 1 if tiles > 1 else 1)
-    return None
+    return getattr(processor.image_processor, "max_soft_tokens", None)
 
 
 def limit_visual_tokens(processor: Any, most: int) -> None:
     """Sets the processor to at most `most` tokens an image; never to more than it has now.
 
     Raises:
-        ConfigError: not even one tile fits.
+        ConfigError: not even one tile, or the model's least, fits.
     """
     images, now = processor.image_processor, most_visual_tokens(processor)
     if now is None or now <= most:
         return
-    if (side := by_pixels(processor)) is not None:
-        pixels = most * side**2
-        images.size = SizeDict(shortest_edge=min(images.size.shortest_edge, pixels), longest_edge=pixels)
+    if (pixels := by_pixels(processor)) is not None:
+        longest = most * pixels
+        images.size = SizeDict(shortest_edge=min(images.size.shortest_edge, longest), longest_edge=longest)
         return
-    found = by_tiles(processor)
-    assert found is not None  # `now` says so
+    if (found := by_tiles(processor)) is None:
+        if most < SOFT_TOKENS[0]:
+            raise ConfigError(f"{KEY}: Expected at least {SOFT_TOKENS[0]} for this model, got {most}")
+        images.max_soft_tokens = max(number for number in SOFT_TOKENS if number <= most)
+        return
     per_tile = found[0]
     if most < per_tile:
         raise ConfigError(f"{KEY}: Expected at least {per_tile}, the tokens of one tile of this model, got {most}")
@@ -78,6 +88,6 @@ def settings_of(processor: Any) -> str:
     images = processor.image_processor
     edges = {name: getattr(images.size, name, None) for name in ("shortest_edge", "longest_edge")}
     told = [f"size.{name}={value}" for name, value in edges.items() if value is not None]
-    names = ("do_image_splitting", "max_patches")
+    names = ("do_image_splitting", "max_patches", "max_soft_tokens")
     told += [f"{name}={getattr(images, name)}" for name in names if getattr(images, name, None) is not None]
     return ", ".join(told)

@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.family import GenericFamily
 from vlmft.models.features import Features, image_features
+from vlmft.models.generic import GenericFamily
 from vlmft.models.refusals import processor_refusals
 from vlmft.sample import Batch, EncodedImage, EncodedRow, Layout
 

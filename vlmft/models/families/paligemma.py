@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from vlmft.models.family import GenericFamily
+from vlmft.models.generic import GenericFamily
 
 TEMPLATE = (
     "{% if messages[0]['role'] != 'user' or messages | length > 2 %}"

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from vlmft.config.check import ConfigError
 from vlmft.models.families.moondream2.architecture import Moondream2Config
 from vlmft.models.families.moondream2.processing import IMAGE, Moondream2ImageProcessor
-from vlmft.models.family import GenericFamily
+from vlmft.models.generic import GenericFamily
 
 QUESTION, ANSWER = "<|md_question|>", "<|md_answer|>"
 """Marks of the template: what stands before a question, and between it and its answer."""
