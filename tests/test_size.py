@@ -21,7 +21,7 @@ MAX_LINES = {
     "evaluation": 2_880,
     "labels": 1_255,
     "metrics": 1_700,
-    "models": 2_790,
+    "models": 2_875,
     "pages": 270,
     "predictions": 2_101,
     "report": 2_020,

@@ -109,7 +109,7 @@ def test_stale_tokenizer_is_not_taken_for_starmie(gpt2_folder: Path, monkeypatch
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", unreachable)
     monkeypatch.setattr(
-        "vlmft.models.load.Moondream2Processor.from_pretrained", lambda *_, **__: Moondream2Processor(tokenizer)
+        "vlmft.models.processor.Moondream2Processor.from_pretrained", lambda *_, **__: Moondream2Processor(tokenizer)
     )
     with pytest.raises(ConfigError, match=r"not that of moondream2's 'starmie' generation, and moondream/starmie-v1"):
         family_of(gpt2_folder, "")
