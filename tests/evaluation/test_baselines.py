@@ -1,4 +1,4 @@
-"""Rules that look at nothing: what they score, fitted on train alone."""
+"""Baselines without images: what they score, fitted on train alone."""
 
 from __future__ import annotations
 

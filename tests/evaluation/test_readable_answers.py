@@ -1,4 +1,4 @@
-"""Answers that stand in the prompts: found where they tell, not where several are offered, and held against chance."""
+"""Answers that occur in the prompts: counted unless several are offered, and compared with chance."""
 
 from __future__ import annotations
 

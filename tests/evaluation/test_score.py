@@ -110,10 +110,10 @@ def test_an_unusable_reference_names_its_row() -> None:
 
 def test_small_tests_say_what_they_cannot_show() -> None:
     found = too_few(summary_of(["3", "4"] * 20, ["3", "5"] * 20))
-    assert found == ["With 40 rows a difference below 15.0 points (6 rows) cannot be told from chance."]
+    assert found == ["With 40 rows a difference below 15.0 points (6 rows) cannot be distinguished from chance."]
     assert too_few(summary_of(["3"] * 100, ["3"] * 100)) == []
     (sentence,) = too_few(summary_of(["3"] * 3, ["3"] * 3))
-    assert "no difference between two arms can be told from chance" in sentence
+    assert "no difference between two arms can be distinguished from chance" in sentence
 
 
 def test_few_images_say_what_they_cannot_show() -> None:
@@ -127,9 +127,13 @@ def test_few_images_say_what_they_cannot_show() -> None:
         (sentence,) = too_few(found)
         return sentence
 
-    assert "With 120 rows, 5 images no difference between two arms can be told from chance, which takes 6" in told(5)
     assert (
-        told(9) == "With 120 rows, 9 images no difference can be told from chance in which fewer than 6 images change."
+        "With 120 rows, 5 images no difference between two arms can be distinguished from chance, which takes 6"
+        in told(5)
+    )
+    assert (
+        told(9)
+        == "With 120 rows, 9 images no difference can be distinguished from chance in which fewer than 6 images change."
     )
 
 

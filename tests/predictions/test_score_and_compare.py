@@ -331,7 +331,7 @@ def test_a_column_of_images_groups_rows(told: Json, tmp_path: Path, capsys: pyte
     run_score([str(files[0])])
     shown = capsys.readouterr().out
     assert "a.csv: 40 rows, 4 images;" in shown and "Wilson by group" in shown
-    assert "With 40 rows, 4 images no difference between two arms can be told from chance" in shown
+    assert "With 40 rows, 4 images no difference between two arms can be distinguished from chance" in shown
     run_compare([*map(str, files)])
     shown = capsys.readouterr().out
     assert " on 40 rows, 4 images\n" in shown and shown.count("With 40 rows, 4 images") == 1

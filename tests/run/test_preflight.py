@@ -128,7 +128,7 @@ class OtherPrompt(Defect):
         (NoEndToken, "not in the end token"),
         (CutAnswer, "teaches '1', while its answer is '10'"),
         (OtherAnswer, "teaches 'a different one', while its answer is"),
-        (OtherPrompt, "under another prompt than generation sees"),
+        (OtherPrompt, "under another prompt than generation uses"),
     ],
 )
 def test_labels(defect: Callable[[Any], Any], sentence: str, checked: Any) -> None:
@@ -254,8 +254,8 @@ def test_images_that_never_reach_the_model(checked: Any) -> None:
 @pytest.mark.parametrize(
     ("losses", "ok", "words"),
     [
-        ((1.42, 2.26), True, "they help it"),
-        ((2.26, 1.42), True, "it does better without them"),
+        ((1.42, 2.26), True, "they lower it"),
+        ((2.26, 1.42), True, "the loss is lower without them"),
         ((2.26, 2.25), True, "they hardly move it"),
         ((2.26, 2.26), False, "the model does not see them"),
     ],
@@ -263,7 +263,7 @@ def test_images_that_never_reach_the_model(checked: Any) -> None:
 def test_it_is_said_which_way_the_images_move_the_loss(
     losses: tuple[float, float], ok: bool, words: str, make_built: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An untuned model that is surer without them is no fault of the set-up, and no sign that they help."""
+    """A lower loss of the untuned model without them is no fault of the set-up, and no sign that they help."""
     _, built = make_built("model.quantization.mode=none")
     with_and_without = iter(losses)
     monkeypatch.setattr(preflight_file, "_loss", lambda built, rows: torch.tensor(next(with_and_without)))
@@ -319,7 +319,7 @@ def test_leaking_questions(checked: Any) -> None:
 
 def test_failed_checks_are_one_sentence() -> None:
     checks = [Check("a", True, "fine"), Check("b", False, "bad"), Check("c", False, "worse")]
-    with pytest.raises(ConfigError, match=r"^preflight: b: bad; c: worse \(preflight=false trains all the same\)$"):
+    with pytest.raises(ConfigError, match=r"^preflight: b: bad; c: worse \(preflight=false trains anyway\)$"):
         require(checks)
 
 

@@ -1,4 +1,4 @@
-"""Data that tell their answers, and rules that look at nothing, in what a run prints, reports and stores."""
+"""Data that give away their answers, and baselines without images, in what a run prints, reports and stores."""
 
 from __future__ import annotations
 
@@ -62,10 +62,11 @@ def looked(compose: Callable[..., TrainConfig], tmp_path: Path, capsys: Any) -> 
 
 
 def test_data_that_tell_their_answers(looked: Callable[[str], Run]) -> None:
-    """The canary passes, for it is not this program that leaks; the warning stands above every table."""
+    """The canary passes, because it is not this program that leaks; the warning is above every table."""
     run = looked("How many? Answer is {answer}.")
     assert "ok   leak canary: passed for our code" in run.output
-    alarm = "the data tell their answers: in test the gold answer stands in its own prompt in 120 of 120 rows (100.0 %)"
+    rows = "120 of 120 rows (100.0 %)"
+    alarm = f"the data give away their answers: in test the gold answer occurs in its own prompt in {rows}"
     before_the_table = run.output[: run.output.index("exact_match on 120 rows")]
     assert f"WARNING: {alarm}" in before_the_table and f"WARNING: {alarm.replace('test', 'train')}" in before_the_table
     assert "majority by question " in run.output and "copy 100.0 %" in run.output
@@ -79,14 +80,14 @@ def test_data_that_tell_their_answers(looked: Callable[[str], Run]) -> None:
     assert all(found["flagged"] for found in card.values())
     for name in ("report.html", "report.md"):
         page = (run.folder / name).read_text()
-        assert page.index("the data tell their answers") < page.index("Arms") and "Without looking" in page
+        assert page.index("the data give away their answers") < page.index("Arms") and "Without looking" in page
 
 
 def test_data_that_do_not(looked: Callable[[str], Run]) -> None:
     run = looked("How many of the {other} cubes are red?")
     assert "WARNING" not in run.output and run.summary["alarms"] == []
     assert not run.summary["sentence"].startswith("The data")
-    (told,) = [line for line in run.output.splitlines() if line.startswith("answers that stand in the prompt: ")]
+    (told,) = [line for line in run.output.splitlines() if line.startswith("answers that occur in the prompt: ")]
     assert "by chance 1" in told
     found = run.summary["without_looking"]["readable_answers"]
     assert 0 < found["rows"] < 40 and not found["flagged"]

@@ -102,18 +102,18 @@ def _encodes(model: LoadedModel, sample: Sample) -> bool:
 
 @dataclass(frozen=True)
 class Invariance:
-    """Whether an answer depends on the rows that it was asked with."""
+    """Whether an answer depends on the other rows of its batch."""
 
     n: int
     rows_per_batch: int
     changed: tuple[str, ...]
-    """Ids whose answer is another when they are asked alone."""
+    """Ids whose answer is different when they are asked alone."""
 
     @property
     def sentence(self) -> str:
         if not self.changed:
             return f"{self.n} rows asked alone and {self.rows_per_batch} at once: the same answers"
         return (
-            f"{len(self.changed)} of {self.n} rows are answered otherwise alone than {self.rows_per_batch} at once "
+            f"{len(self.changed)} of {self.n} rows are answered differently alone than {self.rows_per_batch} at once "
             f"(first: {self.changed[0]}): rounding decides them, so compare only runs of one evaluation.rows_per_batch"
         )

@@ -64,7 +64,7 @@ class Evaluation:
     matrix: dict[str, dict[str, float]] = field(default_factory=dict)
     """Prompt -> arm -> mean score, where arms were asked in several ways."""
     best: BestOfSeveral | None = None
-    """Where several tuned arms stand in the table."""
+    """Where the table has several tuned arms."""
     draws: dict[str, list[dict[str, ScoredRow]]] = field(default_factory=dict)
     """Few-shot arm -> the scored answers of each draw; `rows` has their mean."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def evaluate_arms(
         ConfigError: there are no rows, or stored answers have another key.
     """
     if not rows.samples:
-        raise ConfigError(f"split: {rows.split} has no rows; choose another split or mend the data")
+        raise ConfigError(f"split: {rows.split} has no rows; choose another split or correct the data")
     result = Evaluation(rows.split, rows.samples)
     runner = _Runner(model, answerer, rows, settings, result, folder, fresh)
     models = {SIXTEEN_BIT: model.unquantized, **(models or {})}

@@ -85,7 +85,7 @@ def _drawn(
             if tested := [shot.id for shot in shots if images_of([shot]) & forbidden]:
                 raise ConfigError(
                     f"evaluation.few_shot.file: Expected examples of other images than those that are asked about, got "
-                    f"{tested[0]}, whose answer would stand in the prompts; take another example"
+                    f"{tested[0]}, whose answer would occur in the prompts; take another example"
                 )
         else:
             shots = _usable(model, rows, config.k, forbidden, number)

@@ -1,4 +1,4 @@
-"""What tuning taught of the form, apart from what it taught of the task; and what a test set can show at all."""
+"""Format gain and skill gain of tuning; and which differences a test set can show at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ changes what a model does."""
 
 @dataclass(frozen=True)
 class FormatAndSkill:
-    """The gain, parted: what the untuned model has, too, when it is asked otherwise, and the rest."""
+    """The gain, split into what the untuned model also reaches under another prompt, and the rest."""
 
     untuned: float
     asked_otherwise: str
@@ -32,7 +32,7 @@ class FormatAndSkill:
     best_untuned: float
     tuned: float
     skill: Adjusted
-    """Best untuned arm against tuned: the difference is what no prompt here gives the untuned model."""
+    """Best untuned arm against tuned: the difference is not reached by any prompt of this evaluation."""
 
     @property
     def format_gain(self) -> float:
@@ -115,7 +115,7 @@ def smallest_difference(n: int, discordance: float = USUAL_DISCORDANCE) -> float
 def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
     """What a test set of `n` rows in `n_groups` independent groups can show, in a sentence.
 
-    As if a group changed as one: what its rows tell beyond that is not known before they are answered.
+    As if a group changed as one: what its rows add beyond that is not known before they are answered.
     """
     units = rows_told(n, n_groups, kind)
     if n_groups < SMALLEST_SIGNIFICANT:
@@ -129,7 +129,7 @@ def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
 
 
 MANY_TUNED = 3
-"""Tuned arms from which on the best one's value is told to flatter it."""
+"""From this number of tuned arms on, the best one's value is reported with a note that the choice flatters it."""
 HALVINGS = 200
 
 
@@ -140,7 +140,7 @@ class BestOfSeveral:
     arm: str
     n_arms: int
     value: float
-    """Its mean score on all rows: too high, for it was chosen by it."""
+    """Its mean score on all rows: too high, because the arm was chosen by it."""
     split_half: float
     """The mean score of the arm that is best on one half of the groups, on the other half; over seeded halvings."""
 
@@ -178,9 +178,9 @@ def best_of_several(scores: Mapping[str, Mapping[str, float]], groups: Mapping[s
     for _ in range(HALVINGS):
         order = generator.permutation(len(sizes))
         halves = order[: len(order) // 2], order[len(order) // 2 :]
-        for chosen_on, told_on in (halves, halves[::-1]):
+        for chosen_on, scored_on in (halves, halves[::-1]):
             best = int(np.argmax(sums[:, chosen_on].sum(axis=1)))
-            reached.append(float(sums[best, told_on].sum() / sizes[told_on].sum()))
+            reached.append(float(sums[best, scored_on].sum() / sizes[scored_on].sum()))
     means = sums.sum(axis=1) / sizes.sum()
     best = int(np.argmax(means))
     return BestOfSeveral(arms[best], len(arms), float(means[best]), float(np.mean(reached)))
@@ -194,6 +194,6 @@ def seeds_apart(differences: Sequence[float]) -> str:
 
 
 def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean over all seeds there could be, by Student's t of two or more: what rows do not tell."""
+    """95 % interval of the mean over all seeds there could be, by Student's t of two or more seeds."""
     half = student_quantile(len(differences) - 1) * stdev(differences) / math.sqrt(len(differences))
     return fmean(differences) - half, fmean(differences) + half

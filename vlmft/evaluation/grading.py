@@ -1,8 +1,8 @@
 """Answers judged by people: verdicts on disk, acceptance per arm, agreement of raters. No torch.
 
 One line of <folder>/grading/<rater>.jsonl is one verdict: {"id", "arms", "text_sha256", "verdict", "note"}. It is about
-a text under a row's question: two arms that said the same share it, and an arm that is added later finds it. The last
-line on a text holds. A rater whose name begins with "judge-" is a machine.
+a text under a row's question: two arms with the same text share it, and an arm that is added later reuses it. The last
+line about a text counts. A rater whose name begins with "judge-" is a machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def text_sha256(text: str) -> str:
 class Verdict:
     id: str
     arms: tuple[str, ...]
-    """Those that had said this text when it was judged."""
+    """Those that had answered this text when it was judged."""
     text_sha256: str
     verdict: Literal["accept", "reject"]
     note: str = ""
@@ -56,7 +56,7 @@ class VerdictFile:
     def append(self, verdict: Verdict) -> None:
         """Raises OSError where it cannot be kept."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole_lines(self.path)  # mended: the next line would be glued to a torn one
+        whole_lines(self.path)  # repaired first: the next line would be appended to a torn one
         append_synced(self.path, (json.dumps(asdict(verdict), ensure_ascii=False) + "\n").encode())
         self.verdicts[verdict.key] = verdict
 
@@ -67,22 +67,26 @@ def read_verdicts(path: Path) -> dict[TextKey, Verdict]:
     Raises:
         ConfigError: a damaged line, named.
     """
-    found = {}
+    verdicts = {}
     for number, line in enumerate(whole_lines(path), start=1):
         try:
             row = json.loads(line)
             one = Verdict(row["id"], tuple(row["arms"]), row["text_sha256"], row["verdict"], row.get("note") or "")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{path}, line {number}: Expected a verdict, got {line[:40]!r}; mend the line") from error
+            raise ConfigError(
+                f"{path}, line {number}: Expected a verdict, got {line[:40]!r}; correct the line"
+            ) from error
         if one.verdict not in ("accept", "reject"):
-            raise ConfigError(f"{path}, line {number}: Expected accept or reject, got {one.verdict!r}; mend the line")
-        found[one.key] = one
-    return found
+            raise ConfigError(
+                f"{path}, line {number}: Expected accept or reject, got {one.verdict!r}; correct the line"
+            )
+        verdicts[one.key] = one
+    return verdicts
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """How much of what one arm said one rater accepts."""
+    """Share of one arm's answers that one rater accepts."""
 
     arm: str
     n: int
@@ -98,7 +102,7 @@ class RaterResult:
     rater: str
     is_judge: bool
     n_texts: int
-    """Texts judged; one that several arms said counts once here."""
+    """Texts judged; one that several arms answered counts once here."""
     arms: list[Acceptance]
     """Without those of which nothing was judged."""
     comparisons: list[Adjusted]
@@ -120,7 +124,7 @@ class Kappa:
 
 @dataclass(frozen=True)
 class Grading:
-    """What all raters found."""
+    """The verdicts of all raters, summarised."""
 
     raters: list[RaterResult]
     kappas: list[Kappa]
@@ -131,10 +135,10 @@ class Grading:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        told = asdict(self)
-        for rater, own in zip(told["raters"], self.raters, strict=True):
+        content = asdict(self)
+        for rater, own in zip(content["raters"], self.raters, strict=True):
             rater["comparisons"] = [one.to_dict() for one in own.comparisons]
-        return told
+        return content
 
 
 def cohens_kappa(
@@ -157,12 +161,12 @@ def summarise_grading(
 ) -> Grading:
     """Acceptance and agreement over `arms`; `verdicts` is rater -> what was judged, `groups` row id -> its image.
 
-    A verdict on a text that no arm of `answers` says is not used, and counted in a note.
+    A verdict on a text that no arm of `answers` has is not used, and counted in a note.
     """
-    said = {(row_id, text_sha256(text)) for texts in answers.values() for row_id, text in texts.items()}
+    answered = {(row_id, text_sha256(text)) for texts in answers.values() for row_id, text in texts.items()}
     used, notes = {}, []
     for rater, own in verdicts.items():
-        used[rater] = {key: verdict for key, verdict in own.items() if key in said}
+        used[rater] = {key: verdict for key, verdict in own.items() if key in answered}
         if stale := len(own) - len(used[rater]):
             notes.append(f"{rater}: {stale} of {len(own)} verdicts are on answers that are no longer there; not used")
     raters = [_of_rater(rater, own, answers, groups, arms) for rater, own in used.items()]
@@ -184,9 +188,9 @@ def _of_rater(
     scores: dict[str, dict[str, float]] = {}
     for arm in arms:
         keys = {row_id: (row_id, text_sha256(text)) for row_id, text in answers[arm].items()}
-        found = {row_id: float(own[key].verdict == "accept") for row_id, key in keys.items() if key in own}
-        if found:
-            scores[arm] = found
+        own_scores = {row_id: float(own[key].verdict == "accept") for row_id, key in keys.items() if key in own}
+        if own_scores:
+            scores[arm] = own_scores
     rates = []
     for arm, values in scores.items():
         interval, method, _ = arm_interval(values, groups)

@@ -19,13 +19,13 @@ SMALL_N = 100
 """Below it an arm's own interval is 17 points wide at 75 %."""
 COLLAPSED_SHARE = 0.5
 NOTABLE_SHARE = 0.01
-"""Less than one row in a hundred treated otherwise hardly moves a score; what chance does, too, is not told."""
+"""Less than one row in a hundred treated differently hardly moves a score; what chance also does is not reported."""
 REFUSAL = re.compile(
     r"(i['\u2019]?m|i am) (sorry|unable|not able)|sorry,|i (can['\u2019]?t|cannot)\b|as an ai\b|unfortunately, i\b"
     r"|извините|к сожалению, я|я не могу|как ии\b",
     re.IGNORECASE,
 )
-"""How an answer begins that is none."""
+"""How a refusal begins."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ArmSummary:
     """95 % interval of `value`."""
     interval_method: str
     n_groups: int
-    """Independent units, such as images, that the rows stand in."""
+    """Independent units, such as images, that the rows belong to."""
     parse_failures: int
     truncated: int
     """Answers cut at `max_new_tokens`."""
@@ -211,13 +211,15 @@ def _smallest_claim(n: int, n_groups: int, kind: str) -> str:
     """The smallest difference of two arms that these rows can show (exact sign flips), as half a sentence."""
     if n_groups < SMALLEST_SIGNIFICANT:
         return (
-            f"no difference between two arms can be told from chance, which takes {SMALLEST_SIGNIFICANT} "
+            f"no difference between two arms can be distinguished from chance, which takes {SMALLEST_SIGNIFICANT} "
             f"{'rows' if n == n_groups else kind} or more"
         )
     if n_groups < n:
-        return f"no difference can be told from chance in which fewer than {SMALLEST_SIGNIFICANT} {kind} change"
+        return (
+            f"no difference can be distinguished from chance in which fewer than {SMALLEST_SIGNIFICANT} {kind} change"
+        )
     points = 100 * SMALLEST_SIGNIFICANT / n
-    return f"a difference below {points:.1f} points ({SMALLEST_SIGNIFICANT} rows) cannot be told from chance"
+    return f"a difference below {points:.1f} points ({SMALLEST_SIGNIFICANT} rows) cannot be distinguished from chance"
 
 
 TREATED: dict[str, Callable[[ScoredRow], bool]] = {
@@ -235,8 +237,8 @@ def unequal_treatment(
     second: Mapping[str, ScoredRow],
     groups: Mapping[str, str],
 ) -> list[str]:
-    """A sentence for each kind of `TREATED` that befell one arm notably more often than the other, with what the
-    difference of the arms would be were those answers all right, or all wrong.
+    """A sentence for each kind of `TREATED` that one arm has notably more often than the other, with what the
+    difference of the arms would be if those answers were all right, or all wrong.
 
     Notable: by `NOTABLE_SHARE` of the rows or more, and more than chance does (p < 0.05 by group).
     """

@@ -36,7 +36,7 @@ class WithoutLooking:
     def lines(self) -> list[str]:
         """For the console, below the table."""
         found = [baselines_sentence(self.baselines)] if self.baselines else []
-        return [*found, f"answers that stand in the prompt: {self.readable.sentence}", *self.controls]
+        return [*found, f"answers that occur in the prompt: {self.readable.sentence}", *self.controls]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -53,29 +53,29 @@ def without_looking(
 
 
 def alarms_of(found: Mapping[Split, Mapping[str, Any]]) -> list[str]:
-    """Of the splits that tell their answers."""
+    """One for each split whose prompts contain their answers."""
     return [sentence for split, one in found.items() if (sentence := alarm(split, one)) is not None]
 
 
 def alarm(split: str, found: Mapping[str, Any]) -> str | None:
-    """What stands above a table where the rows of `split` tell their answers; `found` is `Readable.to_dict()`."""
+    """The warning above a table where prompts of `split` contain their answers; `found` is `Readable.to_dict()`."""
     if not found["flagged"]:
         return None
     return (
-        f"the data tell their answers: in {split} the gold answer stands in its own prompt in {found['sentence']}; "
-        "what is scored on these shows no skill"
+        f"the data give away their answers: in {split} the gold answer occurs in its own prompt in "
+        f"{found['sentence']}; scores on these rows show no skill"
     )
 
 
 def baselines_sentence(found: Sequence[Baseline]) -> str:
-    """Such as "without looking: majority 15.8 %, majority by question 31.0 % (12 kinds of question), copy 0.0 %"."""
+    """Such as "baselines ...: majority 15.8 %, majority by question 31.0 % (12 kinds of question), copy 0.0 %"."""
     parts = []
     for rule in found:
         more = (
             f" ({rule.kinds} kind{'s' * (rule.kinds != 1)} of question)" if rule.name == "majority by question" else ""
         )
         parts.append(f"{rule.name} {percent(rule.value)}{more}")
-    return f"rules from the training rows, which look at nothing: {', '.join(parts)}"
+    return f"baselines from the training rows, without images: {', '.join(parts)}"
 
 
 def control_sentence(judged: Adjusted) -> str | None:
@@ -91,7 +91,7 @@ def control_sentence(judged: Adjusted) -> str | None:
     )
     means = {
         "worse": "it uses its images",
-        "better": "it answers better without its images, so they do not tell it the answer",
+        "better": "it answers better without its images, so they do not help it",
         "not distinguishable": f"these {found.n} rows do not show that it needs its images",
     }
     return measured + means[judged.verdict]

@@ -41,7 +41,7 @@ class Drafts:
         for row in self.journal.rows:
             if row.get("status") in ("draft", "accepted") and not all(isinstance(row.get(key), str) for key in ORIGIN):
                 raise ConfigError(
-                    f"{dataset.drafts}: Expected {', '.join(ORIGIN)} in {row['id']}, got less; mend the line"
+                    f"{dataset.drafts}: Expected {', '.join(ORIGIN)} in {row['id']}, got less; correct the line"
                 )
         rows = {row["id"]: row for row in self.journal.rows if row["id"] in self.missing}
         now = {name: asked(self.missing[name]) for name in rows}

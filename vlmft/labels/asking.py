@@ -36,10 +36,10 @@ class Journal:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"{path}: Expected a JSON object a line, got {error}; mend the file or move it"
+                f"{path}: Expected a JSON object a line, got {error}; correct the file or move it"
             ) from error
         if not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in self.rows):
-            raise ConfigError(f"{path}: Expected lines with an id, got others; mend the file or move it away")
+            raise ConfigError(f"{path}: Expected lines with an id, got others; correct the file or move it away")
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Raises OSError, such as on a full disk; the file ends where it ended before."""

@@ -92,7 +92,7 @@ def _whole(path: Path, name: str, found: Sequence[Any]) -> list[Any]:
         return list(found)
     except (BadRowError, RecursionError) as error:
         reason = "lists in lists too deep to read" if isinstance(error, RecursionError) else error
-        raise ConfigError(f"{path}: {name + ': ' if name else ''}{reason}; mend the file") from error
+        raise ConfigError(f"{path}: {name + ': ' if name else ''}{reason}; correct the file") from error
 
 
 def _chosen(

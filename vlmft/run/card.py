@@ -1,4 +1,4 @@
-"""The data card: what a run is told of its rows before it trains, under its own model. data_card.json, and a sheet.
+"""The data card: what is known of the rows before training, under the run's own model. data_card.json, and a sheet.
 
 Keys of data_card.json:
 
@@ -111,7 +111,7 @@ def read_card(folder: Path, page_folder: Path) -> dict[str, Any] | None:
 def _split(card: SplitCard, image_tokens: ImageTokens) -> dict[str, Any]:
     tokens: Counter[int] = Counter()
     for size, n_images in card.sizes.items():
-        with contextlib.suppress(BadRowError):  # its row does not fit, which `_fit` says
+        with contextlib.suppress(BadRowError):  # its row does not fit, which `_fit` reports
             tokens[image_tokens(*size)] += n_images
     return {
         "rows": card.rows,
@@ -138,7 +138,7 @@ def _answers(cards: Mapping[Split, SplitCard]) -> dict[str, dict[str, float]]:
 
 
 def _fit(survey: Survey, family: Family, image_tokens: ImageTokens, poll: Callable[[], None]) -> dict[str, Any]:
-    """Rows of a seeded sample that the model will not take, told without decoding their images again."""
+    """Rows of a seeded sample that the model will not take, counted without decoding their images again."""
     n_rows = sum(card.looked_at for card in survey.cards.values())
     share = min(1.0, TEXT_ROWS / max(1, n_rows))
     tokens: Counter[int] = Counter()

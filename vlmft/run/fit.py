@@ -105,7 +105,7 @@ def make_trainer(
 
 
 def _count_or_share(value: float | None) -> int | float | None:
-    """Lightning tells a count from a share by its type; stored settings may have 3.0 for a count."""
+    """Lightning distinguishes a count from a share by its type; stored settings may have 3.0 for a count."""
     return int(value) if value is not None and value > 1 else value
 
 
@@ -201,7 +201,9 @@ def _whole(chosen: Path) -> dict[str, Any]:
     try:
         return read_checkpoint(chosen)
     except CheckpointError as error:  # another one in its place would be another result
-        raise ConfigError(f"the best checkpoint is lost: {error}; remove {chosen.parents[1]} and train anew") from error
+        raise ConfigError(
+            f"the best checkpoint is lost: {error}; remove {chosen.parents[1]} and train again"
+        ) from error
 
 
 def _require_fitting(module: VLMModule, start: str) -> None:

@@ -88,8 +88,8 @@ def config_hash(config: TrainConfig | EvaluateConfig) -> str:
 
 def folder_of(config: TrainConfig) -> Path:
     name = config.name or config_hash(config)
-    told = f"smoke-{name}" if config.scale == Scale.smoke else name
-    return Path(config.output_root) / (config.task_name or f"{config.model.name}-{config.data.name}") / told
+    folder_name = f"smoke-{name}" if config.scale == Scale.smoke else name
+    return Path(config.output_root) / (config.task_name or f"{config.model.name}-{config.data.name}") / folder_name
 
 
 def find_folder(config: TrainConfig) -> tuple[Path, bool]:
@@ -234,9 +234,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def groups_of(card: Mapping[str, Any], split: str) -> int | None:
-    """Independent groups of a split's rows by data_card.json, scaled where only some were looked at; None if untold."""
-    told, rows = card.get("groups", {}).get(split), card["splits"].get(split)
-    return round(told["n"] * rows["rows"] / max(1, rows["looked_at"])) if told and rows else None
+    """Independent groups of a split's rows by data_card.json, scaled where only some were read; None if unknown."""
+    groups, rows = card.get("groups", {}).get(split), card["splits"].get(split)
+    return round(groups["n"] * rows["rows"] / max(1, rows["looked_at"])) if groups and rows else None
 
 
 LIBRARIES = (

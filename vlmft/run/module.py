@@ -25,8 +25,10 @@ def make_module(
 
 
 def from_config(config: TrainConfig) -> tuple[VLMModule, VLMDataModule]:
-    """The loaded model with its adapters, and its data, once no row or image stands in two of the splits; raises
-    ConfigError and BadRowError as vlmft.from_config."""
+    """The loaded model with its adapters, and its data, after a check that no row or image is in two splits.
+
+    Raises ConfigError and BadRowError as vlmft.from_config.
+    """
     built = build(config.model, config.data, config.trainer, seed=config.seed, train=config.train)
     survey_splits(built.data)
     built.data.prompts_per_batch = config.evaluation.rows_per_batch
@@ -40,6 +42,6 @@ def score_texts(answers: Mapping[str, str], data: VLMDataModule) -> dict[str, fl
 
 
 def compare_scores(first: Mapping[str, float], second: Mapping[str, float], data: VLMDataModule) -> Comparison:
-    """Two models' scores of the same rows, by the independent units that the rows stand in."""
+    """Two models' scores of the same rows, by the independent units that the rows belong to."""
     groups, kind = units_of(data.samples(list(first)))
     return compare("first", first, "second", second, groups, kind)

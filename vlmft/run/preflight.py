@@ -73,17 +73,17 @@ def require(checks: Sequence[Check]) -> None:
     """
     failed = [f"{check.name}: {check.sentence}" for check in checks if not check.ok]
     if failed:
-        raise ConfigError("preflight: " + "; ".join(failed) + " (preflight=false trains all the same)")
+        raise ConfigError("preflight: " + "; ".join(failed) + " (preflight=false trains anyway)")
 
 
 def _rows(built: Built) -> tuple[list[EncodedRow], list[Sample]]:
     ids = built.data.ids["train"]
     if not ids:
-        raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
+        raise ConfigError("data: the training split has no rows; choose other splits or correct the data")
     rows, samples = [], []
     for row_id in ids[:: max(1, len(ids) // LOOKED_AT)][:LOOKED_AT]:
         for sample in built.data.samples([row_id]):
-            with contextlib.suppress(BadRowError):  # the ledger hears of it when its window comes
+            with contextlib.suppress(BadRowError):  # it enters the ledger when its window comes
                 rows.append(built.family.encode(sample))
                 samples.append(sample)
     if not rows:
@@ -120,7 +120,7 @@ def _loss(model: LoadedModel, rows: Sequence[EncodedRow], *, grad: bool = False)
 
 def _backward(model: LoadedModel, rows: Sequence[EncodedRow], *, grad: bool) -> None:
     loss = _loss(model, rows, grad=grad)
-    if loss.requires_grad:  # otherwise no parameter gets a gradient, which `_gradients` says
+    if loss.requires_grad:  # otherwise no parameter gets a gradient, which `_gradients` reports
         loss.backward()  # type: ignore[no-untyped-call]
 
 
@@ -133,11 +133,11 @@ def _supervised(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequenc
 
 
 def _mislabelled(model: LoadedModel, row: EncodedRow, sample: Sample) -> str | None:
-    """What is wrong with a row's ids: they must be the prompt as generation sees it, then the answer, then the end."""
+    """What is wrong with a row's ids: they must be the prompt as generation uses it, then the answer, then the end."""
     prompt = model.family.encode_prompt(sample.id, sample.prompt)
     length = prompt.prompt_length
     if row.prompt_length != length or (row.input_ids[:length] != prompt.input_ids).any():
-        return "is trained under another prompt than generation sees"
+        return "is trained under another prompt than generation uses"
     if (row.supervised != (np.arange(row.length) >= length)).any():
         return f"has its loss on {model.family.show(row.input_ids[row.supervised].tolist())!r}, not on its answer alone"
     if row.n_supervised < 2 or row.input_ids[-1] != model.family.end_id:
@@ -169,7 +169,9 @@ def _first_loss(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedR
     if not sane:
         text += "; far worse than chance: template, labels or weights are wrong"
     elif first > chance:
-        text += "; the base is surer of other answers than of these: it was never taught anything like them"
+        text += (
+            "; the base gives other answers a higher probability than these: it was never trained on anything like them"
+        )
     return Check("first loss", same and sane, text)
 
 
@@ -213,10 +215,10 @@ def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sa
     if math.isclose(real, blank, rel_tol=1e-6):
         return [Check("images arrive", False, f"{text}: the model does not see them")]
     meaning = (
-        "they help it" if real < blank else "it does better without them, so all that they tell is yet to be learned"
+        "they lower it" if real < blank else "the loss is lower without them, so the model has yet to learn to use them"
     )
     if math.isclose(real, blank, rel_tol=HARDLY):
-        meaning = "they hardly move it, so all that they tell is yet to be learned"
+        meaning = "they hardly change it, so the model has yet to learn to use them"
     return [Check("images arrive", True, f"{text}: {meaning}")]
 
 

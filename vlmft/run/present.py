@@ -48,23 +48,23 @@ def print_card(card: Mapping[str, Any], n_bad: int, data: DataConfig) -> None:
     print_alarms(alarms_of(card["readable_answers"]))
     console().print(table)
     if sampled:
-        print("  no image can stand in two splits here: all but the rows is counted from a seeded sample of each split")
+        print("  no image can be in two splits here: all counts but the rows are from a seeded sample of each split")
     for name, split in card["splits"].items():
         top = itertools.islice(split["top_answers"].items(), SHOWN_ANSWERS)
-        told = ", ".join(
+        answers = ", ".join(
             f"{shortened(' '.join(answer.split()), 24)} ({plain_signs(share(part))})" for answer, part in top
         )
-        print(f"  most frequent answers of {name}: {told}")
+        print(f"  most frequent answers of {name}: {answers}")
     if n_bad:
-        print(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and says why")
+        print(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and the reason")
     if card["divided"]:
         shares = ", ".join(f"data.{split}_rows={getattr(data, f'{split}_rows'):g}" for split in card["divided"])
         missing = " and no ".join(card["divided"])
         print(f"  the source declares no {missing}: taken from train by content ({shares})")
     for warning in card["warnings"]:
         print(f"  warning: {warning}")
-    for name, told in findings(card).items():
-        print(f"  {name.lower()}: {told[:1].lower()}{told[1:]}")
+    for name, sentence in findings(card).items():
+        print(f"  {name.lower()}: {sentence[:1].lower()}{sentence[1:]}")
 
 
 def _range(spread: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # Named one by one: what these say is either meant (frozen parts in eval mode) or theirs to mend.
+    # Named one by one: each warns of what is intended (frozen parts in eval mode) or of what that library must fix.
     for message in (
         ".*in eval mode at the start of training.*",
         ".*does not have many workers.*",

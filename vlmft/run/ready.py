@@ -55,7 +55,7 @@ def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | Non
 
 
 def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: StopRequest) -> Checked:
-    """Looks at all rows, runs preflight and says what it found. Writes nothing.
+    """Looks at all rows, runs preflight and prints the results. Writes nothing.
 
     Raises:
         ConfigError: a split, a row or a check says that this run cannot be what it is meant to be.
@@ -92,7 +92,7 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
 
 
 def keep_data(config: TrainConfig, checked: Checked, folder: Path) -> None:
-    """Stores the card of the data, and which rows stand in which split."""
+    """Stores the card of the data, and which rows are in which split."""
     if (sheet := keep_card(checked.card, checked.survey, folder)) is not None:
         print(f"  near-duplicates: look at them in {sheet}")
     if not config.trainer.fast_dev_run:  # its test rows are cut

@@ -74,11 +74,11 @@ class Summary:
     leak_canary: dict[str, Any] | None = None
     """n, ids whose prediction moved, ids whose prompt showed the sentinel, ok."""
     batch_invariance: dict[str, Any] | None = None
-    """n, rows_per_batch, ids answered otherwise when they are asked alone."""
+    """n, rows_per_batch, ids answered differently when they are asked alone."""
     format_and_skill: dict[str, Any] | None = None
-    """The gain, parted into what another prompt gives the untuned model, too, and the rest, with its interval."""
+    """The gain, split into what another prompt also gives the untuned model, and the rest, with its interval."""
     best_of_several: dict[str, Any] | None = None
-    """Where several tuned arms stand in the table: the best one's value, and that of a choice on half of the rows."""
+    """Where the table has several tuned arms: the best one's value, and that of a choice on half of the rows."""
     prompt_matrix: dict[str, dict[str, float]] = field(default_factory=dict)
     """Prompt -> arm -> value."""
     metric_variant: str | None = None
@@ -86,11 +86,11 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     """What to know before the numbers, then what to know beside them."""
     alarms: list[str] = field(default_factory=list)
-    """What takes their meaning from the numbers: answers that stand in the prompts, test rows that were trained on."""
+    """What makes the numbers meaningless: answers that occur in the prompts, test rows that were trained on."""
     without_looking: dict[str, Any] | None = None
     """`readable_answers`, `baselines` and `controls`: what a score is worth that needs no image."""
     grading: dict[str, Any] | None = None
-    """What people and judges have found of the answers (vlmft grade, vlmft judge); null before anybody has judged."""
+    """How people and judges have rated the answers (vlmft grade, vlmft judge); null before anyone has judged."""
     best_checkpoint: str | None = None
     best_value: float | None = None
     """Validation metric of the best checkpoint."""

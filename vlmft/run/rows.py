@@ -1,6 +1,6 @@
-"""Which rows stand in which split of a run, in splits.json of its folder; and test rows that an adapter was trained on.
+"""Which rows are in which split of a run, in splits.json of its folder; and test rows that an adapter was trained on.
 
-A test row counts as trained on where its image, or its text if it has none, stands in the run's training split,
+A test row counts as trained on where its image, or its text if it has none, is in the run's training split,
 whatever file or data set it comes from: the first 16 hex digits of its hash are in the manifest. Of generated data,
 whose images are not all looked at, ids are compared, where the settings of the data are the run's own. A copy that was
 saved again or mirrored is not found here.
@@ -26,7 +26,7 @@ from vlmft.sample import SPLITS, Sample, Split
 
 MANIFEST_FILE = "splits.json"
 CONTENT_DIGITS = 16
-"""Of a hash: enough to tell a hundred million images apart."""
+"""Of a hash: enough to distinguish a hundred million images."""
 
 
 def manifest(data: Rows) -> dict[str, Any]:

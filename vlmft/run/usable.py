@@ -59,7 +59,7 @@ def _suspects(
     if not good.any():
         return np.zeros(0, np.int64)
     marks = [marks_in([token]) for token in family.control_texts]
-    suspect = np.full(len(facts), 0 in marks)  # a token without any of the marks may stand in every text
+    suspect = np.full(len(facts), 0 in marks)  # a token without any of the marks may occur in every text
     for own in set(marks):
         suspect |= (facts.rows["marked"] & own) == own
     most = family.max_images

@@ -133,10 +133,10 @@ def _as_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  answer: {shown['answer']!r}" + (f", also right: {', '.join(map(repr, also))}" if also else ""))
         if split in found["model"].get("rows", {}):
             seen = found["model"]["rows"][split]
-            lines.append(f"  {found['model']['name']} sees {seen['tokens']} tokens: {seen['text']!r}")
+            lines.append(f"  {found['model']['name']} gets {seen['tokens']} tokens: {seen['text']!r}")
     n_bad = sum(kind["rows"] for kind in found["bad"])
     lines.append(f"rows that cannot be used: {n_bad}" if n_bad else "every row can be used")
     lines += [f"  {kind['rows']}: {kind['reason']} ({', '.join(kind['ids'])})" for kind in found["bad"]]
     if n_bad:
-        lines.append("  mend them, or set data.on_bad_row=skip data.bad_row_ceiling=1 to go on without them")
+        lines.append("  correct them, or set data.on_bad_row=skip data.bad_row_ceiling=1 to go on without them")
     return "\n".join(lines)

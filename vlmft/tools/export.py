@@ -100,9 +100,9 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=f"vlmft export of {folder.name}")
     except UPLOAD_ERRORS as error:
         later = f"hf upload {repository} {folder}{'' if public else ' --private'}"
-        said = redacted_text(" ".join(str(error).split())) or type(error).__name__
+        reason = redacted_text(" ".join(str(error).split())) or type(error).__name__
         raise ConfigError(
-            f"push: {repository} could not be uploaded ({said}); what was exported is whole in {folder}: "
+            f"push: {repository} could not be uploaded ({reason}); what was exported is whole in {folder}: "
             f"`{later}` sends it later"
         ) from error
     return str(made)
