@@ -256,7 +256,7 @@ def test_images_that_never_reach_the_model(checked: Any) -> None:
     [
         ((1.42, 2.26), True, "they lower it"),
         ((2.26, 1.42), True, "the loss is lower without them"),
-        ((2.26, 2.25), True, "they hardly move it"),
+        ((2.26, 2.25), True, "they hardly change it"),
         ((2.26, 2.26), False, "the model does not see them"),
     ],
 )

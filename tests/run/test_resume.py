@@ -186,7 +186,7 @@ def test_a_damaged_best_checkpoint_is_told(compose, tmp_path: Path) -> None:
     undone(folder)
     with (folder / "checkpoints" / best / "tensors.safetensors").open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(ConfigError, match=r"best checkpoint is lost: .*step-0000006.*; remove .* and train anew"):
+    with pytest.raises(ConfigError, match=r"best checkpoint is lost: .*step-0000006.*; remove .* and train again"):
         train(compose(*config, "resume=true"))
 
 

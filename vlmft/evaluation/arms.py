@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 CONTROLS = ("blank", "shuffled", "textonly")
-"""The images black, another row's, or none: what is answered all the same was not seen."""
+"""The images black, another row's, or none: what is still answered was not seen."""
 SIXTEEN_BIT = "untuned16"
 
 

@@ -1,11 +1,10 @@
-"""What no picture is needed for: answers from the training rows and from the texts alone, by rules that cost nothing.
+"""Baselines without images: answers from the training rows and from the texts alone, by simple rules.
 
 * `majority`: the most frequent training answer.
 * `majority by question`: that of the same kind of question. A kind is the bare question without its numbers; where
   fewer than `LEAST` training rows ask it, the tag `source`; where fewer have that, all rows are of one kind.
-* `copy`: what stands in the prompt where training prompts have their answer: behind the two words, or else the one,
-  that answers most reliably follow there: one word of it, or all up to the next sign. Where no words lead to an answer
-  it says nothing.
+* `copy`: the text at the place where training prompts have their answer: after the two words, or else the one, that
+  answers follow most reliably: one word, or all up to the next sign. Where no words lead to an answer it gives none.
 
 All are fitted on train and scored by the dataset's own metric. A tuned model that does not beat them has not been shown
 to look at anything.
@@ -33,7 +32,7 @@ Lead = tuple[tuple[str, ...], bool]
 
 @dataclass(frozen=True)
 class Baseline:
-    """What such a rule scores."""
+    """The score of one rule."""
 
     name: str
     value: float
@@ -41,7 +40,7 @@ class Baseline:
     answered: int
     """Rows to which it had an answer."""
     kinds: int
-    """Kinds of question, or words that lead to answers, that it found in train."""
+    """Kinds of question, or words that lead to answers, counted in train."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,7 +80,7 @@ class Majority:
         for sample in train:
             for kind in kinds_of(sample):
                 counts[kind][sample.answer] += 1
-        self.most = {kind: _most(found) for kind, found in counts.items() if found.total() >= LEAST or not kind}
+        self.most = {kind: _most(answers) for kind, answers in counts.items() if answers.total() >= LEAST or not kind}
         self.n_kinds = sum(kind.startswith("asks ") for kind in self.most) or 1
 
     def answer(self, sample: Sample) -> str:
@@ -102,15 +101,15 @@ def _texts(sample: Sample) -> Iterator[tuple[str, list[Token]]]:
         yield whole, [Token(END, 0, 0), *tokens(whole)]
 
 
-def _leads(found: Sequence[Token]) -> Iterator[tuple[Lead, int, int]]:
-    """(lead, first, end) of each span of words that a lead stands before; signs count as words in a lead."""
-    end = len(found)
-    for place in range(len(found) - 1, 0, -1):
-        if found[place].word in SIGNS:
+def _leads(text_tokens: Sequence[Token]) -> Iterator[tuple[Lead, int, int]]:
+    """(lead, first, end) of each span of words that follows a lead; signs count as words in a lead."""
+    end = len(text_tokens)
+    for place in range(len(text_tokens) - 1, 0, -1):
+        if text_tokens[place].word in SIGNS:
             end = place
             continue
         for n in (2, 1):
-            before = tuple(token.word for token in found[max(0, place - n) : place])
+            before = tuple(token.word for token in text_tokens[max(0, place - n) : place])
             yield (before, True), place, end
             yield (before, False), place, place + 1
 
@@ -121,18 +120,18 @@ def leading_words(train: Sequence[Sample]) -> Mapping[Lead, float]:
     right: Counter[Lead] = Counter()
     for sample in train:
         answer = words_of(sample.answer)
-        for _, found in _texts(sample):
-            for lead, first, end in _leads(found):
+        for _, text_tokens in _texts(sample):
+            for lead, first, end in _leads(text_tokens):
                 seen[lead] += 1
-                right[lead] += tuple(token.word for token in found[first:end]) == answer
+                right[lead] += tuple(token.word for token in text_tokens[first:end]) == answer
     return {lead: n / seen[lead] for lead, n in right.items() if n >= LEAST and 2 * n > seen[lead]}
 
 
 def copy(sample: Sample, leads: Mapping[Lead, float]) -> str | None:
-    """The words behind the most reliable lead of a prompt, as they stand there; None without one."""
+    """The words behind the most reliable lead of a prompt, as they are written there; None without one."""
     best, text = 0.0, None
-    for whole, found in _texts(sample):
-        for lead, first, end in _leads(found):
+    for whole, text_tokens in _texts(sample):
+        for lead, first, end in _leads(text_tokens):
             if leads.get(lead, 0.0) > best:
-                best, text = leads[lead], whole[found[first].start : found[end - 1].end]
+                best, text = leads[lead], whole[text_tokens[first].start : text_tokens[end - 1].end]
     return text

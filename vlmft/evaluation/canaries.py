@@ -1,4 +1,4 @@
-"""The leak canary: gold answers replaced by a sentinel must move no prediction and no prompt."""
+"""The leak canary: gold answers replaced by a sentinel must not change any prediction or prompt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vlmft.models.loaded import LoadedModel
 from vlmft.sample import BadRowError, Question, Sample
 
 SENTINEL = "quetzalcoatl"
-"""A word that is no answer of any dataset here."""
+"""A word that is not an answer in any dataset here."""
 
 Ask = Callable[[Sequence[Sample]], Mapping[str, str]]
-"""Samples -> answer text by id, by the very path that evaluation takes."""
+"""Samples -> answer text by id, by the same path as in evaluation."""
 Show = Callable[[Sequence[Sample]], Mapping[str, str]]
 """Samples -> the whole prompt as the model reads it, decoded from its ids, by id."""
 
@@ -57,7 +57,7 @@ def leak_canary(
     Args:
         samples: rows as they are.
         censored: the same rows, in order, with `SENTINEL` for answer and references.
-        in_source: how many of `censored` were made from a source record that says `SENTINEL`, too.
+        in_source: how many of `censored` were made from a source record that also says `SENTINEL`.
     """
     answers, censored_answers = ask(samples), ask(censored)
     prompts, censored_prompts = show(samples), show(censored)
@@ -95,7 +95,7 @@ def canary_on(model: LoadedModel, answerer: Answerer, rows: EvaluationRows, n_ro
 def _encodes(model: LoadedModel, sample: Sample) -> bool:
     try:
         model.family.encode_prompt(sample.id, sample.prompt)
-    except BadRowError:  # the ledger hears of it when the row is answered
+    except BadRowError:  # it enters the ledger when the row is answered
         return False
     return True
 

@@ -22,7 +22,7 @@ FEW_GROUPS = 16
 COUNTED = 10_000
 """Disagreements up to which a binomial tail is added up in whole numbers: hundredths of a second."""
 _STEPS = 200_000_000
-"""Additions that an exact distribution may take: half a second."""
+"""Upper limit of additions for an exact distribution: half a second."""
 _DRAWS_AT_ONCE = 1_000_000
 """Bounds memory at about 20 MB, whatever the number of rows."""
 
@@ -206,11 +206,11 @@ def arm_interval(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values that hold for all tests together, in their order (Holm 1979, "A simple sequentially rejective ...")."""
-    found, largest = [0.0] * len(p_values), 0.0
+    adjusted_values, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        found[i] = largest
-    return found
+        adjusted_values[i] = largest
+    return adjusted_values
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

@@ -48,7 +48,7 @@ from vlmft.sample import Question, Sample, Split
 
 @dataclass
 class Evaluation:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     split: Split
     samples: list[Sample]
@@ -74,7 +74,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     """What a reader must know beside them."""
     alarms: list[str] = field(default_factory=list)
-    """What takes their meaning from the numbers; stands above them."""
+    """What makes the numbers meaningless; printed above them."""
     blind: WithoutLooking | None = None
 
 
@@ -98,7 +98,7 @@ def arm_state(model: PreTrainedModel | PeftModel, arm: Arm) -> Iterator[None]:
 
 
 def peft_name(adapter: str) -> str:
-    """What PEFT calls an arm's adapter: never a name that a module has, for it becomes a part of parameters' names."""
+    """What PEFT calls an arm's adapter: never a module's name, because it becomes a part of parameters' names."""
     return TUNED if adapter == "tuned" else f"arm-{adapter}"
 
 
@@ -183,7 +183,7 @@ class _Runner:
         self.result, self.folder, self.fresh = result, folder, fresh
         self.metric = metric_named(rows.metric_name)
         self.asked: dict[str, list[Question]] = {}
-        """Arm -> what it was asked: to black out an image is to decode it."""
+        """Arm -> what it was asked: blacking out an image means decoding it."""
 
     def can(self, arm: Arm) -> bool:
         """Whether this model and this data have such an arm; the reason goes to the notes where they have not."""
@@ -245,15 +245,15 @@ class _Runner:
                 self._draws(arm, shots)
 
     def _draws(self, arm: Arm, shots: FewShot) -> None:
-        found = []
+        draws = []
         for number, draw in enumerate(shots.draws, start=1):
             key = {"few_shot": {**shots.key, "draw": number, "shots": draw.ids}}
             answerer = dataclasses.replace(self.answerer, prefix=draw.prefix)
-            found.append(self._answered(f"{arm.name}-{number}", arm, draw.questions, answerer, key))
-        seconds = [self.result.seconds[f"{arm.name}-{n + 1}"] for n in range(len(found))]
+            draws.append(self._answered(f"{arm.name}-{number}", arm, draw.questions, answerer, key))
+        seconds = [self.result.seconds[f"{arm.name}-{n + 1}"] for n in range(len(draws))]
         self.result.seconds[arm.name] = sum(seconds) if all(seconds) else 0.0
-        self.result.draws[arm.name] = found
-        self.result.rows[arm.name] = mean_of_draws(found)
+        self.result.draws[arm.name] = draws
+        self.result.rows[arm.name] = mean_of_draws(draws)
 
     def _answered(
         self, name: str, arm: Arm, questions: Sequence[Question], answerer: Answerer, more: Mapping[str, Any]
@@ -312,14 +312,14 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
     for arm in arms:
         rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
         seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
-        found = summarise(arm.name, rows, references, metric_name, seconds, labels, groups, kind, is_share=is_drawn)
+        summary = summarise(arm.name, rows, references, metric_name, seconds, labels, groups, kind, is_share=is_drawn)
         if arm.name in result.draws:
-            found = summarise_draws(found, result.draws[arm.name], references, labels)
-        result.arms[arm.name] = found
-        result.notes += warnings(found)
+            summary = summarise_draws(summary, result.draws[arm.name], references, labels)
+        result.arms[arm.name] = summary
+        result.notes += warnings(summary)
     result.notes += too_few(next(iter(result.arms.values())))
     scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
-    values = {arm: found.value for arm, found in result.arms.items()}
+    values = {arm: summary.value for arm, summary in result.arms.items()}
     pairs, skill = pairs_of(list(scores)), skill_pair(values)
     pairs += [skill] if skill is not None and skill not in pairs else []
     result.comparisons = adjusted(

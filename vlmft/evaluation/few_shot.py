@@ -1,6 +1,6 @@
 """Few-shot prompts: worked examples as earlier turns, from train, and none shares an image with a question.
 
-They are drawn by a seed, nearest by what the model sees, or written by hand. What a draw's prompts begin with is
+They are drawn by a seed, nearest by the model's image features, or written by hand. What a draw's prompts begin with is
 computed once.
 """
 
@@ -67,18 +67,18 @@ def _nearest_shots(
 ) -> FewShot:
     pool = _usable(model, rows, config.pool_rows, images_of(samples), 0)
     pool = [sample for sample in pool if sample.prompt.images]
-    found = FewShot(_key(model, config))
+    few_shot = FewShot(_key(model, config))
     if pool:
-        found.draws.append(Draw([], _nearest(model, pool, config.k, samples)))
+        few_shot.draws.append(Draw([], _nearest(model, pool, config.k, samples)))
     else:
-        found.notes.append("fewshot: not run: train has no images that are not among the rows")
-    return found
+        few_shot.notes.append("fewshot: not run: train has no images that are not among the rows")
+    return few_shot
 
 
 def _drawn(
     model: LoadedModel, answerer: Answerer, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
 ) -> FewShot:
-    found, forbidden = FewShot(_key(model, config)), images_of(samples)
+    few_shot, forbidden = FewShot(_key(model, config)), images_of(samples)
     for number in range(config.draws if config.choose == ShotChoice.random else 1):
         if config.choose == ShotChoice.file:
             shots = rows.written_shots()
@@ -90,19 +90,19 @@ def _drawn(
         else:
             shots = _usable(model, rows, config.k, forbidden, number)
         if not shots:
-            found.notes.append("fewshot: not run: train has no examples that are not among the rows")
-            return found
+            few_shot.notes.append("fewshot: not run: train has no examples that are not among the rows")
+            return few_shot
         if len(shots) < config.k:
-            found.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
+            few_shot.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
         questions = [question_after(shots, sample) for sample in samples]
         prefix = make_prefix(model.family, model.base, Prompt(turns_of(shots, samples[0])))
         if prefix is not None and not _same_answers(model, answerer, questions[:CHECKED_ROWS], prefix):
-            found.notes.append(
+            few_shot.notes.append(
                 "few-shot: the shared examples changed an answer when computed once; each row had its own"
             )
             prefix = None
-        found.draws.append(Draw([shot.id for shot in shots], questions, prefix))
-    return found
+        few_shot.draws.append(Draw([shot.id for shot in shots], questions, prefix))
+    return few_shot
 
 
 def _same_answers(model: LoadedModel, answerer: Answerer, questions: Sequence[Question], prefix: Prefix) -> bool:
@@ -124,7 +124,7 @@ def _same_answers(model: LoadedModel, answerer: Answerer, questions: Sequence[Qu
 
 
 def _usable(model: LoadedModel, rows: EvaluationRows, n: int, forbidden: set[str], number: int) -> list[Sample]:
-    """Training rows that the model can be shown with their answers: one that it refuses would drag the others out."""
+    """Training rows that the model can be shown with their answers: a refused one would remove the others, too."""
 
     def read(row_id: str) -> Sample:
         sample = rows.train_sample(row_id)
@@ -137,14 +137,14 @@ def _usable(model: LoadedModel, rows: EvaluationRows, n: int, forbidden: set[str
 def _nearest(model: LoadedModel, pool: Sequence[Sample], k: int, samples: Sequence[Sample]) -> list[Question]:
     vectors = {}
     for sample in samples:
-        with contextlib.suppress(BadRowError):  # the ledger hears of it when the row is asked
+        with contextlib.suppress(BadRowError):  # it enters the ledger when the row is asked
             vectors[sample.id] = image_vector(model, sample)
     chosen = nearest(pool, np.stack([image_vector(model, sample) for sample in pool]), vectors, k)
     return [question_after(chosen.get(sample.id, list(pool[:k])), sample) for sample in samples]
 
 
 def image_vector(model: LoadedModel, sample: Sample) -> np.ndarray:
-    """(d_model,) float32: what the language part sees of the row's first image, averaged over its tokens.
+    """(d_model,) float32: the language part's input for the row's first image, averaged over its tokens.
 
     Raises:
         BadRowError: there is none, or one that the processor refuses.
@@ -160,11 +160,11 @@ def image_vector(model: LoadedModel, sample: Sample) -> np.ndarray:
 def turns_of(shots: Iterable[Sample], sample: Sample) -> tuple[Message, ...]:
     """What comes before the row's own turns: its system message, where it has one, then each example's turns and its
     answer, without theirs."""
-    found = [message for message in sample.prompt.messages if message.role == "system"]
+    messages = [message for message in sample.prompt.messages if message.role == "system"]
     for shot in shots:
         turns = [message for message in shot.prompt.messages if message.role != "system"]
-        found += [*turns, Message("assistant", (shot.answer,))]
-    return tuple(found)
+        messages += [*turns, Message("assistant", (shot.answer,))]
+    return tuple(messages)
 
 
 def question_after(shots: Sequence[Sample], sample: Sample) -> Question:
@@ -179,10 +179,10 @@ def question_after(shots: Sequence[Sample], sample: Sample) -> Question:
 
 def images_of(samples: Iterable[Sample]) -> set[str]:
     """Content hashes of all images; the group where a row has none."""
-    found: set[str] = set()
+    hashes: set[str] = set()
     for sample in samples:
-        found |= {image.sha256 for image in sample.prompt.images} or {sample.group}
-    return found
+        hashes |= {image.sha256 for image in sample.prompt.images} or {sample.group}
+    return hashes
 
 
 def draw(
@@ -190,17 +190,17 @@ def draw(
 ) -> list[Sample]:
     """The first `n` rows of a shuffle by `seed` that can be read and show nothing in `forbidden`; fewer where there are
     no more."""
-    found: list[Sample] = []
+    drawn: list[Sample] = []
     for position in np.random.default_rng(seed).permutation(len(candidates)):
-        if len(found) == n:
+        if len(drawn) == n:
             break
         try:
             sample = read(candidates[position])
             if not images_of([sample]) & forbidden:
-                found.append(sample)
-        except BadRowError:  # the ledger hears of it where the row is trained on
+                drawn.append(sample)
+        except BadRowError:  # it enters the ledger where the row is trained on
             continue
-    return found
+    return drawn
 
 
 def nearest(
@@ -213,8 +213,8 @@ def nearest(
         vectors: row id -> (d,) float.
     """
     unit = pool_vectors / np.linalg.norm(pool_vectors, axis=1, keepdims=True)
-    found = {}
+    examples = {}
     for row_id, vector in vectors.items():
         order = np.argsort(-(unit @ vector), kind="stable")[:k]
-        found[row_id] = [pool[i] for i in reversed(order.tolist())]
-    return found
+        examples[row_id] = [pool[i] for i in reversed(order.tolist())]
+    return examples

@@ -71,7 +71,7 @@ def skill_pair(values: Mapping[str, float]) -> tuple[str, str] | None:
 
 
 def format_and_skill(values: Mapping[str, float], comparisons: Sequence[Adjusted]) -> FormatAndSkill | None:
-    """Parts the gain of `tuned` over `untuned`, as one of these comparisons; None where there is no `skill_pair`.
+    """Splits the gain of `tuned` over `untuned`, as one of these comparisons; None where there is no `skill_pair`.
 
     `values` are the arms' mean scores.
     """
@@ -105,11 +105,11 @@ def smallest_difference(n: int, discordance: float = USUAL_DISCORDANCE) -> float
     """
     if n < 1:
         raise ValueError(f"Expected at least one row, got {n!r}; a test set without rows shows nothing")
-    found = discordance
+    difference = discordance
     for _ in range(50):  # a fixed point: the variance of the difference is smaller, the larger the difference is
-        spread = math.sqrt(max(0.0, discordance - found**2))
-        found = (NORMAL_QUANTILE_975 * math.sqrt(discordance) + NORMAL_QUANTILE_80 * spread) / math.sqrt(n)
-    return found + 1 / n if found + 1 / n <= discordance else None  # no more gets better than changes
+        spread = math.sqrt(max(0.0, discordance - difference**2))
+        difference = (NORMAL_QUANTILE_975 * math.sqrt(discordance) + NORMAL_QUANTILE_80 * spread) / math.sqrt(n)
+    return difference + 1 / n if difference + 1 / n <= discordance else None  # no more gets better than changes
 
 
 def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
@@ -121,10 +121,10 @@ def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
     if n_groups < SMALLEST_SIGNIFICANT:
         what = "rows" if n == n_groups else kind
         return f"{units} cannot show any difference of two arms at p < 0.05: that takes {SMALLEST_SIGNIFICANT} {what}"
-    found = [smallest_difference(n_groups, share) for share in (0.1, 0.3)]
-    if found[-1] is None:
+    smallest = [smallest_difference(n_groups, share) for share in (0.1, 0.3)]
+    if smallest[-1] is None:
         return f"{units} are too few to show, in four cases of five, any difference where 30 % of them or less change"
-    few, many = ("no difference" if one is None else f"a difference of {100 * one:.1f} points" for one in found)
+    few, many = ("no difference" if one is None else f"a difference of {100 * one:.1f} points" for one in smallest)
     return f"{units} show, in four cases of five, {few} where 10 % of them change, and {many} where 30 % do"
 
 

@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Clusters:
-    """Values of rows, and the independent units that they stand in, such as images."""
+    """Values of rows, and the independent units that they belong to, such as images."""
 
     values: np.ndarray
     """(n,) float64."""
@@ -70,7 +70,7 @@ class Clusters:
         return self.n_equal - (not self.are_alike)
 
     def effective_rows(self, leverage: int) -> float:
-        """Independent rows that would tell as much: n over the design effect (Kish 1965), 1 to n.
+        """Independent rows that would be worth as much: n over the design effect (Kish 1965), 1 to n.
 
         The variance of the mean between groups is that of linearised residuals, divided by 1 - share of the rows to
         the power `leverage`: 1 as in HC2, 2 as in HC3 (MacKinnon & White 1985), where few groups need more.
@@ -103,11 +103,11 @@ def mean_interval(clusters: Clusters, *, is_share: bool | None = None) -> tuple[
     low, high = float(values.min()), float(values.max())
     within_one = _within_one(values)
     ends = (0.0, 1.0) if within_one and _few_differ(clusters) else (low, high)
-    found = _between_ends(clusters, n, ends)
+    bounds = _between_ends(clusters, n, ends)
     name = "Student's t" if low < high or within_one else "Student's t, of scores all alike"
     if within_one:
-        return (max(0.0, found.low), min(1.0, found.high)), clusters.method(name)
-    return (found.low, found.high), clusters.method(name)
+        return (max(0.0, bounds.low), min(1.0, bounds.high)), clusters.method(name)
+    return (bounds.low, bounds.high), clusters.method(name)
 
 
 def difference_interval(clusters: Clusters, scores: np.ndarray) -> tuple[Interval, float, str]:
@@ -128,9 +128,9 @@ def difference_interval(clusters: Clusters, scores: np.ndarray) -> tuple[Interva
     end = float(abs(values).max())
     if _few_differ(clusters):
         end = 1.0 if within_one else max(end, float(np.ptp(scores)))
-    found = _between_ends(clusters, n, (-end, end))
-    interval = (max(-1.0, found.low), min(1.0, found.high)) if within_one else (found.low, found.high)
-    return interval, 2 * student_tail(abs(found.score), clusters.freedom), clusters.method("Student's t")
+    bounds = _between_ends(clusters, n, (-end, end))
+    interval = (max(-1.0, bounds.low), min(1.0, bounds.high)) if within_one else (bounds.low, bounds.high)
+    return interval, 2 * student_tail(abs(bounds.score), clusters.freedom), clusters.method("Student's t")
 
 
 def _within_one(values: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them, in console, Markdown and HTML alike. What is not finite shows as a dash, never as nan.
+"""Numbers as they are printed, in console, Markdown and HTML alike. What is not finite shows as a dash, never as nan.
 
 Shares are per cent with one decimal, differences of shares points; minus is a true one, and no zero has one.
 """

@@ -1,4 +1,4 @@
-"""Stage 8: prompts in, answers out, appended to predictions/<arm>.jsonl. Nothing here has ever seen an answer's text.
+"""Stage 8: prompts in, answers out, appended to predictions/<arm>.jsonl. Nothing here receives a gold answer.
 
 Batches are a function of the full row list, so that an interrupted evaluation repeats the same bytes. A batch that
 does not fit the memory is answered in halves, each batch for itself, so that this does not depend on the ones before.
@@ -76,12 +76,12 @@ class Answerer:
     rows_per_batch: int
     max_new_tokens: int
     refuse: Refuse
-    """Where a question goes that cannot be asked."""
+    """Gets the questions that cannot be asked."""
     workers: int = 0
     poll: Callable[[], None] = lambda: None
     """Called before each batch; raises where the run was asked to stop."""
     prefix: Prefix | None = None
-    """What prompts begin with, computed once; a batch with a row that begins otherwise is computed whole."""
+    """What prompts begin with, computed once; a batch with a row that begins differently is computed whole."""
 
     @property
     def settings(self) -> dict[str, Any]:

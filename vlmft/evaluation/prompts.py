@@ -28,7 +28,7 @@ def shuffled(samples: Sequence[Sample], seed: int) -> dict[str, Prompt]:
     A row that no other can lend images to is left out. The same for the same rows and seed.
     """
     order = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))]
-    found = {}
+    prompts = {}
     for n_images in {len(sample.prompt.images) for sample in order} - {0}:
         ring = [sample for sample in order if len(sample.prompt.images) == n_images]
         for position, sample in enumerate(ring):
@@ -36,8 +36,8 @@ def shuffled(samples: Sequence[Sample], seed: int) -> dict[str, Prompt]:
             lender = next((other for other in lenders if other.group != sample.group), None)
             if lender is not None:
                 images = iter(lender.prompt.images)
-                found[sample.id] = _with_images(sample.prompt, lambda _, images=images: (next(images),))  # type: ignore[misc]
-    return found
+                prompts[sample.id] = _with_images(sample.prompt, lambda _, images=images: (next(images),))  # type: ignore[misc]
+    return prompts
 
 
 def styled(sample: Sample, template: str) -> Prompt:

@@ -1,23 +1,23 @@
-"""Does the data itself tell the answers? Rows whose gold answer can be read in their own prompt, against chance.
+"""Does the data itself give away the answers? Rows whose gold answer occurs in their own prompt, against chance.
 
-The leak canary proves that this program puts no answer into a prompt. It cannot see a question such as "How many?
-Answer is 3.", for the record holds that text as it is. So the texts themselves are read.
+The leak canary proves that this program puts no answer into a prompt. It cannot detect a question such as "How many?
+Answer is 3.", because the record holds that text as it is. So the texts themselves are read.
 
-The rule: an answer stands in a prompt where its words follow each other in one of its messages, whole words, letter
+The rule: an answer occurs in a prompt where its words follow each other in one of its messages, whole words, letter
 case and punctuation apart; numbers are one word, without separators of thousands. It does not count where it is one of
 several that the prompt offers: behind one of the marks A., B., ..., beside "or", "and", "vs", "/" or "|", in a list of
 three and more between commas, or as one of three and more short lines. So neither the options of a multiple-choice
-question nor "Answer with one of: cat, dog" tell which of them is right.
+question nor "Answer with one of: cat, dog" give away which of them is right.
 
-By chance short answers stand in many questions: "1", "yes", a year. Chance is what the same rule finds when each
+By chance short answers occur in many questions: "1", "yes", a year. Chance is what the same rule finds when each
 prompt is given the answer of another row, over seeded shuffles of the split's answers; a list of all classes that the
-rule did not see as one is found as often in either. A split is flagged where its rate lies above that of the shuffles
-by more than `NATURAL`: people ask about what they name (of 648 questions about charts one told its answer so).
+rule did not recognise occurs as often in either. A split is flagged where its rate lies above that of the shuffles
+by more than `NATURAL`: people ask about what they name (of 648 questions about charts one contained its answer).
 
 Limits. An answer in other words, another inflection or another spelling ("three" for 3) is not found, nor one that is
 spelled backwards, encoded, or drawn into the picture. File and folder names count where a dataset puts them into a
-text, for nothing else of them reaches a model. An answer that is told again beside commas, "or" or "and" is taken for
-an offer and missed. A conversation that names a thing twice is counted as told in its earlier turns.
+text, because nothing else of them reaches a model. An answer that is repeated beside commas, "or" or "and" is taken
+for an option and missed. A conversation that names a thing twice is counted as giving it away in its earlier turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NATURAL = 0.02
 """How far a split's rate may lie above chance before it is flagged."""
 SHUFFLES = 200
 MOST_ROWS = 2_000
-"""Of a seeded shuffle of the rows: more would say no more."""
+"""Of a seeded shuffle of the rows: more rows would not change the result."""
 COMMA, LINE, OPTION, END = ",", "\n", "\t", "."
 OR = frozenset({"/", "or", "and", "vs", "versus", "или", "и", "oder", "und", "ou", "et"})
 LIST_ITEMS, LINE_WORDS = 3, 6
@@ -47,13 +47,13 @@ _TOKEN = re.compile(
 )
 _MARK = re.compile(r"(?<!\S)\(?([a-h])[.):](?=\s)")
 _PATH = re.compile(r"\S+/\S*\.[a-z]\w{1,3}\b")
-"""A file's: its slashes offer nothing."""
+"""A file's: its slashes do not separate options."""
 SIGNS = {"end": END, "comma": COMMA, "or": "/", "line": LINE}
 
 
 Answers = Sequence[tuple[str, ...]]
-Told = Callable[[int, Answers], str | None]
-"""Row, and answers -> where in its prompt one of these stands."""
+PlaceOf = Callable[[int, Answers], str | None]
+"""Row, and answers -> where in its prompt one of these occurs."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Text:
             self.places.setdefault(word, []).append(place)
 
     def tells(self, answer: tuple[str, ...]) -> bool:
-        """Whether the answer stands here other than among several that are offered."""
+        """Whether the answer occurs here, other than among several options."""
         return any(not self._offered(start, start + len(answer)) for start in self._found(answer))
 
     def _found(self, answer: tuple[str, ...]) -> Iterator[int]:
@@ -132,7 +132,7 @@ class Text:
         return next(word for word in reversed(self.words[:place]) if word in (COMMA, LINE, OPTION, END))
 
     def _items(self, place: int, sign: str) -> int:
-        """How many items stand in the list around a place, between this sign and no other; long lines are none."""
+        """How many items the list around a place has, separated by this sign alone; long lines do not count."""
         others = {COMMA, LINE, OPTION, END} - {sign}
         first = next(i for i in range(place - 1, -1, -1) if self.words[i] in others) + 1
         last = next(i for i in range(place, len(self.words)) if self.words[i] in others)
@@ -143,12 +143,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Readable:
-    """How many rows of a split tell their own answer."""
+    """How many rows of a split contain their own answer in the prompt."""
 
     n: int
     """Rows that were looked at."""
     rows: int
-    """Those whose answer stands in their prompt."""
+    """Those whose answer occurs in their prompt."""
     interval: tuple[float, float]
     """95 % Wilson interval of their share; takes rows for independent."""
     chance: float
@@ -166,23 +166,23 @@ class Readable:
 
     @property
     def flagged(self) -> bool:
-        """Whether it is surely more than chance, and more than people's way of asking."""
+        """Whether the share is above chance, and above what people's way of asking explains."""
         return self.interval[0] > self.chance_interval[1] and self.share > self.chance + NATURAL
 
     @property
     def sentence(self) -> str:
         """Such as "3 of 500 rows (0.6 %), by chance 0.2 % (0.0 to 0.6)", and where, if it is flagged."""
         low, high = (100 * bound for bound in self.chance_interval)
-        told = f"{self.rows:,} of {self.n:,} rows ({100 * self.share:.1f} %)"
-        told += f", by chance {100 * self.chance:.1f} % ({low:.1f} to {high:.1f})"
+        sentence = f"{self.rows:,} of {self.n:,} rows ({100 * self.share:.1f} %)"
+        sentence += f", by chance {100 * self.chance:.1f} % ({low:.1f} to {high:.1f})"
         if not self.flagged:
-            return told
-        return f"{told}, in the {' and the '.join(self.places)} (first: {self.first})"
+            return sentence
+        return f"{sentence}, in the {' and the '.join(self.places)} (first: {self.first})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        found = {**asdict(self), "interval": list(self.interval), "chance_interval": list(self.chance_interval)}
-        return {**found, "flagged": self.flagged, "sentence": self.sentence}
+        content = {**asdict(self), "interval": list(self.interval), "chance_interval": list(self.chance_interval)}
+        return {**content, "flagged": self.flagged, "sentence": self.sentence}
 
 
 def places_of(prompt: Prompt) -> Iterator[tuple[str, str]]:
@@ -193,18 +193,18 @@ def places_of(prompt: Prompt) -> Iterator[tuple[str, str]]:
 
 
 def readable(samples: Sequence[Sample], seed: int = 0) -> Readable:
-    """Counts rows whose answer, or another reference, stands in their prompt, and holds it against shuffles."""
+    """Counts rows whose answer, or another reference, occurs in their prompt, and compares that with shuffles."""
     samples = random.Random(seed).sample(samples, MOST_ROWS) if len(samples) > MOST_ROWS else samples
     cache: dict[str, Text] = {}
     texts = [[(place, cache.setdefault(t, Text(t))) for place, t in places_of(s.prompt)] for s in samples]
     golds = [tuple(dict.fromkeys(map(words_of, (s.answer, *s.references)))) for s in samples]
 
-    def told(row: int, answers: Answers) -> str | None:
+    def place_of(row: int, answers: Answers) -> str | None:
         return next((place for place, text in texts[row] if any(map(text.tells, answers))), None)
 
-    own = [told(row, answers) for row, answers in enumerate(golds)]
+    own = [place_of(row, answers) for row, answers in enumerate(golds)]
     n, rows = len(samples), sum(place is not None for place in own)
-    shares = sorted(_shuffled(told, golds, random.Random(seed + k)) for k in range(SHUFFLES)) if n > 1 else [0.0]
+    shares = sorted(_shuffled(place_of, golds, random.Random(seed + k)) for k in range(SHUFFLES)) if n > 1 else [0.0]
     return Readable(
         n,
         rows,
@@ -216,8 +216,8 @@ def readable(samples: Sequence[Sample], seed: int = 0) -> Readable:
     )
 
 
-def _shuffled(told: Told, golds: Sequence[Answers], random_numbers: random.Random) -> float:
-    """The share of rows that tell the answer of another one, each answer given once."""
+def _shuffled(place_of: PlaceOf, golds: Sequence[Answers], random_numbers: random.Random) -> float:
+    """The share of rows that contain the answer of another one, each answer given once."""
     order = list(range(len(golds)))
     random_numbers.shuffle(order)
-    return sum(told(row, golds[other]) is not None for row, other in enumerate(order)) / len(order)
+    return sum(place_of(row, golds[other]) is not None for row, other in enumerate(order)) / len(order)

@@ -21,7 +21,7 @@ class EvaluationRows:
     """Of `ids`, without those that cannot be read."""
     metric_name: str
     with_answer: Callable[[str, str], tuple[Sample, bool]]
-    """(row id, answer) -> the row as if this were its gold answer, and whether its source record already said so."""
+    """(row id, answer) -> the row as if this were its gold answer, and whether its source record contained it."""
     train_ids: Sequence[str]
     train_sample: Callable[[str], Sample]
     """Raises BadRowError."""

@@ -184,7 +184,7 @@ def _most_common(texts: Iterable[str]) -> tuple[str | None, int]:
 
 def warnings(summary: ArmSummary) -> list[str]:
     """What a reader must know before believing `summary`, a sentence each; empty where nothing stands out."""
-    found = []
+    sentences = []
     if summary.top_share > max(COLLAPSED_SHARE, 2 * summary.majority_share):
         found.append(
             f"{summary.arm}: {percent(summary.top_share)} of {summary.n} answers are {summary.top_answer!r}, while the "
@@ -192,11 +192,11 @@ def warnings(summary: ArmSummary) -> list[str]:
             "answer."
         )
     if summary.n >= SMALL_N and summary.value == 1 and summary.verbatim == summary.n:
-        found.append(
+        sentences.append(
             f"{summary.arm}: all {summary.n} answers are right and repeat a reference character by character; before "
             "believing it, look for the answers in the prompts."
         )
-    return found
+    return sentences
 
 
 def too_few(summary: ArmSummary) -> list[str]:
@@ -242,7 +242,7 @@ def unequal_treatment(
 
     Notable: by `NOTABLE_SHARE` of the rows or more, and more than chance does (p < 0.05 by group).
     """
-    found = []
+    sentences = []
     for what, is_so in TREATED.items():
         flags = [{i: float(is_so(arm[i])) for i in groups} for arm in (first, second)]
         rates = compare(first_name, flags[0], second_name, flags[1], groups)
@@ -259,4 +259,4 @@ def unequal_treatment(
             f"{first_name} at {range_1} and {second_name} at {range_2}: a difference of "
             f"{console(SHARE.difference_interval((low_2 - high_1, high_2 - low_1)))} points."
         )
-    return found
+    return sentences

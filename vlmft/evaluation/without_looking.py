@@ -1,6 +1,6 @@
-"""What could explain a score without anybody having looked at a picture: see evaluation/readable_answers and baselines.
+"""What could explain a score without the images: see evaluation/readable_answers and baselines.
 
-Nothing here asks a model. `blank`, `shuffled` and `textonly` arms, where they were run, are put into words.
+Nothing here asks a model. The `blank`, `shuffled` and `textonly` arms, where they were run, are put into sentences.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONTROLS = {
 
 @dataclass(frozen=True)
 class WithoutLooking:
-    """What needs no image."""
+    """Checks and baselines that need no image."""
 
     readable: Readable
     baselines: list[Baseline]
@@ -35,12 +35,12 @@ class WithoutLooking:
     @property
     def lines(self) -> list[str]:
         """For the console, below the table."""
-        found = [baselines_sentence(self.baselines)] if self.baselines else []
-        return [*found, f"answers that occur in the prompt: {self.readable.sentence}", *self.controls]
+        rules = [baselines_sentence(self.baselines)] if self.baselines else []
+        return [*rules, f"answers that occur in the prompt: {self.readable.sentence}", *self.controls]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        rules = [found.to_dict() for found in self.baselines]
+        rules = [rule.to_dict() for rule in self.baselines]
         return {"readable_answers": self.readable.to_dict(), "baselines": rules, "controls": self.controls}
 
 
@@ -52,25 +52,25 @@ def without_looking(
     return WithoutLooking(readable(test), baselines(train, test, metric), controls)
 
 
-def alarms_of(found: Mapping[Split, Mapping[str, Any]]) -> list[str]:
+def alarms_of(by_split: Mapping[Split, Mapping[str, Any]]) -> list[str]:
     """One for each split whose prompts contain their answers."""
-    return [sentence for split, one in found.items() if (sentence := alarm(split, one)) is not None]
+    return [sentence for split, one in by_split.items() if (sentence := alarm(split, one)) is not None]
 
 
-def alarm(split: str, found: Mapping[str, Any]) -> str | None:
-    """The warning above a table where prompts of `split` contain their answers; `found` is `Readable.to_dict()`."""
-    if not found["flagged"]:
+def alarm(split: str, counts: Mapping[str, Any]) -> str | None:
+    """The warning above a table where prompts of `split` contain their answers; `counts` is `Readable.to_dict()`."""
+    if not counts["flagged"]:
         return None
     return (
         f"the data give away their answers: in {split} the gold answer occurs in its own prompt in "
-        f"{found['sentence']}; scores on these rows show no skill"
+        f"{counts['sentence']}; scores on these rows show no skill"
     )
 
 
-def baselines_sentence(found: Sequence[Baseline]) -> str:
+def baselines_sentence(rules: Sequence[Baseline]) -> str:
     """Such as "baselines ...: majority 15.8 %, majority by question 31.0 % (12 kinds of question), copy 0.0 %"."""
     parts = []
-    for rule in found:
+    for rule in rules:
         more = (
             f" ({rule.kinds} kind{'s' * (rule.kinds != 1)} of question)" if rule.name == "majority by question" else ""
         )
@@ -80,18 +80,18 @@ def baselines_sentence(found: Sequence[Baseline]) -> str:
 
 def control_sentence(judged: Adjusted) -> str | None:
     """What the comparison of an arm with the same one without its images means; None for another comparison."""
-    found = judged.comparison
-    control = found.second.partition("@")[0]
-    if control not in CONTROLS or found.first.partition("@")[0] not in ("tuned", "untuned"):
+    pair = judged.comparison
+    control = pair.second.partition("@")[0]
+    if control not in CONTROLS or pair.first.partition("@")[0] not in ("tuned", "untuned"):
         return None
     measured = console(
-        f"{found.first} with {CONTROLS[control]} scores {share(found.second_value)}, with its images "
-        f"{share(found.first_value)} (difference {SHARE.difference(found.difference)}, 95 % interval "
-        f"{SHARE.difference_interval(found.interval)}): "
+        f"{pair.first} with {CONTROLS[control]} scores {share(pair.second_value)}, with its images "
+        f"{share(pair.first_value)} (difference {SHARE.difference(pair.difference)}, 95 % interval "
+        f"{SHARE.difference_interval(pair.interval)}): "
     )
     means = {
         "worse": "it uses its images",
         "better": "it answers better without its images, so they do not help it",
-        "not distinguishable": f"these {found.n} rows do not show that it needs its images",
+        "not distinguishable": f"these {pair.n} rows do not show that it needs its images",
     }
     return measured + means[judged.verdict]

@@ -1,6 +1,6 @@
 """vlmft annotate: captions for images that have none. Drafted by a model, accepted by a person, then written down.
 
-`annotation.drafts.jsonl` tells it all; the last line of an image holds: draft or failed, then accepted or rejected,
+`annotation.drafts.jsonl` records all; the last line of an image counts: draft or failed, then accepted or rejected,
 then stored. Nothing but `stored` is in the dataset.
 """
 
@@ -33,7 +33,7 @@ def asked(question: Question) -> str:
 
 
 class Drafts:
-    """The dataset's images without captions, and where each of them stands."""
+    """The dataset's images without captions, and the state of each."""
 
     def __init__(self, dataset: Annotatable) -> None:
         self.dataset, self.journal = dataset, Journal(dataset.drafts)
@@ -50,7 +50,7 @@ class Drafts:
             say(f"{len(other)} drafts answer a question that is no longer asked of their image ({other[0]}); left out")
         rows = {name: row for name, row in rows.items() if name not in other}
         self.rows: dict[str, dict[str, Any]] = {key: row for key, row in rows.items() if row.get("status") != "stored"}
-        """Last line of each image that has one. A stored one whose caption is gone again starts anew."""
+        """Last line of each image that has one. A stored one whose caption is gone starts again."""
 
     def put(self, question_id: str, status: str, content: Mapping[str, Any]) -> None:
         about = {"asked": asked(self.missing[question_id])}
@@ -62,7 +62,7 @@ class Drafts:
         return [name for name in self.missing if self.rows.get(name, {}).get("status") in statuses]
 
     def to_ask(self, again: bool) -> list[Question]:
-        """Images nobody has drafted for; with `again` those, too, whose draft failed or was rejected."""
+        """Images without a draft; with `again` those, too, whose draft failed or was rejected."""
         done = {"draft", "accepted"} if again else {"draft", "accepted", "failed", "rejected"}
         return [q for name, q in self.missing.items() if self.rows.get(name, {}).get("status") not in done]
 
@@ -88,7 +88,7 @@ class Drafts:
 
 
 def annotate(config: AnnotateConfig) -> None:
-    """Drafts, has drafts accepted, or both; says what it has done.
+    """Drafts, has drafts accepted, or both; prints what it has done.
 
     Raises:
         ConfigError: a dataset that takes no captions, one that is incomplete, or an annotator that cannot be asked.
@@ -164,10 +164,10 @@ def local_annotator(config: AnnotateConfig) -> Annotator:
         (batch,) = answerer.batches([question], skip=lambda ids: False)
         if not batch:
             return Reply("", model, problem=bad.pop().reason)
-        found = batch[""]
-        problem = "an answer that was cut at max_new_tokens" if found.finish == "length" else None
-        problem = problem if found.text.strip() else "an empty answer"
-        return Reply(found.text if problem is None else "", model, 0, found.n_new_tokens, problem)
+        answer = batch[""]
+        problem = "an answer that was cut at max_new_tokens" if answer.finish == "length" else None
+        problem = problem if answer.text.strip() else "an empty answer"
+        return Reply(answer.text if problem is None else "", model, 0, answer.n_new_tokens, problem)
 
     return answer
 
@@ -195,5 +195,5 @@ def _print_result(drafts: Drafts, stored: int, unread: int, tally: Tally | None,
         print(f"{stored} captions written into the dataset{unread_note}")
     print(
         f"{counts['draft']} drafts wait for review=true, {counts['failed']} failed and {counts['rejected']} were "
-        f"rejected (again=true asks anew), {counts['none']} images have no draft"
+        f"rejected (again=true asks again), {counts['none']} images have no draft"
     )

@@ -49,14 +49,14 @@ class Journal:
 
 @dataclass
 class Tally:
-    """What asking came to."""
+    """Progress and cost of asking."""
 
     asked: int
     """Questions that there are to ask."""
     config: ChatConfig
     answered: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    """Question -> why its reply is no answer."""
+    """Question -> why its reply is not an answer."""
     given_up: int = 0
     """Not answered by the server; to be asked again."""
     input_tokens: int = 0

@@ -239,8 +239,8 @@ def checked_reply(text: Any, finish: str | None, refusal: str | None, reply: Rep
         problem = "an empty answer"
     elif finish == "length":
         problem = "an answer that was cut at max_new_tokens"
-    found = storable(text) if problem is None else ""
-    return Reply(found, storable(reply.model), reply.input_tokens, reply.output_tokens, problem)
+    answer = storable(text) if problem is None else ""
+    return Reply(answer, storable(reply.model), reply.input_tokens, reply.output_tokens, problem)
 
 
 def storable(text: str) -> str:

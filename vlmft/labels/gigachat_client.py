@@ -12,7 +12,7 @@ from vlmft.labels.chat_client import PassingError, Reply, checked_reply, failed,
 
 KEY = "GIGACHAT_CREDENTIALS"
 MODEL = "GigaChat-2-Pro"
-"""Sees images; wrote the captions of the published characters."""
+"""Takes images; wrote the captions of the published characters."""
 
 
 class GigaChat:
@@ -62,11 +62,11 @@ class GigaChat:
     def _asked(self, files: list[str], prompt: str) -> Reply:
         limits = {"max_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
         message = {"role": "user", "content": prompt, "attachments": files}
-        found = self.client.chat(
+        response = self.client.chat(
             {"messages": [message], **{name: value for name, value in limits.items() if value is not None}}
         )
-        if not found.choices:
-            return Reply("", found.model, problem="an empty answer")
-        choice, usage = found.choices[0], found.usage
-        empty = Reply("", found.model, usage.prompt_tokens, usage.completion_tokens)
+        if not response.choices:
+            return Reply("", response.model, problem="an empty answer")
+        choice, usage = response.choices[0], response.usage
+        empty = Reply("", response.model, usage.prompt_tokens, usage.completion_tokens)
         return checked_reply(choice.message.content, choice.finish_reason, None, empty)

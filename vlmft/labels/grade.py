@@ -48,13 +48,13 @@ OTHER_PROMPT = re.compile(r"@|^(fewshot|blank|shuffled|textonly)")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the arms of a folder said."""
+    """The answers of a folder's arms."""
 
     folder: Path
     answers: Answers
     """All arms, the one that others are compared with first."""
     groups: Mapping[str, str]
-    """Row id -> its images, as the first arm saw them."""
+    """Row id -> its images, as the first arm got them."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def chosen_rows(answers: Answers, arms: Sequence[str], n: int, seed: int) -> lis
 
 
 def shuffled_items(answers: Answers, arms: Sequence[str], rows: Sequence[str], seed: str) -> list[Item]:
-    """What is to be judged, over rows and arms in an order that tells nothing of either; equal texts of a row once."""
+    """What is to be judged, over rows and arms in an order that gives away neither; equal texts of a row once."""
     items = []
     for row_id in rows:
         for text in dict.fromkeys(answers[arm][row_id] for arm in arms):
@@ -167,7 +167,7 @@ def read_samples(config: GradeConfig, folder: Path, rows: Sequence[str]) -> dict
 
 
 def data_of(config: GradeConfig, folder: Path) -> DataConfig:
-    """Of the run, of the run that an evaluation stands in, or as named; with data_options."""
+    """Of the run, of the run that an evaluation belongs to, or as named; with data_options."""
     data = config.data
     if data is None:
         places = [folder, folder.resolve().parent.parent]
@@ -181,19 +181,19 @@ def data_of(config: GradeConfig, folder: Path) -> DataConfig:
 
 def _asked(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
     """Row id -> its lines in the predictions of all arms."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    lines: dict[str, list[Mapping[str, Any]]] = {}
     for path in (folder / "predictions").glob("*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            found.setdefault(row["id"], []).append(row)
-    return found
+            lines.setdefault(row["id"], []).append(row)
+    return lines
 
 
 def _was_asked(sample: Sample, lines: Sequence[Mapping[str, Any]]) -> bool:
     """Whether some arm got this very prompt or, under another wording or after examples, its images."""
     images = [image.sha256 for image in sample.prompt.images]
     own = [line for line in lines if not OTHER_PROMPT.search(str(line.get("arm", "")))]
-    if own:  # several questions on one image are told apart
+    if own:  # distinguishes several questions about one image
         return any(line.get("prompt_sha256") == sample.prompt.sha256 for line in own)
     return any(
         line.get("prompt_sha256") == sample.prompt.sha256
@@ -203,10 +203,10 @@ def _was_asked(sample: Sample, lines: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def grading_page(items: Sequence[Item], samples: Mapping[str, Sample], file: VerdictFile, *, references: bool) -> Page:
-    """The page. Neither an arm nor a row's id or file name reaches the browser: these may tell of the answer."""
+    """The page. Neither an arm nor a row's id or file name reaches the browser: these may give away the answer."""
 
     def shown(number: int, item: Item) -> dict[str, Any]:
-        sample, said = samples[item.row_id], file.verdicts.get((item.row_id, text_sha256(item.text)))
+        sample, verdict = samples[item.row_id], file.verdicts.get((item.row_id, text_sha256(item.text)))
         *earlier, question = sample.prompt.messages
         return {
             "earlier": [{"role": turn.role, "text": turn.text} for turn in earlier if turn.text],
@@ -214,14 +214,14 @@ def grading_page(items: Sequence[Item], samples: Mapping[str, Sample], file: Ver
             "references": [*sample.references] if references else [],
             "answer": item.text,
             "images": [f"{number}-{i}" for i in range(len(sample.prompt.images))],
-            "verdict": said.verdict if said is not None else None,
-            "note": said.note if said is not None else "",
+            "verdict": verdict.verdict if verdict is not None else None,
+            "note": verdict.note if verdict is not None else "",
         }
 
     def all_items(_: Any) -> dict[str, Any]:
-        found = [shown(number, item) for number, item in enumerate(items)]
-        start = next((number for number, one in enumerate(found) if one["verdict"] is None), len(found))
-        return {"items": found, "start": start}
+        shown_items = [shown(number, item) for number, item in enumerate(items)]
+        start = next((number for number, one in enumerate(shown_items) if one["verdict"] is None), len(shown_items))
+        return {"items": shown_items, "start": start}
 
     def save(value: Mapping[str, Any]) -> None:
         if value["verdict"] not in ("accept", "reject"):
@@ -243,7 +243,7 @@ def grading_page(items: Sequence[Item], samples: Mapping[str, Sample], file: Ver
 
 
 def read_grading(predictions: Predictions, arms: Sequence[str]) -> Grading:
-    """What all raters of a folder found so far."""
+    """The verdicts of all raters of a folder so far."""
     files = sorted((predictions.folder / GRADING_FOLDER).glob("*.jsonl"))
     verdicts = {path.stem: read_verdicts(path) for path in files}
     return summarise_grading(predictions.answers, verdicts, predictions.groups, arms)
@@ -251,23 +251,25 @@ def read_grading(predictions: Predictions, arms: Sequence[str]) -> Grading:
 
 def tell(predictions: Predictions, arms: Sequence[str], *, as_json: bool) -> None:
     """Prints the result, and puts it into grading/summary.json and into what the run or evaluation has written."""
-    found, folder = read_grading(predictions, arms), predictions.folder
-    if not any(rater.n_texts for rater in found.raters):
-        print(json.dumps(found.to_dict(), indent=2) if as_json else " | ".join(["no answer is judged", *found.notes]))
+    grading, folder = read_grading(predictions, arms), predictions.folder
+    if not any(rater.n_texts for rater in grading.raters):
+        print(
+            json.dumps(grading.to_dict(), indent=2) if as_json else " | ".join(["no answer is judged", *grading.notes])
+        )
         return
-    write_json(folder / GRADING_FOLDER / SUMMARY_FILE, found.to_dict())
-    is_reported = _put(found, folder)
+    write_json(folder / GRADING_FOLDER / SUMMARY_FILE, grading.to_dict())
+    is_reported = _put(grading, folder)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(grading.to_dict(), indent=2, ensure_ascii=False))
         return
-    _print(found)
+    _print(grading)
     print(f"summary  {folder / GRADING_FOLDER / SUMMARY_FILE}")
     if is_reported:
         print(f"report   {folder / REPORT_HTML}#grading")
 
 
 def keep_grading(folder: Path) -> None:
-    """Puts grading into a report that was written anew; a rater's broken file does not undo the evaluation."""
+    """Puts grading into a report that was written again; a rater's broken file does not undo the evaluation."""
     try:
         grading_into_report(folder)
     except ConfigError as error:
@@ -275,36 +277,36 @@ def keep_grading(folder: Path) -> None:
 
 
 def grading_into_report(folder: Path) -> None:
-    """Puts what raters have found so far into a report that was written anew."""
+    """Puts the verdicts so far into a report that was written again."""
     if any((folder / GRADING_FOLDER).glob("*.jsonl")):
         predictions = read_predictions(folder)
         _put(read_grading(predictions, judged_arms(predictions)), folder)
 
 
-def _put(found: Grading, folder: Path) -> bool:
+def _put(grading: Grading, folder: Path) -> bool:
     """Into report.json, report.html, report.md and the summary.json of the folder; False where there is no report."""
-    if not any(rater.n_texts for rater in found.raters) or not put_grading(folder, found.to_dict()):
+    if not any(rater.n_texts for rater in grading.raters) or not put_grading(folder, grading.to_dict()):
         return False
     path = folder / SUMMARY_FILE
     if path.is_file():
-        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "grading": found.to_dict()})
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "grading": grading.to_dict()})
     return True
 
 
-def _print(found: Grading) -> None:
-    for rater in (one for one in found.raters if not one.is_judge):
+def _print(grading: Grading) -> None:
+    for rater in (one for one in grading.raters if not one.is_judge):
         _print_rater(rater)
-    for arm, value in found.mean_of_people.items():
+    for arm, value in grading.mean_of_people.items():
         print(f"mean of people  {arm:<12} {100 * value:6.2f} %")
-    for rater in (one for one in found.raters if one.is_judge):
+    for rater in (one for one in grading.raters if one.is_judge):
         _print_rater(rater)
-        if all(one.is_judge for one in found.raters):
+        if all(one.is_judge for one in grading.raters):
             print("  not calibrated: no person has judged these answers")
-    for kappa in found.kappas:
+    for kappa in grading.kappas:
         same = f", the same verdict on {100 * kappa.agreement:.1f} %" if kappa.agreement is not None else ""
         words = kappa_words(vars(kappa))
         print(f"{kappa.first} and {kappa.second}: Cohen's kappa {words} ({kappa.n} answers{same})")
-    for note in found.notes:
+    for note in grading.notes:
         print(f"note: {note}")
 
 

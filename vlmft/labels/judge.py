@@ -1,5 +1,5 @@
-"""vlmft judge: a model judges the arms' answers, without knowing whose they are. What it is worth, people's verdicts on
-the same answers tell (vlmft grade): its kappa with each of them stands beside its own numbers. No torch.
+"""vlmft judge: a model judges the arms' answers, without knowing whose they are. People's verdicts on the same
+answers (vlmft grade) show its worth: its kappa with each of them is reported beside its own numbers. No torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Judging:
 
     file: VerdictFile
     pin: Path
-    """What the judge is: the server's name of its model, the prompt, whether it sees images."""
+    """What the judge is: the server's name of its model, the prompt, whether it gets images."""
     expected: dict[str, Any]
     unreadable: int = field(default=0, init=False)
     """Replies without a verdict."""
@@ -68,12 +68,12 @@ class Judging:
                 f"judge.model: Expected {self.expected['answers_as']!r}, which answered before, got {reply.model!r} "
                 f"under the same name; name the exact version, or move {self.file.path.name} and {self.pin.name} away"
             )
-        found = verdict_in(reply.text)
-        if found is None:
+        verdict = verdict_in(reply.text)
+        if verdict is None:
             self.unreadable += 1
             say(f"{item.row_id}: no verdict in {reply.text[:80]!r}")
             return
-        self.file.append(Verdict(item.row_id, item.arms, text_sha256(item.text), found[0], found[1]))
+        self.file.append(Verdict(item.row_id, item.arms, text_sha256(item.text), verdict[0], verdict[1]))
 
 
 def judge(config: JudgeConfig) -> None:
@@ -118,7 +118,7 @@ def _ask(
 
 
 def question_of(name: str, item: Item, sample: Sample, image: bool) -> Question:
-    """What the judge gets to see: nothing that tells whose answer it is."""
+    """What the judge gets: nothing that gives away whose answer it is."""
     *earlier, last = sample.prompt.messages
     shown = {
         **({"before": [{"role": turn.role, "text": turn.text} for turn in earlier if turn.text]} if earlier else {}),

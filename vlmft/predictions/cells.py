@@ -1,4 +1,4 @@
-"""What the cells of a file of predictions say: texts, right answers, options. Nothing here imports torch."""
+"""What the cells of a file of predictions contain: texts, right answers, options. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _of_list(value: Any) -> dict[str, str]:
 
 
 def prediction_text(path: Path, row_id: str, value: Any) -> str:
-    found = text_of(value)
-    if found is None:
+    text = text_of(value)
+    if text is None:
         raise ConfigError(
             f"{path}: Expected one text as prediction of row {row_id}, got {str(value)[:60]}; name the column that "
             "holds it (--columns prediction=...), or --metric json_match where this is the answer"
         )
-    return found  # no answer is a wrong one, and stays in the denominator
+    return text  # a missing answer counts as wrong, and stays in the denominator
 
 
 def json_text(path: Path, row_id: str, value: Any) -> str:
@@ -72,22 +72,22 @@ def json_text(path: Path, row_id: str, value: Any) -> str:
 def _printed(text: str) -> list[Any] | None:
     """The list that `text` was printed from; None where it is none."""
     try:
-        found = ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    if not isinstance(found, list):
+    if not isinstance(value, list):
         return None
     # numpy's "['yes' 'no']" would be read as one text
     spellings = {
-        _SPACE.sub("", spelling) for spelling in (str(found), json.dumps(found), json.dumps(found, ensure_ascii=False))
+        _SPACE.sub("", spelling) for spelling in (str(value), json.dumps(value), json.dumps(value, ensure_ascii=False))
     }
-    return found if _SPACE.sub("", text) in spellings else None
+    return value if _SPACE.sub("", text) in spellings else None
 
 
 def unwrapped(predictions: list[str], notes: list[str]) -> list[str]:
     """The predictions without the brackets of a list of one text, where every one has them, with a note of it.
 
-    Where some have none, the brackets are what the model said.
+    Where some have none, the brackets are part of the model's answer.
     """
     lists = [_printed_list(text) for text in predictions if text.strip()]
     if not lists or not all(one is not None and len(one) == 1 and isinstance(one[0], str) for one in lists):
@@ -102,17 +102,19 @@ def from_python(texts: list[str], what: str, notes: list[str]) -> list[str]:
     with a note of it."""
     if not any(text.strip() for text in texts) or not all(text.lstrip()[:1] in ("{", "") for text in texts):
         return texts
-    found = []
+    json_texts = []
     for text in texts:
         try:
             value = ast.literal_eval(text.strip()) if text.strip() else ""
-            found.append(json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, dict) else text)
+            json_texts.append(
+                json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, dict) else text
+            )
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return texts
-    if found == texts or all(map(is_json_container, texts)):
+    if json_texts == texts or all(map(is_json_container, texts)):
         return texts
     notes.append(f"{what} were objects as Python prints them, and are read as JSON")
-    return found
+    return json_texts
 
 
 def references_of(
@@ -172,12 +174,12 @@ def _reference(path: Path, row_id: str, value: Any) -> tuple[str, ...]:
             f'[{{"answer": ...}}, ...]), got {str(value)[:60]}; name another column with --columns reference=..., or '
             "--metric json_match where it is the answer"
         )
-    found = tuple(str(one) for one in several if not is_missing(one))
-    if not any(text.strip() for text in found):
+    texts = tuple(str(one) for one in several if not is_missing(one))
+    if not any(text.strip() for text in texts):
         raise ConfigError(
             f"{path}: Expected a reference in row {row_id}, got {value!r}; a row without one has no score"
         )
-    return found
+    return texts
 
 
 def _json_references(path: Path, row_id: str, value: Any) -> tuple[str, ...]:

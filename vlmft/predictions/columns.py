@@ -39,10 +39,10 @@ COLUMNS: dict[str, Sequence[str]] = {
 }
 """What a column may be for -> the names by which it is found, in the spelling of `plain`; a score must be named.
 
-A name with the places of what it stands in ("doc_answer") is a field in a field. The first name that fits is taken.
+A name with the names of what it is part of ("doc_answer") is a field in a field. The first name that fits is taken.
 """
 AGREEING = "question query problem doc_question question_sha256 query_sha256 doc_hash prompt_hash".split()
-"""Names of what is the same in two files where their rows are; the words of a prompt may differ."""
+"""Names of columns that agree in two files of the same rows; the words of a prompt may differ."""
 IMAGES = ("image", "images", "image_path", "image_id", "img")
 PROMPTS = ("prompt", "instruction", "input", "origin_prompt", *IMAGES)
 """The same, but other words or folders may be meant to differ."""
@@ -207,7 +207,7 @@ def _no_id(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
 
 
 def _other_candidates(use: str, fitting: Sequence[str], records: Sequence[Record]) -> list[str]:
-    """A note where another column of that kind says something else."""
+    """A note where another column of that kind has other values."""
     outer = [column for column in fitting[1:] if "." not in column]
     if use not in ("prediction", "reference") or not outer:
         return []

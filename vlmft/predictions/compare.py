@@ -58,7 +58,7 @@ def compare_files(config: CompareConfig) -> None:
         content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
         content["comparisons"] = [one.to_dict() for one in results]
         content["read_otherwise"] = [
-            {"option": option, "comparisons": [one.to_dict() for one in found]} for option, found in changed.items()
+            {"option": option, "comparisons": [one.to_dict() for one in pairs]} for option, pairs in changed.items()
         ]
         content["by_value"] = by_value_of(each)
         content |= {"cautions": cautions, "notes": notes}
@@ -67,12 +67,12 @@ def compare_files(config: CompareConfig) -> None:
     for caution in cautions:
         print(f"caution: {caution}")
     _print(each, results)
-    for option, found in changed.items():
+    for option, pairs in changed.items():
         print(f"with {option}:")
-        for result in found:
+        for result in pairs:
             is_share = all(one.is_share for one in each)
             print(f"  {_values_of(result, is_share)}")
-            print(f"  {sentence(result, is_share=is_share, several=len(found) > 1)}")
+            print(f"  {sentence(result, is_share=is_share, several=len(pairs) > 1)}")
     _print_by(each)
     for note in notes:
         print(f"note: {note}")
@@ -89,19 +89,19 @@ def _cautions(each: Sequence[Scored]) -> list[str]:
     first, *others = each
     groups, _ = units_of(first.rows)
     best = best_of_several({one.name: one.values for one in others}, groups)
-    found = [best.sentence] if best is not None else []
+    sentences = [best.sentence] if best is not None else []
     for one in others if first.answers else ():
-        found += unequal_treatment(first.name, first.answers, one.name, one.answers, groups)
-    return found
+        sentences += unequal_treatment(first.name, first.answers, one.name, one.answers, groups)
+    return sentences
 
 
 def _values_of(result: Adjusted, is_share: bool) -> str:
-    found, unit = result.comparison, " %" if is_share else ""
-    return f"{shown(found.first_value, is_share)}{unit} -> {shown(found.second_value, is_share)}{unit}"
+    pair, unit = result.comparison, " %" if is_share else ""
+    return f"{shown(pair.first_value, is_share)}{unit} -> {shown(pair.second_value, is_share)}{unit}"
 
 
 def by_value_of(each: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
-    """Value of the column of --by -> each other file against the first on its rows; a look, and no test for each."""
+    """Value of the column of --by -> each other file against the first on its rows; without a test for each."""
     first, *others = each
     if first.rows.first.by is None:
         return {}
@@ -122,12 +122,12 @@ def _print_by(each: Sequence[Scored]) -> None:
     if content:
         print(f"by {each[0].rows.by_name}:")
     for name, comparisons in content.items():
-        for found in comparisons:
-            numbers = (found["difference"], *found["interval"])
+        for part in comparisons:
+            numbers = (part["difference"], *part["interval"])
             difference, low, high = (shown(number, is_share, "+") for number in numbers)
-            before, after = (shown(found[key], is_share) for key in ("first_value", "second_value"))
-            which = f" ({found['second']})" if len(comparisons) > 1 else ""
-            print(f"  {name}, {found['n']} rows: {before} -> {after}, {difference} ({low} to {high}){which}")
+            before, after = (shown(part[key], is_share) for key in ("first_value", "second_value"))
+            which = f" ({part['second']})" if len(comparisons) > 1 else ""
+            print(f"  {name}, {part['n']} rows: {before} -> {after}, {difference} ({low} to {high}){which}")
 
 
 def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
@@ -149,12 +149,12 @@ def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
 
 def sentence(result: Adjusted, *, is_share: bool = True, several: bool = False) -> str:
     """The paired result, to be quoted alone."""
-    found = result.comparison
-    difference, low, high = (shown(number, is_share, "+") for number in (found.difference, *found.interval))
-    test = f"{found.p_test}, Holm" if several else found.p_test
-    up, down = ("fixed", "broken") if found.is_binary else ("up", "down")
+    pair = result.comparison
+    difference, low, high = (shown(number, is_share, "+") for number in (pair.difference, *pair.interval))
+    test = f"{pair.p_test}, Holm" if several else pair.p_test
+    up, down = ("fixed", "broken") if pair.is_binary else ("up", "down")
     return (
-        f"{found.first} -> {found.second}: {difference}{' points' if is_share else ''} (95 % interval {low} to "
-        f"{high}), {test} {p_words(result.p_value)}, {found.only_second} {up}, {found.only_first} {down}: "
+        f"{pair.first} -> {pair.second}: {difference}{' points' if is_share else ''} (95 % interval {low} to "
+        f"{high}), {test} {p_words(result.p_value)}, {pair.only_second} {up}, {pair.only_first} {down}: "
         f"{result.verdict_told}"
     )

@@ -78,8 +78,8 @@ def _other_metrics(rows: PredictionRows, metric: str) -> list[str]:
 
 def beside_it(one: Scored, metric: str | None, labels: Labels | None, *, offers: bool) -> list[Beside]:
     """The other figures of one file, each with its sentence."""
-    found = [_beside(one, other) for other in others_of([one], metric, labels, offers=offers)]
-    return [beside for beside in found if beside is not None] + _years(one, metric, labels)
+    figures = [_beside(one, other) for other in others_of([one], metric, labels, offers=offers)]
+    return [beside for beside in figures if beside is not None] + _years(one, metric, labels)
 
 
 def _beside(one: Scored, other: Other) -> Beside | None:

@@ -52,7 +52,7 @@ class Reading:
     named: Mapping[str, str] = field(default_factory=dict)
     """Use -> column; the rest is found by name (`COLUMNS`)."""
     by_order: bool = False
-    """A column of ids has no say."""
+    """A column of ids is ignored."""
     rows: str | None = None
     """The list to read, of a file that has several."""
     encoding: str | None = None
@@ -226,7 +226,7 @@ def _texts(
         if all(len(several) == 1 for several in references):
             references = [(text,) for text in from_python([text for (text,) in references], "references", notes)]
     if gave_up := sum(text.startswith(GAVE_UP) for text in predictions):
-        notes.append(f"{gave_up} predictions say {GAVE_UP!r}: no answer was had there, and they count as wrong")
+        notes.append(f"{gave_up} predictions say {GAVE_UP!r}: there is no answer in them, and they count as wrong")
     return predictions, references
 
 
@@ -281,7 +281,7 @@ def _asked(rows: Sequence[Record], columns: Mapping[str, str]) -> list[dict[str,
 
 
 def with_references(rows: PredictionRows, source: Path | None, reading: Reading) -> PredictionRows:
-    """`rows` with references: from `source`, the file itself, or the dataset of the run folder that it stands in.
+    """`rows` with references: from `source`, the file itself, or the dataset of the run folder that it lies in.
 
     Raises ConfigError where there are none, or where ids differ.
     """

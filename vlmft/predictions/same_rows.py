@@ -17,7 +17,7 @@ from vlmft.predictions.rows import PredictionRows
 from vlmft.predictions.scoring import Scored
 
 FEW_ROWS = 200
-"""Too few to say anything of a correlation."""
+"""Fewer rows than this show nothing about a correlation."""
 UNRELATED = 0.1
 """Two models' scores of the same questions agree more than this: 0.3 to 0.8 is usual, and 0 is chance."""
 
@@ -56,7 +56,7 @@ def aligned(files: Sequence[PredictionRows], *, by_order: bool) -> tuple[list[Pr
 
 
 def _shared_groups(files: Sequence[PredictionRows]) -> tuple[dict[str, str], list[str]]:
-    """The groups of the first file that has any; a note for each in which the images group otherwise.
+    """The groups of the first file that has any; a note for each whose images are grouped differently.
 
     A group that was named must be the same everywhere. Images need not be: a blank arm has seen others.
     """

@@ -65,7 +65,7 @@ def score(config: ScoreConfig) -> None:
 
 
 def print_notes(rows: PredictionRows) -> None:
-    """What a reader must know of how the file was read; the usual forms go without saying."""
+    """What a reader must know of how the file was read; the usual forms are not mentioned."""
     if rows.form not in USUAL_FORMS:
         print(f"  read as {rows.form}")
     for note in rows.notes:

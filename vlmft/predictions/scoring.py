@@ -200,12 +200,12 @@ def scored_content(one: Scored) -> dict[str, Any]:
         summary.pop(name, None)
     head = {"metric": one.metric, "n": len(one.values), "n_groups": n_groups, "kind": kind, "value": one.value}
     verdicts = {"suspicious": one.suspicious, "remarks": one.remarks}
-    found = {**summary, **head, "interval": list(interval), "interval_method": method, **verdicts}
+    content = {**summary, **head, "interval": list(interval), "interval_method": method, **verdicts}
     if one.extracted is not None:
-        found |= {"extract": one.extracted.how, "n_extracted": one.extracted.n_found}
+        content |= {"extract": one.extracted.how, "n_extracted": one.extracted.n_found}
     if one.rows.first.by is not None:
-        found |= {"by": one.rows.by_name, "values": _by_value(one)}
-    return found
+        content |= {"by": one.rows.by_name, "values": _by_value(one)}
+    return content
 
 
 def _by_value(one: Scored) -> dict[str, dict[str, Any]]:

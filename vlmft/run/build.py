@@ -45,7 +45,7 @@ BASELINE_ROWS = 2_000
 
 @dataclass(frozen=True)
 class Inferred:
-    """A setting that the user left open: what it became, and why."""
+    """A setting that the user left open, its inferred value, and the reason."""
 
     key: str
     value: Any
@@ -54,7 +54,7 @@ class Inferred:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do: settings of which none is open any more."""
+    """What a run is going to do: settings with every value resolved."""
 
     config: TrainConfig
     inferred: tuple[Inferred, ...]
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass
 class Built(LoadedModel):
-    """What a run works with: a model, and the rows that it learns and is asked."""
+    """What a run works with: a model, and the rows that it is trained and evaluated on."""
 
     data: VLMDataModule
 
@@ -178,16 +178,16 @@ def build(
 
 
 def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
-    """Of some rows of the training split, bad ones left aside."""
+    """Of some rows of the training split, without bad ones."""
     ids: Sequence[str] = data.ids["train"]
-    found = []
+    encoded_rows = []
     for row_id in ids[:: max(1, len(ids) // LENGTHS_LOOKED_AT)][:LENGTHS_LOOKED_AT]:
         with contextlib.suppress(BadRowError):
             sample = data.sample(row_id)
             row = data.encode(sample)
             if isinstance(row, EncodedRow):
-                found.append((row, sample))
-    return max(found, key=lambda pair: pair[0].length) if found else None
+                encoded_rows.append((row, sample))
+    return max(encoded_rows, key=lambda pair: pair[0].length) if encoded_rows else None
 
 
 def resolved(config: TrainConfig) -> Plan:
@@ -196,23 +196,23 @@ def resolved(config: TrainConfig) -> Plan:
     Raises:
         ConfigError: a device, precision or optimiser that this machine does not have.
     """
-    train, trainer, found = config.train, config.trainer, list[Inferred]()
+    train, trainer, inferred = config.train, config.trainer, list[Inferred]()
     if train.lr is None:
         train = replace(train, lr=config.model.default_lr)
-        found.append(Inferred("train.lr", train.lr, f"model.default_lr of {config.model.name}"))
+        inferred.append(Inferred("train.lr", train.lr, f"model.default_lr of {config.model.name}"))
     if trainer.max_epochs is None:
         by_steps = trainer.max_steps >= 0
         trainer = replace(trainer, max_epochs=-1 if by_steps else config.data.default_epochs)
         origin = "trainer.max_steps is set" if by_steps else "data.default_epochs"
-        found.append(Inferred("trainer.max_epochs", trainer.max_epochs, origin))
+        inferred.append(Inferred("trainer.max_epochs", trainer.max_epochs, origin))
     if train.rows_per_batch is None:
         train = replace(train, rows_per_batch=train.rows_per_step)
-        found.append(Inferred("train.rows_per_batch", train.rows_per_batch, "train.rows_per_step"))
+        inferred.append(Inferred("train.rows_per_batch", train.rows_per_batch, "train.rows_per_step"))
     device = pick_device(trainer)
-    found.append(Inferred("device", str(device), f"trainer.accelerator={trainer.accelerator}"))
+    inferred.append(Inferred("device", str(device), f"trainer.accelerator={trainer.accelerator}"))
     if trainer.precision == "auto":
         trainer = replace(trainer, precision=pick_precision(trainer, device))
-        found.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
+        inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
     config = replace(config, train=train, trainer=trainer)
     refuse_what_it_cannot(config, device)
-    return Plan(config, tuple(found))
+    return Plan(config, tuple(inferred))

@@ -32,7 +32,7 @@ from vlmft.training.tracking import Wandb, stored_run
 
 
 def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
-    """Evaluates and reports; returns the folder of this evaluation, which is made when there is something to ask.
+    """Evaluates and reports; returns the folder of this evaluation, which is made once there are rows to ask.
 
     Raises:
         ConfigError: no such run, an adapter of another prompt, processor or base, or an arm that cannot be had.
@@ -56,10 +56,10 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     settings = _settings(config, run)
     advice = "the same command goes on after the answers that are stored"
     with clock("evaluate"), ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:
-        found = evaluate_arms(
+        evaluation = evaluate_arms(
             built,
             built.answerer(settings, stop.check),
-            built.rows(config.split, settings),  # type: ignore[arg-type]  # checked() has seen to it
+            built.rows(config.split, settings),  # type: ignore[arg-type]  # guaranteed by checked()
             settings,
             _arms(settings, config, others),
             folder,
@@ -68,39 +68,41 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             fresh=config.fresh,
         )
     ledger.keep(ledger_file, anew=True)
-    found.notes = others.notes + found.notes
-    note_trained_rows(found, built.data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)
+    evaluation.notes = others.notes + evaluation.notes
+    note_trained_rows(evaluation, built.data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)
     summary = Summary(model.name, data.name, run.scale.name if run is not None else "full", phases=clock.phases)
     summary.adapter_sha256 = built.adapter_sha256() if others.adapters else NO_ADAPTER
     summary.add_data(built.data)
-    summary.add(found)
+    summary.add(evaluation)
     used: Any = dataclasses.replace(run or config, evaluation=settings)  # type: ignore[type-var]
     metrics = Path(config.run or folder) / METRICS_FILE
-    content = report(built, used, summary, found, [], metrics, settings.gallery_rows, folder)
+    content = report(built, used, summary, evaluation, [], metrics, settings.gallery_rows, folder)
     places: dict[str, Any] = {"report": write_report_files(content, folder), "predictions": folder / "predictions"}
     summary.write(folder)
     places["summary"] = folder / SUMMARY_FILE
     if config.logger.wandb:
-        places["wandb"] = _tracked(config, run, folder, found, summary)
+        places["wandb"] = _tracked(config, run, folder, evaluation, summary)
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
         return folder
-    first = next(iter(found.arms.values()))
+    first = next(iter(evaluation.arms.values()))
     print(f"{config.split}: {detectable(first.n, first.n_groups, first.kind)}")
-    print_evaluation(found, verbose=settings.verbose)
+    print_evaluation(evaluation, verbose=settings.verbose)
     print_phases(summary.phases)
     where(places)
     return folder
 
 
-def _tracked(config: EvaluateConfig, run: TrainConfig | None, folder: Path, found: Evaluation, summary: Summary) -> str:
+def _tracked(
+    config: EvaluateConfig, run: TrainConfig | None, folder: Path, evaluation: Evaluation, summary: Summary
+) -> str:
     """Logs the evaluation to a W&B run in the group of its training run, whose id is in its config; says where."""
     trained = stored_run(Path(config.run)) if config.run is not None else None
     settings = {**plain(config), "training_run": trained and trained["id"], "training": plain(run)}
     name = f"{summary.model}-{summary.data}-{Path(config.run or 'untuned').name}"
     group = trained["group"] if trained is not None else name
     tracker = Wandb(config.logger, folder, f"{name}-{folder.name}", settings, "evaluate", group)
-    log_predictions(found, config.logger.table_rows, [tracker])
+    log_predictions(evaluation, config.logger.table_rows, [tracker])
     tracker.log_summary(summary.headline_values())
     tracker.close(0)
     return f"{tracker.where} ({tracker.seconds:.1f} s spent waiting for it)"
@@ -120,18 +122,18 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
 def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:
     """As set, without `tuned` where there is no such adapter; then every other adapter and model that was named."""
     named = [arm for arm in settings.arms if "tuned" in others.adapters or arm.partition("@")[0] != "tuned"]
-    if not (found := list(dict.fromkeys([*named, *config.adapters]))):
+    if not (arms := list(dict.fromkeys([*named, *config.adapters]))):
         asked = ", ".join(settings.arms)
         raise ConfigError(
             f"evaluation.arms: Expected an adapter to go with it, got {asked} alone; set run= or adapter="
         )
-    return found
+    return arms
 
 
 def _settings(config: EvaluateConfig, run: TrainConfig | None) -> EvaluationConfig:
     """The run's settings, or train.py's, with what the command changes."""
-    found: EvaluationConfig = _changed(run.evaluation if run is not None else EvaluationConfig(), config.evaluation)
-    return found
+    settings: EvaluationConfig = _changed(run.evaluation if run is not None else EvaluationConfig(), config.evaluation)
+    return settings
 
 
 def _changed(settings: Any, changes: Any) -> Any:

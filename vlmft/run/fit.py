@@ -119,8 +119,8 @@ def strategy_of(settings: TrainerConfig) -> Any:
 def profiler_of(settings: TrainerConfig, folder: Path) -> Profiler | None:
     """Lightning's, writing into the run folder, or the user's own."""
     if isinstance(settings.profiler, Mapping):
-        found: Profiler = made("trainer.profiler", settings.profiler)
-        return found
+        profiler: Profiler = made("trainer.profiler", settings.profiler)
+        return profiler
     known = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     return None if settings.profiler is None else known[settings.profiler](dirpath=folder, filename="profile")
 

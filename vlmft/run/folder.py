@@ -81,7 +81,7 @@ def settings_of_results(config: TrainConfig | EvaluateConfig) -> dict[str, Any]:
 
 
 def config_hash(config: TrainConfig | EvaluateConfig) -> str:
-    """Ten hex digits: equal settings, equal folder. Of the settings in clear, for redacted ones are all equal."""
+    """Ten hex digits: equal settings, equal folder. Of unredacted settings: redacted ones are all equal."""
     settings = settings_of_results(config)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -196,7 +196,7 @@ def opened(config: TrainConfig, ledger: Ledger) -> Iterator[Callable[[], None]]:
 
 
 def tell_folder(folder: Path) -> None:
-    """Answers a sweep that asks which folder its job took: only the job knows, for it infers settings first."""
+    """Answers a sweep that asks which folder its job took: only the job knows, because it infers settings first."""
     if FOLDER_TOLD_IN in os.environ:
         write_whole(Path(os.environ[FOLDER_TOLD_IN]), str(folder).encode())
 
@@ -274,7 +274,7 @@ def _commit() -> str:
 
 
 def program() -> list[str]:
-    """What is behind `python` on the command line that starts this program again: a script, or -m and a module."""
+    """What follows `python` on the command line that starts this program again: a script, or -m and a module."""
     spec = sys.modules["__main__"].__spec__
     return [sys.argv[0]] if spec is None else ["-m", spec.name]
 

@@ -1,4 +1,4 @@
-"""One process a run folder. The lock goes with its process, however that ends."""
+"""One process a run folder. The lock ends with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def locked(folder: Path, advice: str = "or give this run a name=") -> Iterator[None]:
-    """Holds the folder's lock while it lasts; `advice` ends the line that says to wait for who has it.
+    """Holds the folder's lock while it lasts; `advice` ends the message that says to wait for its holder.
 
     Raises:
         ConfigError: another process holds it; names that process.

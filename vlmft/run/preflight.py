@@ -32,12 +32,12 @@ from vlmft.training.loss import summed_cross_entropy
 LOOKED_AT = 64
 """Training rows that are encoded to find the longest."""
 FAR_ABOVE_CHANCE = 1.5
-"""A small model off its field is surely wrong, a little above ln V (measured: 7.0 against 6.6 on charts); beyond this
-factor it is the set-up that is wrong."""
+"""A small model off its field is wrong with confidence, just above ln V (measured: 7.0 against 6.6 on charts); beyond
+this factor the set-up is wrong."""
 LEAST_VOCABULARY = 50_000
-"""A smaller one does not make a model less sure: the tiny model on photographs starts at 12.4, its ln V is 6.6."""
+"""A smaller one does not make a model less confident: the tiny model on photographs starts at 12.4, its ln V is 6.6."""
 HARDLY = 0.01
-"""Share of a loss by which two differ so little that a few rows say nothing of it."""
+"""Share of a loss by which two differ too little to be shown by a few rows."""
 LR_RANGE = {Tuning.lora: (1e-6, 1e-2), Tuning.full: (1e-7, 3e-3)}
 
 

@@ -1,4 +1,4 @@
-"""Libraries' chatter off, so that what a run prints can be read."""
+"""Switches off libraries' routine messages, so that a run's output can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOISY = ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "kernels", "ht
 
 
 def quiet_libraries() -> None:
-    """Errors still show. Called by the entries, never on import."""
+    """Errors are still shown. Called by the entries, never on import."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()

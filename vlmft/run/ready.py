@@ -29,7 +29,7 @@ DRY_RUN_ROWS = 16
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found before the first step."""
+    """The results of the checks before the first step."""
 
     survey: Survey
     card: dict[str, Any]

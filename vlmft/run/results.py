@@ -1,4 +1,4 @@
-"""What a run leaves behind: adapter, summary.json, report.html, report.md. The keys of summary.json stand here."""
+"""What a run leaves behind: adapter, summary.json, report.html, report.md. Defines the keys of summary.json."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Summary:
     model: str
     data: str
     scale: str = "full"
-    """`smoke` where a small random model stood in: none of the numbers below means anything."""
+    """`smoke` where a small random model replaced the real one: none of the numbers below means anything."""
     metric: str | None = None
     """Name of the metric that all values below are of; null where nothing was tested."""
     split: str | None = None
@@ -88,7 +88,7 @@ class Summary:
     alarms: list[str] = field(default_factory=list)
     """What makes the numbers meaningless: answers that occur in the prompts, test rows that were trained on."""
     without_looking: dict[str, Any] | None = None
-    """`readable_answers`, `baselines` and `controls`: what a score is worth that needs no image."""
+    """`readable_answers`, `baselines` and `controls`: what scores without images reach."""
     grading: dict[str, Any] | None = None
     """How people and judges have rated the answers (vlmft grade, vlmft judge); null before anyone has judged."""
     best_checkpoint: str | None = None
@@ -110,7 +110,7 @@ class Summary:
     command: str = ""
 
     def add(self, evaluation: Evaluation) -> None:
-        """Takes over what an evaluation found; a smoke run's notes and sentence begin with what it is."""
+        """Copies the results of an evaluation; a smoke run's notes and sentence begin with what it is."""
         smoke = self.scale == Scale.smoke.name
         if smoke:
             evaluation.cautions.insert(0, SMOKE)
@@ -130,7 +130,7 @@ class Summary:
         self.sentence = f"{SMOKE}. {found}" if smoke else found
 
     def add_data(self, data: VLMDataModule) -> None:
-        """Takes over how many rows there were."""
+        """Copies the numbers of rows."""
         self.rows = {split: len(ids) for split, ids in data.ids.items()}
         self.bad_rows = len(data.ledger.bad)
 
@@ -178,11 +178,11 @@ def report(
 ) -> Report:
     """The report's content, from what the run measured; it lies beside the run's metrics if not in `page_folder`."""
     rows = report_rows(evaluation, metric_named(built.data.metric_name))
-    found = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
+    check_lines = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
     if evaluation.canary is not None:
-        found["leak canary"] = evaluation.canary.sentence
+        check_lines["leak canary"] = evaluation.canary.sentence
     if evaluation.invariance is not None:
-        found["batch size"] = evaluation.invariance.sentence
+        check_lines["batch size"] = evaluation.invariance.sentence
     content = Report(
         title=f"{summary.model} on {summary.data}",
         sentence=summary.sentence or "",
@@ -193,7 +193,7 @@ def report(
         curves=curves(read_metrics(metrics)),
         split_sizes=summary.rows,
         rows=tuple(rows),
-        checks=found,
+        checks=check_lines,
         settings=redacted(plain(config)),
         versions=environment(),
         command=command_line(),
@@ -224,31 +224,33 @@ def _facts(built: Built, summary: Summary, folder: Path) -> dict[str, str]:
 def hardware(device: torch.device) -> str:
     """Such as "NVIDIA H100, 79 GiB" or "CPU, 2 cores, 8 GiB"."""
     if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
+        gpu = torch.cuda.get_device_properties(device)
+        return f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
     return f"{device.type.upper()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
 TABLE_PIXELS = 256
 
 
-def log_predictions(found: Evaluation, n_rows: int, loggers: Sequence[Logger]) -> None:
+def log_predictions(evaluation: Evaluation, n_rows: int, loggers: Sequence[Logger]) -> None:
     """Puts the first rows into a W&B table: the same ones each time."""
     trackers = [logger for logger in loggers if isinstance(logger, Wandb)]
     if not trackers:
         return
-    samples = found.samples[:n_rows]
+    samples = evaluation.samples[:n_rows]
     pictures = max((len(sample.prompt.images) for sample in samples), default=0)
     columns = ["id", *(f"image {i + 1}" for i in range(pictures)), "question", "references"]
-    columns += [f"{arm} {what}" for arm in found.rows for what in ("answer", "score")]
+    columns += [f"{arm} {what}" for arm in evaluation.rows for what in ("answer", "score")]
     rows = []
     for sample in samples:
         images: list[PIL.Image.Image | None] = [PIL.Image.fromarray(image.pixels) for image in sample.prompt.images]
         for image in filter(None, images):
             image.thumbnail((TABLE_PIXELS, TABLE_PIXELS))
         images += [None] * (pictures - len(images))
-        answers = [value for arm in found.rows.values() for value in (arm[sample.id].text, arm[sample.id].score.value)]
+        answers = [
+            value for arm in evaluation.rows.values() for value in (arm[sample.id].text, arm[sample.id].score.value)
+        ]
         question = sample.prompt.messages[-1].text
         rows.append([sample.id, *images, question, " | ".join(sample.references), *answers])
     for tracker in trackers if rows else []:
-        tracker.log_table(f"{found.split}/predictions", columns, rows)
+        tracker.log_table(f"{evaluation.split}/predictions", columns, rows)

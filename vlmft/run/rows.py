@@ -31,11 +31,11 @@ CONTENT_DIGITS = 16
 
 def manifest(data: Rows) -> dict[str, Any]:
     """Per split: n, the sha256 of its ids one a line; the ids themselves where the splits were made here."""
-    found: dict[str, Any] = {}
+    by_split: dict[str, Any] = {}
     for split, ids in data.ids.items():
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-        found[split] = {"n": len(ids), "sha256": digest, **({"ids": list(ids)} if data.divided else {})}
-    return found
+        by_split[split] = {"n": len(ids), "sha256": digest, **({"ids": list(ids)} if data.divided else {})}
+    return by_split
 
 
 def keep_manifest(path: Path, survey: Survey) -> None:
@@ -44,11 +44,11 @@ def keep_manifest(path: Path, survey: Survey) -> None:
     For a resumed run, raises ConfigError as `require_same_rows`.
     """
     require_same_rows(path, survey.rows)
-    found = manifest(survey.rows)
+    content = manifest(survey.rows)
     for split in survey.rows.ids:
         if (contents := survey.contents(split)) is not None:
-            found[split]["contents"] = contents
-    write_json(path, found)
+            content[split]["contents"] = contents
+    write_json(path, content)
 
 
 def require_same_rows(path: Path, data: Rows) -> None:
@@ -74,7 +74,7 @@ def run_of(place: str) -> Path | None:
 
 
 def rows_in(theirs: Split, rows: Rows, samples: Sequence[Sample], run: Path) -> int | None:
-    """How many of the rows stood in this split of the run; None where nothing shows it."""
+    """How many of the rows were in this split of the run; None where that is unknown."""
     stored: Mapping[str, Any] = json.loads((run / MANIFEST_FILE).read_text(encoding="utf-8"))[theirs]
     if not stored["n"]:
         return 0
@@ -97,21 +97,25 @@ def contents_of(sample: Sample) -> set[str]:
     return {digest[:CONTENT_DIGITS] for digest in hashes}
 
 
-def note_trained_rows(found: Evaluation, rows: Rows, places: Mapping[str, str | None], base: str) -> None:
+def note_trained_rows(evaluation: Evaluation, rows: Rows, places: Mapping[str, str | None], base: str) -> None:
     """Puts into the evaluation which of its rows the arms' adapters were trained on; `places`: arm -> where it is from.
 
     `base` is where the untuned model comes from: it, too, may be what a run has trained.
     """
-    given = {arm: place for arm, place in places.items() if place is not None and arm in found.arms}
+    given = {arm: place for arm, place in places.items() if place is not None and arm in evaluation.arms}
     if run_of(base) is not None:
-        given = {next(iter(found.arms)): base, **given} if "untuned" not in found.arms else {"untuned": base, **given}
+        given = (
+            {next(iter(evaluation.arms)): base, **given}
+            if "untuned" not in evaluation.arms
+            else {"untuned": base, **given}
+        )
     for arm, place in given.items():
         run = run_of(place)
         trained, chosen = (
-            rows_in(split, rows, found.samples, run) if run is not None else None for split in SPLITS[:2]
+            rows_in(split, rows, evaluation.samples, run) if run is not None else None for split in SPLITS[:2]
         )
-        alarms, notes = trained_on(arm, trained, chosen, len(found.samples), found.split)
-        found.alarms, found.notes = found.alarms + alarms, found.notes + notes
+        alarms, notes = trained_on(arm, trained, chosen, len(evaluation.samples), evaluation.split)
+        evaluation.alarms, evaluation.notes = evaluation.alarms + alarms, evaluation.notes + notes
 
 
 def trained_on(

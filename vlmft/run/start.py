@@ -18,7 +18,7 @@ from vlmft.run.folder import ADAPTER, CONFIG_FILE, read_run
 
 
 def found_data(config: DataConfig) -> Dataset:
-    """The dataset; one that lies on this machine has been found there.
+    """The dataset; a local one has been checked to exist.
 
     Raises:
         ConfigError: no such place or column, an option that the dataset refuses, or no such metric.
@@ -35,7 +35,7 @@ def found_data(config: DataConfig) -> Dataset:
 
 
 def require_training(config: TrainConfig) -> Dataset:
-    """Sees that a run can start; returns its dataset.
+    """Checks that a run can start; returns its dataset.
 
     Raises:
         ConfigError: as `found_data`, or there is no such model.
@@ -46,7 +46,7 @@ def require_training(config: TrainConfig) -> Dataset:
 
 
 def require_evaluation(config: EvaluateConfig) -> Dataset:
-    """Sees that an evaluation can start; returns its dataset.
+    """Checks that an evaluation can start; returns its dataset.
 
     Raises:
         ConfigError: as `found_data`; or there is no such run, model or adapter.
@@ -72,7 +72,7 @@ def settled(config: EvaluateConfig) -> tuple[TrainConfig | None, ModelConfig, Da
     run = read_run(config.run) if config.run is not None else None
     model = run.model if run is not None else config.model
     data = config.data or (run.data if run is not None else None)
-    assert model is not None and data is not None  # checked() has seen to it
+    assert model is not None and data is not None  # guaranteed by checked()
     return run, model, dataclasses.replace(data, options={**data.options, **config.data_options})
 
 

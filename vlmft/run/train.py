@@ -48,7 +48,7 @@ from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, requi
 
 
 def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
-    """One run from settings to report; returns its folder, which is made when model, data and preflight are well.
+    """One run from settings to report; returns its folder, which is made once model, data and preflight have passed.
 
     `config` stays as it is.
 
@@ -81,8 +81,8 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
         with tracked(config, folder) as loggers:
             keep_data(config, checked, folder)
             fitted = _fit(run, built, checked, loggers)
-            found = _test(run, built, checked, fitted)
-            _report(run, built, checked, fitted, found, loggers)
+            evaluation = _test(run, built, checked, fitted)
+            _report(run, built, checked, fitted, evaluation, loggers)
     return folder
 
 
@@ -204,15 +204,15 @@ def _test(run: Run, built: Built, checked: Checked, fitted: Fitted) -> Evaluatio
     if not checked.tested:
         return None
     with run.clock("evaluate"):
-        found = _answered(run, built, run.config.evaluation.arms, before=fitted.before)
-        note_trained_rows(found, built.data, {}, built.model_config.path)
-    return found
+        evaluation = _answered(run, built, run.config.evaluation.arms, before=fitted.before)
+        note_trained_rows(evaluation, built.data, {}, built.model_config.path)
+    return evaluation
 
 
 def _report(
-    run: Run, built: Built, checked: Checked, fitted: Fitted, found: Evaluation | None, loggers: Sequence[Logger]
+    run: Run, built: Built, checked: Checked, fitted: Fitted, evaluation: Evaluation | None, loggers: Sequence[Logger]
 ) -> None:
-    """Prints and stores what was found: summary.json last, for it says that the run is finished."""
+    """Prints and stores what was found: summary.json last, because it marks the run as finished."""
     config, folder = run.config, run.folder
     summary = Summary(config.model.name, config.data.name, config.scale.name)
     summary.steps, summary.skipped_windows = fitted.steps, fitted.skipped_windows
@@ -221,13 +221,13 @@ def _report(
     summary.add_data(built.data)
     summary.phases = run.clock.phases
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
-    if found is not None:
-        summary.add(found)
-        print_evaluation(found, verbose=config.evaluation.verbose)
+    if evaluation is not None:
+        summary.add(evaluation)
+        print_evaluation(evaluation, verbose=config.evaluation.verbose)
         metrics, n_pictures = folder / METRICS_FILE, config.evaluation.gallery_rows
-        content = report(built, config, summary, found, checked.checks, metrics, n_pictures)
+        content = report(built, config, summary, evaluation, checked.checks, metrics, n_pictures)
         places = {"report": write_report_files(content, folder), "predictions": folder / "predictions", **places}
-        log_predictions(found, config.logger.table_rows, loggers)
+        log_predictions(evaluation, config.logger.table_rows, loggers)
     summary.write(folder)
     for logger in loggers:
         if isinstance(logger, Wandb):

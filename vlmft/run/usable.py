@@ -29,9 +29,9 @@ def refuse_unusable(survey: Survey, family: Family, image_tokens: ImageTokens, p
     Raises:
         BadRowError: as the ledger says, with how many, the first ids and what goes on without them.
     """
-    found = [bad for split in survey.looked_at for bad in _of_split(survey, family, image_tokens, split, poll)]
-    survey.rows.ledger.refuse_all(found)
-    return len(found)
+    bad_rows = [bad for split in survey.looked_at for bad in _of_split(survey, family, image_tokens, split, poll)]
+    survey.rows.ledger.refuse_all(bad_rows)
+    return len(bad_rows)
 
 
 def _of_split(
@@ -40,21 +40,21 @@ def _of_split(
     ids, facts = survey.looked_at[split]
     sample_of = survey.rows.sample
     places = _suspects(facts, family, image_tokens, lambda place: sample_of(ids[place]))
-    found = []
+    bad_rows = []
     for place, sizes in zip(places.tolist(), facts.take(places).sizes(), strict=True):
         poll()
         sample = sample_of(ids[place])
         try:
             require_fit(family, sample, sizes_of(sample, sizes), image_tokens)
         except BadRowError as error:
-            found.append(BadRow(sample.id, str(error)))
-    return found
+            bad_rows.append(BadRow(sample.id, str(error)))
+    return bad_rows
 
 
 def _suspects(
     facts: Facts, family: Family, image_tokens: ImageTokens, sample_of: Callable[[int], Sample]
 ) -> np.ndarray:
-    """Places of rows that have to be looked at whole, ascending."""
+    """Indices of rows that have to be encoded whole, ascending."""
     good = ~np.isin(np.arange(len(facts)), list(facts.bad))
     if not good.any():
         return np.zeros(0, np.int64)

@@ -82,7 +82,7 @@ def _stored_fingerprint(folder: Path) -> dict[str, str] | None:
 
 
 def _differing(stored: Mapping[str, str] | None, model: LoadedModel) -> str:
-    """What of prompt format, processor and base is another than an adapter was trained under; "" where nothing is."""
+    """What of prompt format, processor and base differs from what an adapter was trained under; "" where nothing is."""
     stored, mine = stored or {}, model.fingerprint
     return ", ".join(sorted(name for name in {*stored, *mine} if stored.get(name) != mine.get(name)))
 
@@ -109,30 +109,30 @@ def load_tuned(
         raise ConfigError(f"run: there is no folder {ADAPTER!r} in {str(folder)!r}; did the training end?")
     adapted = bool(tuned_parts(run.model.train, Tuning.lora))  # else it holds the whole model
     whole = dataclasses.replace(run.model, path=str(adapter), revision=None, init=Init.pretrained)
-    found = load_base(run.model if adapted else whole, trainer, run.seed)
-    differing = _differing(_stored_fingerprint(adapter), found) if adapted else ""
+    model = load_base(run.model if adapted else whole, trainer, run.seed)
+    differing = _differing(_stored_fingerprint(adapter), model) if adapted else ""
     if differing and not mismatch:
         raise ConfigError(f"run: the adapter was trained under another {differing} than is here now")
-    found.model = dequantized(found.base) if exact else found.base
+    model.model = dequantized(model.base) if exact else model.base
     if (adapter / FULL_PARTS_FILE).is_file():
         stored = load_file(adapter / FULL_PARTS_FILE)  # under PEFT's names, in fp32 as they were trained
         stored = {name.removeprefix("base_model.model."): tensor for name, tensor in stored.items()}
-        mine = dict(found.base.named_parameters())
+        mine = dict(model.base.named_parameters())
         if odd := sorted(stored.keys() - mine.keys()):
             raise ConfigError(f"run: {len(odd)} tensors of {FULL_PARTS_FILE} do not fit the model ({odd[0]})")
         for name, tensor in stored.items():
             mine[name].data = tensor.to(mine[name].device)
     if adapted:
-        found.model = load_adapter(found.base, str(adapter))
-    found.model.eval()
-    return found
+        model.model = load_adapter(model.base, str(adapter))
+    model.model.eval()
+    return model
 
 
 def chosen_model(run: str | None, model: ModelConfig | None, trainer: TrainerConfig, *, mismatch: bool) -> LoadedModel:
     """The run's tuned model, or the untuned `model`; raises ConfigError as `load_tuned`."""
     if run is not None:
         return load_tuned(Path(run), read_run(run), trainer, mismatch=mismatch)
-    assert model is not None  # checked() has seen to it
+    assert model is not None  # guaranteed by checked()
     return load_base(model, trainer, seed=0)
 
 
@@ -152,7 +152,7 @@ def put_others(model: LoadedModel, config: EvaluateConfig) -> Others:
     Raises:
         ConfigError: nothing usable at a place, or an adapter of another prompt, processor or base, unless allowed.
     """
-    found = Others()
+    others = Others()
     places = {f"adapters.{name}": (name, place) for name, place in config.adapters.items()}
     if (own := config.run or config.adapter) is not None:
         places = {"run" if config.run is not None else "adapter": ("tuned", own), **places}
@@ -160,12 +160,12 @@ def put_others(model: LoadedModel, config: EvaluateConfig) -> Others:
         folder = Path(place).expanduser()
         is_whole = (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
         if name != "tuned" and is_whole:
-            found.models[name] = partial(_whole, model, folder)
+            others.models[name] = partial(_whole, model, folder)
         else:
-            _put(model, key, peft_name(name), place, config, found.notes)
-            found.adapters.append(name)
+            _put(model, key, peft_name(name), place, config, others.notes)
+            others.adapters.append(name)
     model.model.eval()
-    return found
+    return others
 
 
 def _whole(model: LoadedModel, folder: Path) -> LoadedModel:
@@ -188,7 +188,7 @@ def _put(model: LoadedModel, key: str, name: str, place: str, config: EvaluateCo
         return
     try:
         model.model = load_adapter(model.model, str(folder), name, key)
-    except (ValueError, RuntimeError, KeyError) as error:  # PEFT's words for layers that are not there, or other shapes
+    except (ValueError, RuntimeError, KeyError) as error:  # what PEFT raises for missing layers and other shapes
         raise ConfigError(f"{key}: the adapter in {place!r} does not fit this model ({_first(error)})") from error
 
 
@@ -221,7 +221,7 @@ def _mismatch(model: LoadedModel, key: str, folder: Path, *, allowed: bool) -> l
 
 
 def _put_checkpoint(model: LoadedModel, key: str, name: str, folder: Path, adapter: Path) -> None:
-    """A checkpoint holds trained parameters alone; its run's adapter says of what form they are."""
+    """A checkpoint holds trained parameters alone; the run's adapter config says in which form."""
     try:
         stored: dict[str, torch.Tensor] = read_checkpoint(folder)["state_dict"]
         form = PeftConfig.from_pretrained(str(adapter))

@@ -132,9 +132,9 @@ class Jobs:
             "--config-name": flags.config_name,
             "--config-dir": flags.config_dir,
         }
-        found = [text for flag, value in places.items() if value is not None for text in (flag, value)]
+        hydra_flags = [text for flag, value in places.items() if value is not None for text in (flag, value)]
         paths = [o for o in self.config.hydra.overrides.hydra if key_of(o) == "hydra.searchpath"]
-        return [sys.executable, *program(), *found, *paths, *overrides]
+        return [sys.executable, *program(), *hydra_flags, *paths, *overrides]
 
 
 def _wait(process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[], bool]) -> bool:

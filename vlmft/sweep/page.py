@@ -22,7 +22,7 @@ MAX_MARKS = 8
 IMPORTANCE = (
     "Eta squared: the share of the variance between finished jobs that lies between the groups of one setting's "
     "values. Squared rank correlation (Spearman): the same for numbers that hardly repeat, where the effect is "
-    "monotonic. By chance alone: what a setting without effect is expected to reach. Neither sees what two "
+    "monotonic. By chance alone: what a setting without effect is expected to reach. Neither measures what two "
     "settings do only together, and jobs that Optuna chose are no random sample."
 )
 
@@ -95,7 +95,7 @@ def _lanes(ranked: Sequence[Mapping[str, Any]], unit: Unit) -> Lanes:
     ]
     caption = (
         f"{_metric(ranked)} on the validation rows, of each job's best checkpoint with its 95\u00a0% Wilson interval; "
-        "dashed: the best job. Intervals that overlap the best one's do not tell the jobs apart; the rows are the "
+        "dashed: the best job. Intervals that overlap the best one's do not distinguish the jobs; the rows are the "
         "same, but their predictions are not stored, so there is no paired test. The best of several jobs looks "
         "better than it is: its figure to quote is that of the test split."
     )

@@ -1,4 +1,4 @@
-"""What a sweep found: jobs ranked on validation, importance of what was swept, sweep.json and sweep.html. No torch."""
+"""Results of a sweep: jobs ranked on validation, importance of settings, sweep.json and sweep.html. No torch."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ class Validation:
 
 def validations(folder: Path) -> list[Validation]:
     """The validations that a run has logged so far; a torn line is left out."""
-    found = []
+    values = []
     for line in read_metrics(folder / METRICS_FILE):
         key = next((name for name in line if VALIDATION.fullmatch(name) and line[name] is not None), None)
         if key is not None:
             n = line.get(key.rpartition("/")[0] + "/n")
-            found.append(Validation(int(line["step"]), key, line[key], int(n) if n else None))
-    return found
+            values.append(Validation(int(line["step"]), key, line[key], int(n) if n else None))
+    return values
 
 
 def rank(jobs: Sequence[Job]) -> list[Job]:
@@ -132,11 +132,11 @@ class Importance:
 def importance(jobs: Sequence[Job]) -> list[Importance]:
     """By setting, over finished jobs: eta squared where values repeat, else the squared rank correlation of numbers.
 
-    Neither sees an effect that two settings have only together. Fewer than two jobs a value, or fewer than four jobs
+    Neither measures an effect that two settings have only jointly. Fewer than two jobs a value, or fewer than four jobs
     for a correlation, say nothing and get no figure.
     """
     done = [job for job in jobs if job.rank is not None]
-    found = []
+    importances = []
     for parameter in dict.fromkeys(key for job in jobs for key in job.values):
         labels = [job.values.get(parameter, "") for job in done]
         values = [job.value or 0.0 for job in done]
@@ -148,10 +148,10 @@ def importance(jobs: Sequence[Job]) -> list[Importance]:
             known = [number for number in numbers if number is not None]
             measure, share, chance = "squared rank correlation", _squared_rank_correlation(known, values), 1 / (n - 1)
         else:
-            found.append(Importance(parameter, "too few jobs", None, None, n, levels))
+            importances.append(Importance(parameter, "too few jobs", None, None, n, levels))
             continue
-        found.append(Importance(parameter, measure, share, chance, n, levels))
-    return sorted(found, key=lambda item: -(item.share or 0.0))
+        importances.append(Importance(parameter, measure, share, chance, n, levels))
+    return sorted(importances, key=lambda item: -(item.share or 0.0))
 
 
 def eta_squared(labels: Sequence[str], values: Sequence[float]) -> float:

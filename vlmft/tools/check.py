@@ -47,7 +47,7 @@ def check(config: CheckConfig) -> None:
     readable_answers = {
         split: readable([sample for sample, _ in survey.some(split, MOST_ROWS)]).to_dict() for split in survey.cards
     }
-    found = {
+    content = {
         "source": vars(source),
         "rows": {split: len(rows.ids[split]) for split in SPLITS},
         "divided": list(rows.divided),
@@ -57,7 +57,7 @@ def check(config: CheckConfig) -> None:
         "shown": {split: _turns(sample) for split, sample in shown.items() if sample is not None},
         "model": model,
     }
-    print(json.dumps(found, indent=2, ensure_ascii=False, default=str) if config.json else _as_text(found))
+    print(json.dumps(content, indent=2, ensure_ascii=False, default=str) if config.json else _as_text(content))
     if rows.ledger.bad and config.data.on_bad_row != OnBadRow.skip:
         sys.exit(EXIT_FAILURE)
 
@@ -117,26 +117,26 @@ def _piece(piece: str | Image) -> str:
     return f"[image {piece.name}, {width}x{height}]"
 
 
-def _as_text(found: Mapping[str, Any]) -> str:
-    lines = ["rows: " + ", ".join(f"{split} {n:,}" for split, n in found["rows"].items())]
-    if found["divided"]:
-        lines.append(f"  the source declares no {' and no '.join(found['divided'])}: taken from train by content")
-    for split, groups in found["groups"].items():
-        n_rows = found["rows"][split]
+def _as_text(content: Mapping[str, Any]) -> str:
+    lines = ["rows: " + ", ".join(f"{split} {n:,}" for split, n in content["rows"].items())]
+    if content["divided"]:
+        lines.append(f"  the source declares no {' and no '.join(content['divided'])}: taken from train by content")
+    for split, groups in content["groups"].items():
+        n_rows = content["rows"][split]
         if groups["n"] < n_rows:
             lines.append(f"  {split}: {n_rows:,} rows in {groups['n']:,} groups, {groups['largest']:,} in the largest")
-    lines += [f"warning: {warning}" for warning in found["warnings"]]
-    for split, shown in found["shown"].items():
+    lines += [f"warning: {warning}" for warning in content["warnings"]]
+    for split, shown in content["shown"].items():
         lines.append(f"{shown['id']}, of {split}")
         lines += [f"  {role}: {' '.join(pieces)}" for role, *pieces in shown["prompt"]]
         also = [text for text in dict.fromkeys(shown["references"]) if text != shown["answer"]]
         lines.append(f"  answer: {shown['answer']!r}" + (f", also right: {', '.join(map(repr, also))}" if also else ""))
-        if split in found["model"].get("rows", {}):
-            seen = found["model"]["rows"][split]
-            lines.append(f"  {found['model']['name']} gets {seen['tokens']} tokens: {seen['text']!r}")
-    n_bad = sum(kind["rows"] for kind in found["bad"])
+        if split in content["model"].get("rows", {}):
+            seen = content["model"]["rows"][split]
+            lines.append(f"  {content['model']['name']} gets {seen['tokens']} tokens: {seen['text']!r}")
+    n_bad = sum(kind["rows"] for kind in content["bad"])
     lines.append(f"rows that cannot be used: {n_bad}" if n_bad else "every row can be used")
-    lines += [f"  {kind['rows']}: {kind['reason']} ({', '.join(kind['ids'])})" for kind in found["bad"]]
+    lines += [f"  {kind['rows']}: {kind['reason']} ({', '.join(kind['ids'])})" for kind in content["bad"]]
     if n_bad:
         lines.append("  correct them, or set data.on_bad_row=skip data.bad_row_ceiling=1 to go on without them")
     return "\n".join(lines)

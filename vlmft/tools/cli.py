@@ -222,7 +222,7 @@ def run_program(name: str, arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """A reader that has seen enough, such as `head`, ends the command without a word."""
+    """A reader that has seen enough, such as `head`, ends the command without a message."""
     try:
         try:
             yield

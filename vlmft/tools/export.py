@@ -1,4 +1,4 @@
-"""vlmft export: a tuned model to give away, merged or as an adapter, with a card that says what it is worth."""
+"""vlmft export: a tuned model to share, merged or as an adapter, with a card that says what it is worth."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def export(config: ExportConfig) -> Path:
         raise ConfigError("push: there is no token for the Hub; set HF_TOKEN to one that may write")
     folder, run = Path(config.run), read_run(config.run)
     to = Path(config.to)
-    found, source = None, folder / ADAPTER
+    check, source = None, folder / ADAPTER
     with whole_folder(to) as beside:
         if config.form == ExportForm.adapter:
             if not tuned_parts(run.model.train, Tuning.lora):
@@ -73,10 +73,10 @@ def export(config: ExportConfig) -> Path:
                 raise ConfigError(f"run: there is no adapter in {str(source)!r}; did the training end?")
             shutil.copytree(source, beside, dirs_exist_ok=True)
         else:
-            found = _merge(config, folder, run, beside)
-        text = card(run, folder / SUMMARY_FILE, config, found.sentence if found is not None else None)
+            check = _merge(config, folder, run, beside)
+        text = card(run, folder / SUMMARY_FILE, config, check.sentence if check is not None else None)
         (beside / "README.md").write_text(text, encoding="utf-8")
-    _print_result(config, to, found)
+    _print_result(config, to, check)
     if config.push is not None:
         url = push(to, config.push, public=config.public)
         print(f"  {url}", file=sys.stderr if config.json else sys.stdout)
@@ -158,12 +158,12 @@ def _answers_and_logits(
     return texts, torch.cat(logits)
 
 
-def _print_result(config: ExportConfig, to: Path, found: Check | None) -> None:
+def _print_result(config: ExportConfig, to: Path, check: Check | None) -> None:
     if config.json:
         content: dict[str, Any] = {"folder": str(to), "form": config.form.name, "dtype": config.dtype.name}
-        print(json.dumps({**content, "check": vars(found) if found is not None else None}, indent=2))
+        print(json.dumps({**content, "check": vars(check) if check is not None else None}, indent=2))
         return
     what = f"merged, {config.dtype.name}" if config.form == ExportForm.merged else "adapter"
     print(f"{to} ({what})")
-    if found is not None:
-        print(f"  {found.sentence}")
+    if check is not None:
+        print(f"  {check.sentence}")

@@ -72,5 +72,5 @@ def licence_of(run: TrainConfig) -> str:
         except (OSError, HfHubHTTPError, HFValidationError, ValueError):
             return UNKNOWN
     front = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8"), re.DOTALL)
-    found = yaml.safe_load(front[1]) if front else None
-    return str(found["license"]) if isinstance(found, dict) and "license" in found else UNKNOWN
+    metadata = yaml.safe_load(front[1]) if front else None
+    return str(metadata["license"]) if isinstance(metadata, dict) and "license" in metadata else UNKNOWN

@@ -133,28 +133,28 @@ def given(
         ConfigError: a key without its value, or an argument that is neither a setting nor a file.
     """
     known = {setting.key: setting for setting in settings_of(schema_class)}
-    found, rest = Given([], [], []), list(arguments)
+    parsed, rest = Given([], [], []), list(arguments)
     while rest:
         argument = rest.pop(0)
         key, equals, value = argument.partition("=")
         if argument.startswith("--"):
             key = key.removeprefix("--").replace("-", "_")
             if hydra_options and key not in known:
-                found.overrides.append(argument)
+                parsed.overrides.append(argument)
                 continue
             if not equals:
                 value = _value_after(key, known.get(key), rest)
             is_text = key in known and known[key].is_text
-            found.overrides.append(f"{key}={_quoted(value) if is_text else value}")
+            parsed.overrides.append(f"{key}={_quoted(value) if is_text else value}")
         elif takes_files and (not equals or Path(argument).exists() or (key not in known and "/" in key)):
-            found.files.append(argument)
+            parsed.files.append(argument)
             continue
         elif not equals and not argument.startswith("~") and not hydra_options:
             raise ConfigError(f"{argument}: Expected key=value, or --key value; --help lists the settings")
         else:
-            found.overrides.append(argument)
-        found.values.append((key, value))
-    return found
+            parsed.overrides.append(argument)
+        parsed.values.append((key, value))
+    return parsed
 
 
 def _value_after(key: str, setting: Setting | None, rest: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""vlmft trace: one sample's whole way, each stage executed and printed, supervised tokens coloured."""
+"""vlmft trace: one sample through every stage, each executed and printed, supervised tokens coloured."""
 
 from __future__ import annotations
 

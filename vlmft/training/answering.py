@@ -54,7 +54,7 @@ class AnsweringModule(L.LightningModule):
     @property
     def data(self) -> Data:
         """The DataModule that the Trainer was given."""
-        return cast(Data, self.trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning from afar
+        return cast(Data, self.trainer.datamodule)  # type: ignore[attr-defined]  # set by Lightning elsewhere
 
     def configure_callbacks(self) -> list[L.Callback]:
         """None. This is Lightning's first call of a module, before its own checks, which do not know our settings.

@@ -172,7 +172,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 class FolderCheckpointIO(CheckpointIO):
-    """Lightning's door for another checkpoint format. One that cannot be written is said and does not stop a run."""
+    """Lightning's interface for another checkpoint format. A failed write is reported and does not stop a run."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         try:

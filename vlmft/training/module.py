@@ -326,7 +326,7 @@ class VLMModule(AnsweringModule):
         """
         mine = trainable(self.model)
         odd = sorted(mine.keys() ^ state.keys())
-        # copy_ would spread a matrix of rank 1 over one of rank 16 without a word
+        # copy_ would spread a matrix of rank 1 over one of rank 16 without an error
         odd += [name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape]
         if odd:
             raise RuntimeError(

@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 def local_rank() -> int:
-    """Which device of this machine this process computes on: what its starter says, else 0."""
+    """Which device of this machine this process computes on: as set by the launcher, else 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def node() -> int:
-    """Which of the machines this is: what the starter says, else 0."""
+    """Which of the machines this is: as set by the launcher, else 0."""
     return int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0")
 
 
@@ -73,10 +73,10 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def gathered(value: T) -> list[T]:
     """`value` of every rank, in their order."""
-    found: list[Any] = [value] * n_ranks()
+    values: list[Any] = [value] * n_ranks()
     if n_ranks() > 1:
-        torch.distributed.all_gather_object(found, value)
-    return found
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def dealt(items: Sequence[T]) -> list[T]:

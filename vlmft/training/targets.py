@@ -41,7 +41,7 @@ def settings_with_target(config: TrainConfig) -> Iterator[tuple[str, Settings]]:
 
 
 def require_targets(config: TrainConfig) -> None:
-    """Sees that each class exists and takes its arguments, before anything is made.
+    """Checks that each class exists and takes its arguments, before anything is made.
 
     Raises:
         ConfigError: it does not; or it is one that contradicts the optimiser window.
@@ -72,8 +72,8 @@ def target_of(key: str, settings: Settings) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_: {name!r} cannot be imported ({error}); check its spelling") from error
     if not callable(target):
         raise ConfigError(f"{key}._target_: Expected a class, got {name!r}, a {type(target).__name__}")
-    found: Callable[..., Any] = target
-    return found
+    resolved: Callable[..., Any] = target
+    return resolved
 
 
 def made(key: str, settings: Settings) -> Any:

@@ -46,7 +46,7 @@ class MetricsFile(Logger):
         self.started = time.monotonic()
         if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
             with path.open("a", encoding="utf-8") as stream:
-                stream.write("\n")  # ends a torn line, so that the next one is not glued to it
+                stream.write("\n")  # ends a torn line, so that the next one is not appended to it
 
     def cut_back(self, step: int) -> None:
         """Leaves only what was logged before this optimiser step: a resumed run logs the rest again."""
@@ -62,7 +62,7 @@ class MetricsFile(Logger):
         return "0"
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Settings stand in config.yaml."""
+        """Nothing: settings are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -80,7 +80,7 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def has_api_key() -> bool:
-    """Whether W&B would find a key, without asking anybody: in the environment or in ~/.netrc."""
+    """Whether W&B would find a key, without a request: in the environment or in ~/.netrc."""
     try:
         stored = netrc.netrc().hosts
     except (OSError, ValueError, netrc.NetrcParseError):
@@ -119,7 +119,7 @@ def lightning_loggers(config: LoggerConfig, folder: Path, settings: Mapping[str,
 
     Those that keep files in the run folder begin anew: a run that goes on is replayed into them.
     """
-    found: list[Logger] = []
+    loggers: list[Logger] = []
     for name, arguments in config.lightning.items():
         if arguments is None:
             continue
@@ -131,8 +131,8 @@ def lightning_loggers(config: LoggerConfig, folder: Path, settings: Mapping[str,
         if not isinstance(logger, Logger):
             raise ConfigError(f"{key}: Expected a lightning Logger, got a {type(logger).__name__}")
         logger.log_hyperparams(redacted(dict(settings)))
-        found.append(logger)
-    return found
+        loggers.append(logger)
+    return loggers
 
 
 def replay(line: Mapping[str, Any], logger: Logger) -> None:
