@@ -186,7 +186,7 @@ def warnings(summary: ArmSummary) -> list[str]:
     """What a reader must know before believing `summary`, a sentence each; empty where nothing stands out."""
     sentences = []
     if summary.top_share > max(COLLAPSED_SHARE, 2 * summary.majority_share):
-        found.append(
+        sentences.append(
             f"{summary.arm}: {percent(summary.top_share)} of {summary.n} answers are {summary.top_answer!r}, while the "
             f"most frequent reference fits {percent(summary.majority_share)} of the questions; it has collapsed to one "
             "answer."
@@ -253,7 +253,7 @@ def unequal_treatment(
             for arm, flag in zip((first, second), flags, strict=True)
         )
         range_1, range_2 = f"{percent(low_1)} to {percent(high_1)}", f"{percent(low_2)} to {percent(high_2)}"
-        found.append(
+        sentences.append(
             f"Unequal treatment: {percent(rates.first_value)} of the answers of {first_name} and "
             f"{percent(rates.second_value)} of {second_name} are {what}. All wrong or all right, they would put "
             f"{first_name} at {range_1} and {second_name} at {range_2}: a difference of "
