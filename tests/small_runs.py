@@ -212,8 +212,8 @@ def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
-    """told(run_score, "file.csv", "--metric", "exact_match"): what the tool prints under --json."""
+def json_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """json_of(run_score, "file.csv", "--metric", "exact_match"): what the tool prints under --json."""
 
     def run(tool: Callable[[Sequence[str]], None], *arguments: object) -> dict[str, Any]:
         tool([*map(str, arguments), "--json"])

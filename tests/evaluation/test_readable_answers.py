@@ -129,9 +129,9 @@ def test_what_is_offered_is_not_told(form: str) -> None:
 
 
 def test_places_and_seeds() -> None:
-    told = Message("system", ("The answer is 7.",))
+    text = Message("system", ("The answer is 7.",))
     turns = (Message("user", ("Count.",)), Message("assistant", ("7",)))
-    rows = [row(0, "How many?", "7", told), row(1, "How many?", "7", *turns), row(2, "How many? 7", "7")]
+    rows = [row(0, "How many?", "7", text), row(1, "How many?", "7", *turns), row(2, "How many? 7", "7")]
     rows += counted(60, "How many?")
     rows = [Sample(str(i), r.prompt, r.answer, r.references) for i, r in enumerate(rows)]
     found = readable(rows)
@@ -152,11 +152,13 @@ def test_few_rows(rows: Sequence[Sample]) -> None:
 
 @pytest.mark.skipif(not CHARTS.is_dir(), reason=f"no {CHARTS}; set VLMFT_REFERENCE_DATA")
 def test_questions_that_people_ask_of_charts() -> None:
-    """They are not flagged; the same with each answer told are."""
+    """They are not flagged; the same with each answer in its prompt are."""
     found = [row for file in sorted(CHARTS.glob("*/*_*.json")) for row in json.loads(file.read_text(encoding="utf-8"))]
     asked = [row(number, one["query"], str(one["label"])) for number, one in enumerate(found)]
     assert len(asked) == 450
     honest = readable(asked)
     assert not honest.flagged and honest.share < 0.01
-    told = readable([row(number, f"{one['query']} ({one['label']})", one["label"]) for number, one in enumerate(found)])
-    assert told.flagged and told.share > 0.97
+    with_answers = readable(
+        [row(number, f"{one['query']} ({one['label']})", one["label"]) for number, one in enumerate(found)]
+    )
+    assert with_answers.flagged and with_answers.share > 0.97

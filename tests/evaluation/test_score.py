@@ -120,7 +120,7 @@ def test_few_images_say_what_they_cannot_show() -> None:
     texts, golds = ["3", "4"] * 60, ["3", "5"] * 60
     rows, references = scored(texts, golds), references_of(golds)
 
-    def told(n_images: int) -> str:
+    def text(n_images: int) -> str:
         groups = {row_id: str(int(row_id.split()[1]) % n_images) for row_id in rows}
         found = summarise("tuned", rows, references, "count_accuracy", groups=groups, kind="images")
         assert (found.n, found.n_groups, found.interval_method) == (120, n_images, "Wilson by group")
@@ -129,10 +129,10 @@ def test_few_images_say_what_they_cannot_show() -> None:
 
     assert (
         "With 120 rows, 5 images no difference between two arms can be distinguished from chance, which takes 6"
-        in told(5)
+        in text(5)
     )
     assert (
-        told(9)
+        text(9)
         == "With 120 rows, 9 images no difference can be distinguished from chance in which fewer than 6 images change."
     )
 

@@ -176,11 +176,11 @@ def test_failures_of_one_do_not_stop_the_others(
     (folder / NEW[3]).write_bytes(b"no image")
     chat_server.script = [chat_server.answer("", finish_reason="content_filter"), b"junk", (500, {}, {})]
     call("json=true")
-    told = json.loads(capsys.readouterr().out)
+    shown = json.loads(capsys.readouterr().out)
     assert statuses(folder) == list(zip(NEW, ["failed", "failed", "draft", "failed"], strict=True))
     reasons = [row.get("reason", "") for row in lines(folder)]
     assert reasons[0] == "refused: content_filter" and reasons[1].startswith("junk") and "image" in reasons[3]
-    assert (told["waiting"], told["failed"], told["asked"]["answered"], told["asked"]["cost"]) == (1, 3, 1, None)
+    assert (shown["waiting"], shown["failed"], shown["asked"]["answered"], shown["asked"]["cost"]) == (1, 3, 1, None)
     call()
     assert len(chat_server.requests) == 4
     call("again=true")

@@ -1,4 +1,4 @@
-"""vlmft grade: nothing tells whose an answer is, nothing that was judged is lost, and the result is told."""
+"""vlmft grade: nothing shows whose an answer is, nothing that was judged is lost, and the result is reported."""
 
 from __future__ import annotations
 
@@ -201,12 +201,12 @@ def test_summary(run: Path, original: Path, capsys: pytest.CaptureFixture[str]) 
     judge_all(run, "boris", lambda item: item.arms == ("quokka",))
     shutil.copy(run / "grading" / "boris.jsonl", run / "grading" / "judge-x.jsonl")
     grade(composed(run, "summary=true"))
-    told = capsys.readouterr().out
-    assert "anna: 32 answers judged\n  untuned        0.00 %  (0.00 to 24.25, Wilson)  0 of 12 accepted\n" in told
-    assert "untuned -> zebra: +100.00 points" in told and "12 fixed, 0 broken: better" in told
-    assert "mean of people  quokka        83.33 %" in told
-    assert told.index("boris: 32") < told.index("judge-x (machine): 32") < told.index("anna and boris: Cohen's kappa")
-    assert "judge-x and boris: Cohen's kappa 1.00 (32 answers, the same verdict on 100.0 %)" in told
+    out = capsys.readouterr().out
+    assert "anna: 32 answers judged\n  untuned        0.00 %  (0.00 to 24.25, Wilson)  0 of 12 accepted\n" in out
+    assert "untuned -> zebra: +100.00 points" in out and "12 fixed, 0 broken: better" in out
+    assert "mean of people  quokka        83.33 %" in out
+    assert out.index("boris: 32") < out.index("judge-x (machine): 32") < out.index("anna and boris: Cohen's kappa")
+    assert "judge-x and boris: Cohen's kappa 1.00 (32 answers, the same verdict on 100.0 %)" in out
     report = (run / "report.html").read_text()
     assert report.count('<section id="grading"') == 1 and "Machine judges" in report
     assert "## Graded by people" in (run / "report.md").read_text()

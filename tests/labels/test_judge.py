@@ -46,11 +46,11 @@ def run(tmp_path: Path, compose: Callable[..., TrainConfig]) -> Path:
     ids = dataset.index()["test"]
     for arm in ARMS:
         samples = [dataset.to_sample(dataset.read(row_id)) for row_id in ids]
-        told = [
+        lines = [
             {"id": s.id, "text": text, "finish": "stop", "prompt_sha256": s.prompt.sha256, "image_sha256": [s.group]}
             for s, text in zip(samples, ANSWERS[arm], strict=True)
         ]
-        (folder / "predictions" / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+        (folder / "predictions" / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     return folder
 
 
@@ -65,7 +65,7 @@ def call(chat_server: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return called
 
 
-def told_in(prompt: str) -> dict[str, Any]:
+def fields_in(prompt: str) -> dict[str, Any]:
     """The object that the judge is to look at."""
     return dict(json.JSONDecoder().raw_decode(prompt, prompt.index("{"))[0])
 
@@ -75,9 +75,9 @@ def by_reference(chat_server: Any) -> Callable[[Any], Any]:
 
     def step(body: Any) -> Any:
         content = body["messages"][0]["content"]
-        told = told_in(content if isinstance(content, str) else content[-1]["text"])
-        right = told["references"][0] in told["answer"].lower()
-        reply = {"verdict": "accept" if right else "reject", "reason": f"because of {told['answer']}"}
+        fields = fields_in(content if isinstance(content, str) else content[-1]["text"])
+        right = fields["references"][0] in fields["answer"].lower()
+        reply = {"verdict": "accept" if right else "reject", "reason": f"because of {fields['answer']}"}
         return chat_server.answer(json.dumps(reply))
 
     return step
@@ -133,7 +133,7 @@ def test_the_judge_sees_no_arm(call: Callable[..., None], chat_server: Any) -> N
     chat_server.script = [by_reference(chat_server)] * 14
     call()
     assert_blind([json.dumps(request) for request in chat_server.requests])
-    objects = [told_in(text) for text in chat_server.texts]
+    objects = [fields_in(text) for text in chat_server.texts]
     assert {tuple(one) for one in objects} == {("question", "references", "answer")}
     assert all(isinstance(request["messages"][0]["content"], str) for request in chat_server.requests), "no image"
 
@@ -141,7 +141,7 @@ def test_the_judge_sees_no_arm(call: Callable[..., None], chat_server: Any) -> N
 def test_a_prompt_with_the_arm_in_it_is_caught(
     call: Callable[..., None], chat_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The defect: the judge is told whose answer it is."""
+    """The defect: the judge learns whose answer it is."""
 
     def telling(name: str, item: Item, sample: Any, image: bool) -> Any:
         return question_of(name, Item(item.row_id, f"{item.text} (by {item.arms[0]})", item.arms), sample, image)

@@ -26,7 +26,7 @@ N = 400
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Json:
+def json_of(capsys: pytest.CaptureFixture[str]) -> Json:
     def run(*arguments: object) -> dict[str, Any]:
         run_compare([*map(str, arguments), "--json"])
         found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -68,59 +68,59 @@ def files(tmp_path: Path, *columns: str, shuffled: bool) -> tuple[Path, Path]:
 SCORES = ("--columns", "score=correct")
 
 
-def test_rows_in_another_order_are_refused_by_their_questions(told: Json, tmp_path: Path) -> None:
+def test_rows_in_another_order_are_refused_by_their_questions(json_of: Json, tmp_path: Path) -> None:
     first, second = files(tmp_path, "question", shuffled=True)
     with pytest.raises(
         ConfigError,
         match=r"b\.jsonl: Expected each row's question as in .*a\.jsonl, got others in \d+ of 400 rows, first in row 0 "
         r"\('How many are in picture 0\?' there, .* but in another order; pair them with --columns id=question",
     ):
-        told(first, second, *SCORES)
-    paired = told(first, second, "--columns", "score=correct,id=question")["comparisons"][0]
-    unshuffled = told(*files(tmp_path, "question", shuffled=False), *SCORES)["comparisons"][0]
+        json_of(first, second, *SCORES)
+    paired = json_of(first, second, "--columns", "score=correct,id=question")["comparisons"][0]
+    unshuffled = json_of(*files(tmp_path, "question", shuffled=False), *SCORES)["comparisons"][0]
     assert (paired["only_first"], paired["only_second"]) == (unshuffled["only_first"], unshuffled["only_second"])
 
 
-def test_by_their_prompts_and_by_their_references(told: Json, tmp_path: Path) -> None:
+def test_by_their_prompts_and_by_their_references(json_of: Json, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Expected each row's prompt as in .* but in another order"):
-        told(*files(tmp_path, "prompt", shuffled=True), *SCORES)
+        json_of(*files(tmp_path, "prompt", shuffled=True), *SCORES)
     with pytest.raises(ConfigError, match=r"Expected each row's reference as in .*, first '\d' there and '\d' here"):
-        told(*files(tmp_path, "answer", shuffled=True), *SCORES)
+        json_of(*files(tmp_path, "answer", shuffled=True), *SCORES)
 
 
-def test_another_prompt_is_no_other_row(told: Json, tmp_path: Path) -> None:
+def test_another_prompt_is_no_other_row(json_of: Json, tmp_path: Path) -> None:
     first, second = files(tmp_path, "question", "prompt", shuffled=False)
     rows = [json.loads(line) for line in second.read_text(encoding="utf-8").splitlines()]
     write(second, [{**row, "prompt": "Think first. " + row["prompt"]} for row in rows])
-    content = told(first, second, *SCORES)
+    content = json_of(first, second, *SCORES)
     (note,) = content["notes"]
     assert "prompt is not as in" in note and "in 400 of 400 rows, first in row 0" in note
     write(second, [{**row, "question": row["question"].replace("picture", "image")} for row in rows])
     with pytest.raises(ConfigError, match=r"Expected each row's question .* or in another order; pair them by what"):
-        told(first, second, *SCORES)  # no text of one file is in the other
+        json_of(first, second, *SCORES)  # no text of one file is in the other
     rows[5]["question"] = "Another?"
-    (note,) = told(first, write(second, rows), *SCORES)["notes"]
+    (note,) = json_of(first, write(second, rows), *SCORES)["notes"]
     assert "question is not as in" in note and "in 1 of 400 rows, first in row 5" in note
 
 
-def test_where_nothing_shows_it_that_is_said(told: Json, tmp_path: Path) -> None:
-    notes = told(*files(tmp_path, shuffled=False), *SCORES)["notes"]
+def test_where_nothing_shows_it_that_is_said(json_of: Json, tmp_path: Path) -> None:
+    notes = json_of(*files(tmp_path, shuffled=False), *SCORES)["notes"]
     assert len(notes) == 1 and "rows are paired by idx, which numbers them, and nothing in the files shows" in notes[0]
-    notes = told(*files(tmp_path, shuffled=True), *SCORES)["notes"]
+    notes = json_of(*files(tmp_path, shuffled=True), *SCORES)["notes"]
     assert len(notes) == 2 and "go together no more than chance" in notes[1]
-    assert told(*files(tmp_path, "question", shuffled=False), *SCORES)["notes"] == []
+    assert json_of(*files(tmp_path, "question", shuffled=False), *SCORES)["notes"] == []
 
 
-def test_spelling_of_a_reference_is_no_other_row(told: Json, tmp_path: Path) -> None:
+def test_spelling_of_a_reference_is_no_other_row(json_of: Json, tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", [{"id": i, "pred": "3", "gold": gold} for i, gold in enumerate(("3", "Yes"))])
     second = write(
         tmp_path / "b.jsonl", [{"id": i, "pred": "3", "gold": gold} for i, gold in enumerate(("3.0", "yes "))]
     )
-    assert told(first, second)["comparisons"][0]["n"] == 2
+    assert json_of(first, second)["comparisons"][0]["n"] == 2
 
 
 @needs_paired
-def test_published_files_in_another_order(told: Json, tmp_path: Path) -> None:
+def test_published_files_in_another_order(json_of: Json, tmp_path: Path) -> None:
     """The two ChartQA files with row numbers for ids, one of them turned round: 84.68 and 85.24 %, unpaired."""
     first, second = (
         [json.loads(line) for line in (PAIRED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -135,13 +135,13 @@ def test_published_files_in_another_order(told: Json, tmp_path: Path) -> None:
         for name, rows in (("a", first), ("b", second))
     ]
     with pytest.raises(ConfigError, match=r"Expected each row's query_sha256 as in .* but in another order"):
-        told(*paths, "--columns", "score=relaxed")
+        json_of(*paths, "--columns", "score=relaxed")
     for path, rows in zip(paths, (first, second), strict=True):
         write(path, [{"idx": i, "relaxed": row["relaxed"]} for i, row in enumerate(rows)])
-    content = told(*paths, "--columns", "score=relaxed")
+    content = json_of(*paths, "--columns", "score=relaxed")
     assert [arm["value"] for arm in content["arms"]] == [0.8468, 0.8524]
     assert "which numbers them, and nothing in the files shows" in content["notes"][0]
     assert "(correlation" in content["notes"][1]
-    fine = told(PAIRED / "baseline.jsonl", PAIRED / "finetuned.jsonl", "--columns", "score=relaxed", "--by", "split")
+    fine = json_of(PAIRED / "baseline.jsonl", PAIRED / "finetuned.jsonl", "--columns", "score=relaxed", "--by", "split")
     assert [one["value"] for one in fine["arms"][0]["values"].values()] == pytest.approx([0.7528, 0.9408])
     assert fine["notes"] == []

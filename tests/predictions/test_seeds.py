@@ -1,4 +1,4 @@
-"""Several training seeds together: each told, and no verdict that one of them contradicts."""
+"""Several training seeds together: each reported, and no verdict that one of them contradicts."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def two_seeds(trained: Any, tmp_path: Path) -> list[Path]:
 
 def test_runs_of_two_seeds(two_seeds: list[Path], trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run_seeds([*map(str, two_seeds), "--json"])
-    told = json.loads(capsys.readouterr().out)
+    json_of = json.loads(capsys.readouterr().out)
     (pair,) = [pair for pair in trained.summary["comparisons"] if pair["second"] == "tuned"]
-    assert [one["difference"] for one in told["seeds"]] == [pytest.approx(pair["difference"])] * 2
-    assert told["comparison"]["interval"] == pytest.approx(pair["interval"])
+    assert [one["difference"] for one in json_of["seeds"]] == [pytest.approx(pair["difference"])] * 2
+    assert json_of["comparison"]["interval"] == pytest.approx(pair["interval"])
     run_seeds([*map(str, two_seeds)])
     assert "a claim about training takes three seeds" in capsys.readouterr().out
 

@@ -128,7 +128,7 @@ def test_comparisons_are_held_to_their_number(everything: Any) -> None:
     assert f"{len(pairs) - 1} more comparisons in the report" in everything.output
 
 
-def test_the_best_of_several_tuned_arms_is_told(everything: Any) -> None:
+def test_the_best_of_several_tuned_arms_is_reported(everything: Any) -> None:
     """Three adapters that are one: whichever is chosen, on any half, the other half says the same as all rows do."""
     found = everything.summary["best_of_several"]
     assert (found["arm"], found["n_arms"]) == ("tuned", 3)
@@ -137,12 +137,12 @@ def test_the_best_of_several_tuned_arms_is_told(everything: Any) -> None:
     assert everything.output.index(f"caution: {found['sentence']}") < everything.output.index("count_accuracy on 24")
 
 
-def test_form_and_skill_and_batch_size_are_told(everything: Any) -> None:
-    told = everything.summary
-    assert told["format_and_skill"]["asked_otherwise"] in ("untuned", "fewshot")
-    assert told["batch_invariance"] == {"n": 4, "rows_per_batch": 8, "changed": []}
-    assert told["metric_variant"].startswith("count_accuracy/")
-    assert {"exact_match/nfc-casefold@1"} < told["arms"][0]["beside"].keys()
+def test_format_and_skill_gain_and_batch_size_are_reported(everything: Any) -> None:
+    summary = everything.summary
+    assert summary["format_and_skill"]["asked_otherwise"] in ("untuned", "fewshot")
+    assert summary["batch_invariance"] == {"n": 4, "rows_per_batch": 8, "changed": []}
+    assert summary["metric_variant"].startswith("count_accuracy/")
+    assert {"exact_match/nfc-casefold@1"} < summary["arms"][0]["beside"].keys()
     assert "test: 24 rows are too few to show, in four cases of five, any difference where 30 %" in everything.output
 
 

@@ -210,6 +210,6 @@ def test_a_run_whose_training_did_not_end(run: Path, evaluate_small: Any) -> Non
         evaluate_small(f"run={run}")
 
 
-def test_an_empty_split_is_told(evaluate_small: Any, tmp_path: Path) -> None:
+def test_an_empty_split_is_reported(evaluate_small: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="split: test has no rows"):
         evaluate_small("model=tiny_qwen2vl", "data=shapes", "data.options.test_rows=0", f"output_root={tmp_path}")

@@ -66,7 +66,7 @@ SMALL = (*TINY, "data.limit_train=8", "data.limit_val=4", "data.limit_test=4", "
         ((TOOL, "trace", "model=tiny", "data=imagefolder"), "data.path: Expected a folder of images, got none"),
     ],
 )
-def test_what_is_not_there_is_told_before_anything_heavy(
+def test_what_is_not_there_is_reported_before_anything_heavy(
     command: tuple[str, ...], sentence: str, tmp_path: Path
 ) -> None:
     """One line, exit code 2, nothing imported that takes seconds, nothing made."""

@@ -1,4 +1,4 @@
-"""Too little memory is told before weights are loaded, with settings that fit; and what kinds of devices cannot do."""
+"""Too little memory is named before weights are loaded, with settings that fit; and what kinds of devices cannot do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "load_model", load)
 
 
-def told(config: TrainConfig) -> str:
+def problem(config: TrainConfig) -> str:
     """What training says of its memory instead of loading weights; "" where it fits."""
     config = resolved(config).config
     try:
@@ -55,19 +55,19 @@ def told(config: TrainConfig) -> str:
 
 def test_what_is_said_to_fit_fits(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     """Each of the settings, given to the next run, lets it load; half as many rows of what is named would not."""
-    assert told(compose(*SMALL)) == ""
+    assert problem(compose(*SMALL)) == ""
     line = capsys.readouterr().out
     assert re.fullmatch(
         r"  memory: about [\d.]+ GiB \(weights .*, trained .*, 16 rows of \d+ tokens .*\), of .* cpu\n", line
     )
     few = (*SMALL, "trainer.memory_gib=0.12")
-    said = told(compose(*few))
-    assert said.startswith("memory: Expected about 0.1") and "\n" not in said and "got 0.12 GiB free on cpu" in said
-    found = re.findall(r"(train\.\S+=\S+) \(([\d.]+) MiB\)", said)
+    text = problem(compose(*few))
+    assert text.startswith("memory: Expected about 0.1") and "\n" not in text and "got 0.12 GiB free on cpu" in text
+    found = re.findall(r"(train\.\S+=\S+) \(([\d.]+) MiB\)", text)
     assert [setting for setting, _ in found] == ["train.rows_per_batch=8", "train.gradient_checkpointing=true"]
     for setting, mib in found:
-        assert told(compose(*few, setting)) == "" and float(mib) <= 0.12 * 1024
-    assert "rows_per_batch" in told(compose(*few, "train.rows_per_batch=16"))
+        assert problem(compose(*few, setting)) == "" and float(mib) <= 0.12 * 1024
+    assert "rows_per_batch" in problem(compose(*few, "train.rows_per_batch=16"))
 
 
 def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
@@ -85,22 +85,22 @@ def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
 
 
 def test_all_settings_together_and_none_that_would_do(compose: Compose) -> None:
-    said = told(compose(*SMALL, "trainer.memory_gib=0.024"))
-    (both,) = re.findall(r"what would fit: (.*) \([\d.]+ MiB\); if", said)
+    text = problem(compose(*SMALL, "trainer.memory_gib=0.024"))
+    (both,) = re.findall(r"what would fit: (.*) \([\d.]+ MiB\); if", text)
     settings = both.split(" with ")
     assert settings[:2] == ["train.rows_per_batch=1", "train.gradient_checkpointing=true"]
-    assert told(compose(*SMALL, "trainer.memory_gib=0.024", *settings)) == ""
-    said = told(compose(*SMALL, "trainer.memory_gib=0.001"))
-    assert "no setting would do: take a larger device, or a model of about 0.0 M parameters" in said
+    assert problem(compose(*SMALL, "trainer.memory_gib=0.024", *settings)) == ""
+    text = problem(compose(*SMALL, "trainer.memory_gib=0.001"))
+    assert "no setting would do: take a larger device, or a model of about 0.0 M parameters" in text
 
 
 def test_fewer_visual_tokens_are_computed(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row is encoded anew under the lower limit; a model whose images take no less is not offered it."""
     monkeypatch.setattr(memory_check, "VISUAL_TOKENS", (9, 4))
     few = (*SMALL[1:-1], "model=tiny_qwen2vl", "train.gradient_checkpointing=true", "trainer.memory_gib=0.0042")
-    (setting,) = re.findall(r"(model\.max_visual_tokens_per_image=\d) \(", told(compose(*few)))
-    assert told(compose(*few, setting)) == ""
-    assert "max_visual_tokens" not in told(compose(*SMALL, "trainer.memory_gib=0.12"))
+    (setting,) = re.findall(r"(model\.max_visual_tokens_per_image=\d) \(", problem(compose(*few)))
+    assert problem(compose(*few, setting)) == ""
+    assert "max_visual_tokens" not in problem(compose(*SMALL, "trainer.memory_gib=0.12"))
 
 
 def test_weights_alone_for_answers(compose: Compose) -> None:

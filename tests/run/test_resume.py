@@ -178,7 +178,7 @@ def test_a_limited_epoch_goes_on_with_the_rows_that_are_next(compose, tmp_path: 
     assert adapter_of(folder) == adapter_of(whole)
 
 
-def test_a_damaged_best_checkpoint_is_told(compose, tmp_path: Path) -> None:
+def test_a_damaged_best_checkpoint_is_reported(compose, tmp_path: Path) -> None:
     config = (*SETTINGS, "test=false", "trainer.max_epochs=3", "train.lr=1e-9", f"output_root={tmp_path}")
     folder = train(compose(*config))
     best = json.loads((folder / "summary.json").read_text())["best_checkpoint"]

@@ -382,7 +382,7 @@ def test_a_bad_row_stops_a_run_in_one_line(train_small: Any, tmp_path: Path) -> 
     assert "\n" not in str(raised.value)
 
 
-def test_no_row_that_fits_is_told(train_small: Any, tmp_path: Path) -> None:
+def test_no_row_that_fits_is_reported(train_small: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of 32 training rows fits"):
         train_small(tmp_path, "model.max_length_tokens=30", "data.on_bad_row=skip", "data.bad_row_ceiling=1.0")
 

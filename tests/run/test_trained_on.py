@@ -141,8 +141,8 @@ def test_the_training_rows_themselves(
     of_val = evaluate_small(f"run={run}", "split=val", "logger=none").summary
     assert of_val["alarms"] == [] and "tuned: its checkpoint was chosen by 16 of these 16 rows" in str(of_val["notes"])
     others = evaluate_small(f"run={run}", "data_options.condition=B", "logger=none").summary
-    told = "tuned: nothing shows which rows it was trained on, so they may be among these"
-    assert others["alarms"] == [] and (told in others["notes"]) == (known == "ids")
+    note = "tuned: nothing shows which rows it was trained on, so they may be among these"
+    assert others["alarms"] == [] and (note in others["notes"]) == (known == "ids")
 
 
 def test_what_train_shows_stands_in_the_run_folder(trained_run: Callable[[Path], Path], tmp_path: Path) -> None:

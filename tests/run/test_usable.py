@@ -119,6 +119,6 @@ def test_the_error_counts_names_three_and_says_what_goes_on(tmp_path: Path, fami
     survey = rows_of(tmp_path, some, OnBadRow["raise"])
     with pytest.raises(BadRowError) as error:
         refuse_unusable(survey, families["tiny"], lru_cache(families["tiny"].image_tokens), lambda: None)
-    told = str(error.value)
-    assert told.startswith("5 rows cannot be used; the first: row messages/train/000003/0: Expected plain text, got")
-    assert "then messages/train/000004/0, messages/train/000005/0" in told and "data.on_bad_row=skip" in told
+    message = str(error.value)
+    assert message.startswith("5 rows cannot be used; the first: row messages/train/000003/0: Expected plain text, got")
+    assert "then messages/train/000004/0, messages/train/000005/0" in message and "data.on_bad_row=skip" in message

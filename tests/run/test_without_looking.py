@@ -87,8 +87,8 @@ def test_data_that_do_not(looked: Callable[[str], Run]) -> None:
     run = looked("How many of the {other} cubes are red?")
     assert "WARNING" not in run.output and run.summary["alarms"] == []
     assert not run.summary["sentence"].startswith("The data")
-    (told,) = [line for line in run.output.splitlines() if line.startswith("answers that occur in the prompt: ")]
-    assert "by chance 1" in told
+    (line,) = [line for line in run.output.splitlines() if line.startswith("answers that occur in the prompt: ")]
+    assert "by chance 1" in line
     found = run.summary["without_looking"]["readable_answers"]
     assert 0 < found["rows"] < 40 and not found["flagged"]
 
@@ -107,10 +107,10 @@ def judged(first: str, second: str, right: tuple[int, int], n: int = 200) -> Any
     ],
 )
 def test_controls_in_words(control: str, right: tuple[int, int], words: str) -> None:
-    told = control_sentence(judged("tuned", control, right))
-    assert (told is not None and told.endswith(words)) or "it answers better without" in told
+    sentence = control_sentence(judged("tuned", control, right))
+    assert (sentence is not None and sentence.endswith(words)) or "it answers better without" in sentence
     first, second = (f"{100 * k / 200:.1f} %" for k in right)
-    assert f"scores {second}, with its images {first}" in told
+    assert f"scores {second}, with its images {first}" in sentence
 
 
 @pytest.mark.parametrize("pair", [("untuned", "tuned"), ("tuned", "fewshot")])

@@ -137,5 +137,5 @@ def test_answers_that_stand_in_the_questions(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "train.csv").write_text("\n".join(lines))
     assert checked("data=columns", f"data.path={tmp_path}", "json=true") == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
-    told = "the data give away their answers: in train the gold answer occurs in its own prompt in "
-    assert [warning for warning in warnings if warning.startswith(told)]
+    start = "the data give away their answers: in train the gold answer occurs in its own prompt in "
+    assert [warning for warning in warnings if warning.startswith(start)]

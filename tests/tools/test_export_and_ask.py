@@ -123,11 +123,11 @@ def test_rounding_is_measured_and_said(
     run: Path, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = exported(f"run={run}", f"to={tmp_path / dtype}", f"dtype={dtype}", "check_rows=4", "json=true")
-    told = json.loads(capsys.readouterr().out)
-    assert told["check"]["rows"] == 4 and 0 < told["check"]["logit_difference"] < 0.1 < told["check"]["logit_scale"]
+    out = json.loads(capsys.readouterr().out)
+    assert out["check"]["rows"] == 4 and 0 < out["check"]["logit_difference"] < 0.1 < out["check"]["logit_scale"]
     plain = AutoModelForImageTextToText.from_pretrained(to, dtype="auto")
     assert {parameter.dtype for parameter in plain.parameters()} == {getattr(torch, dtype)}
-    assert f"{told['check']['answers_changed']} of 4 answers differ" in (to / "README.md").read_text()
+    assert f"{out['check']['answers_changed']} of 4 answers differ" in (to / "README.md").read_text()
 
 
 def test_card(whole: Path, run: Path) -> None:
@@ -207,9 +207,9 @@ def test_ask_about_a_folder(run: Path, photos: Path, capsys: pytest.CaptureFixtu
     asked(f"image={photos}", "question=How many?", f"run={run}", f"to={to}", "max_new_tokens=4")
     rows = [json.loads(line) for line in to.read_text().splitlines()]
     assert [row["id"] for row in rows] == ["a.png", "b.png", "below/c.jpg"]
-    told = capsys.readouterr()
-    assert told.out == f"3 answers in {to}, 1 images not asked\n"
-    assert told.err.startswith("not asked: broken.png: ")
+    streams = capsys.readouterr()
+    assert streams.out == f"3 answers in {to}, 1 images not asked\n"
+    assert streams.err.startswith("not asked: broken.png: ")
     for row in rows:
         asked(f"image={photos / row['id']}", "question=How many?", f"run={run}", "max_new_tokens=4")
         assert capsys.readouterr().out == row["text"] + "\n"

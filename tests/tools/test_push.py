@@ -40,8 +40,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif self.path.endswith("/create"):
             self.answer(200, {"url": f"https://huggingface.co/{lines[0]['organization']}/{lines[0]['name']}"})
         elif "preupload" in self.path:
-            told = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in lines[0]["files"]]
-            self.answer(200, {"files": told})
+            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in lines[0]["files"]]
+            self.answer(200, {"files": files})
         else:
             self.answer(
                 200, {"commitUrl": "https://huggingface.co/me/model/commit/1", "commitOid": "1" * 40, "success": True}
@@ -96,7 +96,7 @@ def exported(run: Path, to: Path, *more: str) -> Path:
 def test_what_is_uploaded(
     hub: type[Hub], adapter: Path, tmp_path: Path, public: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Private unless told otherwise, under the token of the environment, every file of the folder."""
+    """Private unless set otherwise, under the token of the environment, every file of the folder."""
     to = exported(adapter, tmp_path / "to", "push=me/model", f"public={str(public).lower()}")
     (create, made, token), *_, (commit, lines, _) = hub.seen
     assert create == "/api/repos/create" and "/api/models/me/model/commit/main" in commit
@@ -134,7 +134,7 @@ def test_failures_are_one_line_and_the_export_stays(
     assert (tmp_path / "to" / "adapter_model.safetensors").is_file() and (tmp_path / "to" / "README.md").is_file()
 
 
-def test_no_token_is_told_before_anything_is_made(
+def test_no_token_is_reported_before_anything_is_made(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "get_token", lambda: None)

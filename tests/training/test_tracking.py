@@ -120,7 +120,7 @@ class Errors:
 
 
 class FakeRun:
-    """A W&B run that raises, or hangs, where it is told to."""
+    """A W&B run that raises, or hangs, where the test wants it."""
 
     def __init__(self, fails: str, mode: str, starting_step: int) -> None:
         self.fails, self.mode, self.id, self.offline = fails, mode, "abc", mode == "offline"
