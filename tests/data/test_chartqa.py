@@ -186,12 +186,12 @@ def test_the_constructor_reads_nothing() -> None:
 def broken_places() -> dict[str, str]:
     return {
         "empty": "with nothing",
-        "file": "is no folder",
+        "file": "which is not a folder",
         "no png": "Expected the images in",
         "one source": "train_augmented.json",
-        "not json": "mend the file",
+        "not json": "correct the file",
         "not a list": "Expected a JSON list",
-        "not utf-8": "mend the file",
+        "not utf-8": "correct the file",
     }
 
 

@@ -1,4 +1,4 @@
-"""What is kept between two starts equals what would be computed, and is thrown away where it may not."""
+"""What is kept between two starts equals what would be computed, and is deleted where it may not be used."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ def test_a_damaged_cache_is_thrown_away_with_a_line(
     again = start(rows)
     assert again.ids == first.ids and again.cards == first.cards
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and all("is damaged" in line and "thrown away" in line for line in lines)
+    assert len(lines) == 3 and all("is damaged" in line and "was deleted" in line for line in lines)
     assert start(rows).ids == first.ids and capsys.readouterr().err == ""
 
 

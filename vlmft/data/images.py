@@ -104,7 +104,7 @@ def image_inside(root: Path, relative: str) -> Path:
         path = (folder / relative).resolve()
         is_file = path.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
-        raise BadRowError(f"Expected an image path, got {relative!r} ({error}); mend it") from error
+        raise BadRowError(f"Expected an image path, got {relative!r} ({error}); correct it") from error
     if not path.is_relative_to(folder):
         raise BadRowError(f"Expected an image inside {root}, got a link out of it at {relative!r}; copy the file")
     if not is_file:

@@ -82,7 +82,7 @@ class Ledger:
             others = f"; then {', '.join(row.id for row in rows[1:NAMED_ROWS])}" if len(rows) > 1 else ""
             count = f"{len(rows)} rows cannot be used; the first: " if len(rows) > 1 else ""
             remedy = (
-                f"mend the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
+                f"correct the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
             )
             raise BadRowError(f"{count}row {rows[0].id}: {rows[0].reason}{others}; {remedy}")
         looked_at = max(self.surveyed, len(self.seen))

@@ -66,8 +66,8 @@ def filled(dataset: Dataset, index: Mapping[Split, Sequence[str]], config: DataC
                 numbers[split] = np.sort(np.concatenate([numbers.get(split, rows[:0]), rows]))
     if config.group_near_duplicates and not divided:
         raise ConfigError(
-            f"data.group_near_duplicates: {dataset.name} declares its splits, and no row is moved between those; leave "
-            "it out, the card counts near-duplicates all the same"
+            f"data.group_near_duplicates: {dataset.name} declares its splits, and no row is moved between those; remove "
+            "it; the data card counts near-duplicates anyway"
         )
     ids = {split: known.ids.take(numbers.get(split, train[:0])) for split in SPLITS}
     return Splits(ids, tuple(index), tuple(dict.fromkeys(divided)), largest_group)
@@ -180,6 +180,6 @@ def assert_disjoint(ids: Mapping[Split, Sequence[str]], groups: Mapping[Split, n
             twin = np.flatnonzero(known == there[shared[0]])[-1]
             raise ConfigError(
                 f"data: {len(shared)} of {len(there)} {second} rows show what {first} rows show, such as "
-                f"{ids[second][shared[0]]!r} and {ids[first][twin]!r}; mend the splits: a model that has seen the "
+                f"{ids[second][shared[0]]!r} and {ids[first][twin]!r}; correct the splits: a model that has seen the "
                 f"{second} images cannot be tested on them"
             )

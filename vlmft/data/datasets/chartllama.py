@@ -44,7 +44,7 @@ class ChartLlama(Messages):
         """
         found = super().exchanges(row)
         if len(found) != 1:
-            raise BadRowError(f"Expected one question and one answer, got {len(found)} answers; mend the row")
+            raise BadRowError(f"Expected one question and one answer, got {len(found)} answers; correct the row")
         ((exchange, text),) = found
         first, *glued = GLUE.split(text)
         pairs = [(exchange, first.strip())]
@@ -52,5 +52,5 @@ class ChartLlama(Messages):
         for question, answer in zip(glued[::2], glued[1::2], strict=True):
             pairs.append((Exchange((Turn("user", (*slots, question)),), exchange.images, False), answer.strip()))
         if torn := [answer for _, answer in pairs if not answer or re.search(r"(Question|Answer):", answer)]:
-            raise BadRowError(f"Expected question and answer pairs, got {torn[0]!r} as an answer; mend the row")
+            raise BadRowError(f"Expected question and answer pairs, got {torn[0]!r} as an answer; correct the row")
         return pairs

@@ -72,7 +72,7 @@ class ChartQA(Columns):
         if next(root.rglob("*.parquet"), None) is not None:
             return self._library(str(root))
         raise ConfigError(
-            f"data.path: Expected {_json_file(root, 'test', 'human')} and its like, or parquet files as on the Hub, "
+            f"data.path: Expected {_json_file(root, 'test', 'human')} and similar files, or parquet files as on the Hub, "
             f"got {_listing(root)}; point it at the folder that holds train, val and test"
         )
 
@@ -100,7 +100,7 @@ class ChartQA(Columns):
 
     def _describe(self, there: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         super()._describe(there, rows)
-        self._description.roles["answer"] = "'label': its text; of several texts all, with commas between them"
+        self._description.roles["answer"] = "'label': its text; several texts joined by commas"
 
     def to_sample(self, record: Record) -> Sample:
         """The record's chart, question and `INSTRUCTION`; answer and references as `answer_of` its label."""
@@ -174,6 +174,6 @@ def json_tables(root: Path, sources: Sequence[Source]) -> Loaded:
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
-        return f"{folder} that is no folder"
+        return f"{folder}, which is not a folder"
     names = sorted(entry.name for entry in folder.iterdir())
     return f"{folder} with {', '.join(names[:8]) or 'nothing'}{' ...' if len(names) > 8 else ''}"

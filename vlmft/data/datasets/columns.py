@@ -170,7 +170,7 @@ class Columns(Dataset):
         if self.question_text is not None:
             raise ConfigError(
                 f"data.options.image: Expected a column of images, one of {some_of(there)}, got none: every row would "
-                "ask the same of nothing; name it, and data.options.images if they lie elsewhere"
+                "ask the same question without an image; name it, and data.options.images if they lie elsewhere"
             )
         return {}
 
@@ -198,7 +198,7 @@ class Columns(Dataset):
         names = {tuple(class_names(part, column) or ()) for part in parts}
         if len(names) > 1:
             raise ConfigError(
-                f"data.options.answer: Expected one list of classes in {column!r}, got several; mend them"
+                f"data.options.answer: Expected one list of classes in {column!r}, got several; correct them"
             )
         self._class_names = list(names.pop()) or None
         asked = [
@@ -330,7 +330,7 @@ class Columns(Dataset):
             if lenient:
                 return str(value)
             raise BadRowError(
-                f"Expected the number of one of {len(self._class_names)} classes, got {value!r}; mend the row"
+                f"Expected the number of one of {len(self._class_names)} classes, got {value!r}; correct the row"
             )
         return self._class_names[value]
 
@@ -372,7 +372,7 @@ class Columns(Dataset):
             return answer
         match = self.answer_pattern.search(answer)
         if match is None:
-            raise BadRowError(f"Expected an answer like {self.answer_pattern.pattern!r}, got {answer!r}; mend the row")
+            raise BadRowError(f"Expected an answer like {self.answer_pattern.pattern!r}, got {answer!r}; correct the row")
         return match[1].strip()
 
 
@@ -387,7 +387,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise ValueError(f"Expected a regular expression, got {text!r} ({error}); mend it") from error
+        raise ValueError(f"Expected a regular expression, got {text!r} ({error}); correct it") from error
 
 
 def _has(cell: object, pattern: re.Pattern[str]) -> bool:

@@ -24,8 +24,8 @@ SEVERAL = frozenset("answers references captions direct_answers gold_answers all
 """Names of columns whose lists of texts are several references."""
 READINGS: Mapping[str, str] = {
     "text": "the text as it stands",
-    "json": "a list or object is one answer, taught as JSON",
-    "list": "each text of a list is a right answer, the most frequent (else the first) is taught",
+    "json": "a list or object is one answer, trained on as JSON",
+    "list": "each text of a list is a correct answer, the most frequent (else the first) is trained on",
     "single": "lists of one text: that text",
     "choice": "a number or letter is the place of the answer in the row's list of choices",
 }
@@ -99,12 +99,12 @@ def notes_of(column: str, values: Sequence[Any], reading: str) -> list[str]:
     texts = [value.strip() for value in values if isinstance(value, str)]
     if len(texts) > 1 and all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
         return [
-            f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers beside a gap; "
-            r"data.options.answer_pattern='(.*)\.0' teaches whole numbers"
+            f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers in a column with missing values; "
+            r"data.options.answer_pattern='(.*)\.0' gives whole numbers"
         ]
     numbers = bool(values) and all(str(value).strip().isdigit() for value in values[:200])
     if numbers and reading == "text" and fold(column) in CLASS_COLUMNS:
-        return [f"the answers are numbers in {column!r}, such as {values[0]}: if they stand for classes, write those"]
+        return [f"the answers are numbers in {column!r}, such as {values[0]}: if they are numbers of classes, write the names of the classes"]
     return []
 
 
@@ -162,6 +162,6 @@ def _chosen(field: str, value: Any, choices: Any) -> str:
     key = LETTERS[int(value)] if str(value).isdigit() and int(value) < len(LETTERS) else str(value).strip()
     if key not in found or isinstance(value, bool):
         raise BadRowError(
-            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; mend the row"
+            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; correct the row"
         )
     return text_of(field, found[key])

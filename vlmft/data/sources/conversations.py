@@ -97,7 +97,7 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
     if marks == 0 and slots and images:
         if len(images) != len(slots) or any(slot.source != one for slot, one in zip(slots, images, strict=True)):
             raise BadRowError(
-                f"Expected images in the turns or in a list, got {len(slots)} and {len(images)}; take one of them out"
+                f"Expected images in the turns or in a list, got {len(slots)} and {len(images)}; remove one of them"
             )
         images = ()
     elif marks == 0 and images:  # images without a place stand before the first question
@@ -109,10 +109,10 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
     ends = [i for i, turn in enumerate(turns) if turn.role == "assistant" and i > asked]
     if not ends or not all(turns[i - 1].role == "user" for i in ends):
         found = ", ".join(turn.role for turn in turns)
-        raise BadRowError(f"Expected each answer after a question, got turns of {found or 'none'}; mend the row")
+        raise BadRowError(f"Expected each answer after a question, got turns of {found or 'none'}; correct the row")
     learned = [i for i in ends if turns[i].learned]
     if not learned:
-        raise BadRowError("Expected an answer to learn, got none but those with weight 0 or train false; drop the row")
+        raise BadRowError("Expected an answer to learn, got only answers with weight 0 or train false; drop the row")
     return [(Exchange(tuple(turns[:i]), images, len(ends) > 1), _answer(turns[i])) for i in learned]
 
 
@@ -130,7 +130,7 @@ def images_in(row: Mapping[str, Any]) -> tuple[Any, ...]:
     folded = _folded(row)
     found = {name: tuple(images) for name in IMAGES if (images := listed_images(folded.get(name)))}
     if {"image", "images"} <= found.keys() and found["image"] != found["images"]:
-        raise BadRowError("Expected images in one field, got others in image than in images; take one out")
+        raise BadRowError("Expected images in one field, got different ones in image and images; remove one field")
     return next(iter(found.values()), ())
 
 
@@ -143,14 +143,14 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
     row = _folded(row)
     stored = next((found for key in TURNS if (found := _listed(row.get(key))) is not None), None)
     if stored is not None and row.get("history"):
-        raise BadRowError("Expected the earlier turns among the others, got a history beside them; put them first")
+        raise BadRowError("Expected earlier turns in the list of turns, got a separate history; put its turns first")
     if stored is None:
         stored = _pair(row)
     if stored is None:
         if "chosen" in row and "rejected" in row:
-            raise BadRowError("Expected one answer, got chosen and rejected ones, of preference training; take one")
+            raise BadRowError("Expected one answer, got chosen and rejected ones, of preference training; keep one")
         raise BadRowError(
-            f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; mend the row"
+            f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; correct the row"
         )
     turns = _merged([_turn(message) for said in stored for message in _both(said)])
     system = next((row[key] for key in SYSTEM if row.get(key) not in (None, "", [])), None)
@@ -159,7 +159,7 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
     system = text_of("system", system[0] if isinstance(system, list) and len(system) == 1 else system)
     if turns and turns[0].role == "system":
         if turns[0].pieces != (system,):
-            raise BadRowError("Expected one system text, got one in a field and another in a turn; take one out")
+            raise BadRowError("Expected one system text, got one in a field and another in a turn; remove one")
         return turns
     return [Turn("system", (system,)), *turns]
 
@@ -168,7 +168,7 @@ def _listed(value: Any) -> list[Any] | None:
     """A list of turns, also one that a table holds as its text."""
     found = listed_text(value)
     if isinstance(found, str) and found.startswith("["):
-        raise BadRowError(f"Expected turns in JSON, got a text that is none ({found[:60]!r}); mend the row")
+        raise BadRowError(f"Expected turns in JSON, got a text that is not JSON ({found[:60]!r}); correct the row")
     return list(found) if isinstance(found, (list, tuple)) else None
 
 
@@ -202,7 +202,7 @@ def _history(pairs: Any) -> Iterator[dict[str, Any]]:
             yield dict(pair)
             continue
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; mend the row")
+            raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; correct the row")
         yield from ({"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True))
 
 
@@ -223,23 +223,23 @@ def _merged(turns: Sequence[Turn]) -> list[Turn]:
 
 def _turn(message: Any) -> Turn:
     if not isinstance(message, Mapping):
-        raise BadRowError(f"Expected a message with role and content, got {message!r}; mend the row")
+        raise BadRowError(f"Expected a message with role and content, got {message!r}; correct the row")
     said = next((message[key] for key in ("role", "from", "speaker") if message.get(key)), None)
     role = ROLES.get(str(said).lower())
     if role is None:
-        raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {said!r}; mend or drop the row")
+        raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {said!r}; correct or drop the row")
     if message.get("tool_calls") or message.get("function_call"):
-        raise BadRowError("Expected text and images, got calls of tools; drop the row")
+        raise BadRowError("Expected text and images, got tool calls; drop the row")
     content = next(
         (message[key] for key in ("content", "value", "text", "parts") if message.get(key) is not None), None
     )
     found = tuple(made for piece in _parts(content, role) for made in _pieces(piece, marked=role != "assistant"))
     found = _own_images(message, found)
     if not found:
-        raise BadRowError(f"Expected a text or an image as content, got {content!r}; mend the row")
+        raise BadRowError(f"Expected a text or an image as content, got {content!r}; correct the row")
     said = {key: str(message[key]).lower() for key in LEARNED if message.get(key) is not None}
     if odd := [key for key in said if said[key] not in ("0", "0.0", "1", "1.0", "true", "false")]:
-        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; mend the row")
+        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; correct the row")
     return Turn(role, found, not {"0", "0.0", "false"} & {*said.values()})
 
 
@@ -285,16 +285,16 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
     if isinstance(piece, str):
         piece = {"type": "text", "text": piece}
     if not isinstance(piece, Mapping):
-        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; mend the row")
+        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; correct the row")
     kind = piece.get("type") or next((key for key in ("text", *IMAGE_KINDS) if piece.get(key) is not None), None)
     if kind in IMAGE_KINDS:
         keys = (*IMAGE_KINDS, "path", "url", "source", "file_path")
         return [Slot(next((piece[key] for key in keys if piece.get(key)), None))]
     text = piece.get("text")
     if kind not in TEXT_KINDS or not isinstance(text, str):
-        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; mend the row")
+        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; correct the row")
     if UNSOUND.search(text):
-        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or half a letter; mend it")
+        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or half of a surrogate pair; correct it")
     if not marked:
         return [text]
     require_own_marks(QWEN_TAG.sub("", text))

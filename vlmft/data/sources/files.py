@@ -33,7 +33,7 @@ FILLED = re.compile(r"\S")
 LINES, LISTS = (".jsonl", ".ndjson", ".jsonlines"), (".json",)
 CELLS, BINARY, SHEETS = (".csv", ".tsv", ".tab"), (".parquet", ".arrow"), (".xlsx", ".xlsm")
 SUFFIXES = (*LINES, *LISTS, *CELLS, *BINARY, *SHEETS)
-MENDS: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     **dict.fromkeys((".xls", ".ods", ".numbers"), "save it as .xlsx or as CSV in UTF-8"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tgz"), "unpack it"),
     ".tar": "unpack it: images with texts beside them are data=imagefolder",
@@ -122,8 +122,8 @@ def read_file(file: Path, encoding: str | None = None) -> File:
     """
     suffix = file.suffix.lower()
     if suffix not in (*SUFFIXES, ".txt"):
-        mend = MENDS.get(suffix, "write a table as JSON Lines, CSV or parquet")
-        raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {mend}")
+        remedy = REMEDIES.get(suffix, "write a table as JSON Lines, CSV or parquet")
+        raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {remedy}")
     if not file.is_file():
         raise ConfigError(f"{file}: Expected a file, got none there; check the path")
     try:
@@ -153,7 +153,7 @@ def _require_form(suffix: str, head: bytes) -> None:
     if own is not None and head.startswith(own):
         return
     if found is None and (own is not None or (suffix in CELLS and head.lstrip(b"\xef\xbb\xbf").startswith(b'{"'))):
-        kind = "JSON; give it the suffix .jsonl" if own is None else f"a file that begins {head[:12]!r}; save it anew"
+        kind = "JSON; give it the suffix .jsonl" if own is None else f"a file that begins {head[:12]!r}; save it again"
         found = kind
     if found is not None:
         raise FormError(f"Expected what {suffix} says, got {found}")
@@ -178,7 +178,7 @@ def _json(file: Path, encoding: str | None) -> File:
             return File({"": _parsed_lines(file, text)}, f"JSON Lines in {text.encoding}")
         if rows is None:
             zeros = "zero bytes in it" if "\0" in text.text else f"an error ({error})"
-            raise FormError(f"Expected JSON, got {zeros}; mend the file") from error
+            raise FormError(f"Expected JSON, got {zeros}; correct the file") from error
         return File({"": rows}, f"JSON objects one after another in {text.encoding}")
     except RecursionError as error:
         raise FormError("Expected rows with named columns, got lists in lists too deep to read") from error
@@ -245,7 +245,7 @@ def _parsed_lines(file: Path, text: Text) -> list[Any]:
             try:
                 found.append(json.loads(line))
             except ValueError as error:
-                raise FormError(f"Expected JSON in line {number}, got {error}; mend the line") from error
+                raise FormError(f"Expected JSON in line {number}, got {error}; correct the line") from error
     return found
 
 
@@ -254,10 +254,10 @@ def json_value(file: Path, kind: type, key: str = "data.path") -> Any:
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))  # a code page is not guessed where nobody is told
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); mend the file") from error
+        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); correct the file") from error
     if not isinstance(found, kind):
         raise ConfigError(
-            f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend the file"
+            f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; correct the file"
         )
     return found
 
@@ -276,7 +276,7 @@ def _cells(file: Path, encoding: str | None) -> File:
     try:
         found = list(csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=False))
     except csv.Error as error:
-        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; mend the file") from error
+        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; correct the file") from error
     filled = [row for row in found if any(cell.strip() for cell in row)]
     if not filled:
         raise FormError("Expected a header line and rows, got an empty file")
@@ -363,7 +363,7 @@ def _workbook(file: Path) -> File:
         zipfile.BadZipFile,
         openpyxl.utils.exceptions.InvalidFileException,
     ) as error:
-        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it anew, or as CSV") from error
+        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it again, or as CSV") from error
     parts = {name: list(_sheet_rows(rows)) for name, rows in sheets.items()}
     filled = {name: rows for name, rows in parts.items() if rows}
     if not filled:

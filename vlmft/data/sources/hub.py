@@ -49,7 +49,7 @@ def load_saved(folder: Path) -> dict[str, Any]:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(f"{folder}: Expected what save_to_disk writes, got {error}; save it anew") from error
+        raise ConfigError(f"{folder}: Expected what save_to_disk writes, got {error}; save it again") from error
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     return {str(split): undecoded(rows) for split, rows in splits.items()}
 

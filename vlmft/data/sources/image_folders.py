@@ -84,7 +84,7 @@ def _require_classes(found: Found, top: Path) -> None:
         if all(name.lower() in NO_CLASSES or name.lower() in SPLIT_NAMES for name in names):
             raise ConfigError(
                 f"data.path: Expected a folder for each class in {top}, got {some_of(names, 6)}; sort the images into "
-                "classes, write their answers into a table (data=columns), put a .txt beside each, or take them away"
+                "classes, write their answers into a table (data=columns), put a .txt beside each, or remove them"
             )
     inner: dict[str, set[str]] = {}
     for row in itertools.chain(*found.rows.values()):
@@ -106,9 +106,9 @@ def _class_notes(by_split: Mapping[str, set[str]], inner: Sequence[str]) -> list
     known = by_split.get("train", set())
     for split in ("val", "test"):
         if known and (new := sorted(by_split.get(split, set()) - known)):
-            notes.append(f"classes of {split} that train has not: {some_of(new, 6)}")
+            notes.append(f"classes of {split} that train does not have: {some_of(new, 6)}")
     if known and all(map(REPEATS.fullmatch, known)):
-        notes.append(f"the number in the name of a folder, as {min(known)!r}, is read as part of the class")
+        notes.append(f"the number in a folder name, such as {min(known)!r}, is read as part of the class")
     return notes
 
 
@@ -116,11 +116,12 @@ def _caption_notes(folder: Path) -> list[str]:
     texts = {file: found for file in _files(folder) if len(found := _beside(file)) > 1}
     several = [file for file, found in texts.items() if len({text.read_bytes().strip() for text in found}) > 1]
     repeats = [f.name for f in folders_of(folder) if REPEATS.fullmatch(f.name)]
-    told = (
-        f"{len(several)} images have several files of text, such as {several[0].name if several else ''}; .txt is read"
-    )
-    said = f"numbers in the names of folders, as {repeats[0] if repeats else ''}, repeat no image"
-    return [note for note, found in ((told, several), (said, repeats)) if found]
+    notes = []
+    if several:
+        notes.append(f"{len(several)} images have several text files, such as {several[0].name}; .txt is read")
+    if repeats:
+        notes.append(f"numbers in folder names, such as {repeats[0]}, do not repeat images")
+    return notes
 
 
 def _beside(file: Path) -> list[Path]:
@@ -220,5 +221,5 @@ def _caption(image: Path, file: Path | None) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return {"caption": None, NO_CAPTION: f"a file {file.name} that is no JSON ({error})"}
+        return {"caption": None, NO_CAPTION: f"a file {file.name} that is not JSON ({error})"}
     return found if isinstance(found, dict) else {"caption": found}

@@ -139,7 +139,7 @@ def _is_file(path: Path, fence: Path, name: str) -> bool:
         if path.resolve().is_relative_to(fence.resolve()):
             return True
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
-        raise BadRowError(f"Expected an image path, got {shown} ({error}); mend it") from error
+        raise BadRowError(f"Expected an image path, got {shown} ({error}); correct it") from error
     raise BadRowError(
         f"Expected an image inside {fence}, got a link out of it at {shown}; copy the file, or set "
         "data.options.images to the folder that the link leads to"
@@ -156,9 +156,9 @@ def _missing(folders: ImageFolders, text: str) -> str:
         names = ()
     name = PurePosixPath(text).name.lower()
     if same := [other for other in names if other.lower() == name]:
-        hint = f"there is {same[0]!r}, in other letter case: rename one"
+        hint = f"there is {same[0]!r}, which differs in case: rename one"
     elif same := [other for other in names if PurePosixPath(other).stem.lower() == PurePosixPath(name).stem]:
-        hint = f"there is {same[0]!r}: mend the suffix"
+        hint = f"there is {same[0]!r}: correct the suffix"
     return f"Expected an image file {text[:200]!r} in {place}, got none; {hint}"
 
 
@@ -258,8 +258,8 @@ def _names_of(fits: Sequence[Fit]) -> set[str]:
 
 
 def _twice(places: Sequence[Path]) -> str:
-    told = " and in ".join(sorted({str(place) for place in places})[:3])
-    return f"data.options.images: the images' names stand in {told}, and these are other files; say which folder"
+    folders = " and in ".join(sorted({str(place) for place in places})[:3])
+    return f"data.options.images: different files have the images' names in {folders}; name the folder"
 
 
 def _strips(names: Sequence[str]) -> list[str]:

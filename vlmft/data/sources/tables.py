@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.sources.files import MENDS, SUFFIXES, File, NoAnswersError, read_file
+from vlmft.data.sources.files import REMEDIES, SUFFIXES, File, NoAnswersError, read_file
 from vlmft.data.sources.hub import load_saved, load_undecoded
 from vlmft.data.sources.hub_card import declared_files
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, FormError, joined_vqa
@@ -144,9 +144,9 @@ def _no_tables(place: Path) -> str:
     if not place.exists():
         return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}, which is not there"
     there_too = list(itertools.islice(place.rglob("*"), 5_000))
-    near = [f for f in there_too if f.suffix.lower() in {*MENDS, ".txt"}]
-    mend = "name the file itself if it is a table"
-    hint = f"; there is {near[0].name}: {MENDS.get(near[0].suffix.lower(), mend)}" if near else ""
+    near = [f for f in there_too if f.suffix.lower() in {*REMEDIES, ".txt"}]
+    remedy = "name the file itself if it is a table"
+    hint = f"; there is {near[0].name}: {REMEDIES.get(near[0].suffix.lower(), remedy)}" if near else ""
     if any(f.suffix.lower() in IMAGE_SUFFIXES for f in there_too):
         hint += "; images in class folders, or with .txt captions beside them, are data=imagefolder"
     return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}{hint}"
@@ -160,7 +160,7 @@ def _require_other_names(files: Iterable[Path]) -> None:
         if other != file:
             raise ConfigError(
                 f"data.path: Expected the rows once, got {other.name} and {file.name} in {file.parent}; name one of "
-                "them, or move the other away"
+                "them, or move the other one"
             )
 
 
@@ -202,7 +202,7 @@ def _parts(
         if by_name is None:
             raise ConfigError(f"README.md: Expected train, val or test for {below}, got {said!r}; set split_names")
     elif not several and by_name not in ("train", None):
-        notes.append(f"its name says {by_name}, but it is the only file and is taken for all that there is")
+        notes.append(f"its name says {by_name}, but it is the only file and is read as the whole dataset")
         by_name = None
     for name, rows in found.parts.items():
         split = declared.get(name) or by_name
@@ -247,7 +247,7 @@ def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
     silent = [part for part in parts if part.split is None]
     if says and silent and any(part.split == "train" for part in says):
         left_out = ", ".join(part.name for part in silent)
-        found.notes.append(f"not read, for its name says no split: {left_out}")
+        found.notes.append(f"not read, because the name says no split: {left_out}")
         silent = []
     by_split: dict[str, list[Part]] = {}
     for part in [*silent, *says]:
@@ -265,7 +265,7 @@ def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
     found.declared = bool(says)
     if not found.tables:
         raise ConfigError(
-            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; mend split_names"
+            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; correct split_names"
         )
     return found
 

@@ -40,8 +40,8 @@ def read_text(file: Path, encoding: str | None = None) -> Text:
         raise ConfigError(f"{file}: Expected a file that can be read, got {error.strerror}; check the path") from error
     except (UnicodeDecodeError, LookupError) as error:
         how = f"text in {encoding}" if encoding else "text in UTF-8, UTF-16 or a known code page"
-        mend = "save it as UTF-8, or name its encoding (data.options.encoding=cp1250)"
-        raise ConfigError(f"{file}: Expected {how}, got {error}; {mend}") from error
+        remedy = "save it as UTF-8, or name its encoding (data.options.encoding=cp1250)"
+        raise ConfigError(f"{file}: Expected {how}, got {error}; {remedy}") from error
 
 
 def decoded(data: bytes, encoding: str | None = None) -> Text:

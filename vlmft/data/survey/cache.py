@@ -119,7 +119,7 @@ def _loaded(file: Path, fingerprint: str) -> Arrays | None:
     except OSError:  # not there, or not for this user
         return None
     except DAMAGE as error:
-        tell(f"{file} is damaged ({type(error).__name__}) and thrown away")
+        tell(f"{file} is damaged ({type(error).__name__}) and was deleted")
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
         return None

@@ -122,7 +122,7 @@ def suspicions(cards: Mapping[Split, SplitCard]) -> list[str]:
     for split, told in cards.items():
         answers = list(told.top_answers)
         if told.answers == 1 and told.rows - told.bad >= FEW_ROWS:
-            found.append(f"every answer of {split} is {answers[0]!r}: nothing to learn, or another field was meant")
+            found.append(f"every answer of {split} is {answers[0]!r}: nothing to learn, or the wrong field")
         named = [answer for answer in answers if answer.strip().lower() in SPLIT_NAMES]
         if named and told.answers <= FEW_ANSWERS:
             found.append(f"answers of {split} are names of splits ({', '.join(named)}): were folders of splits meant?")
@@ -132,5 +132,5 @@ def suspicions(cards: Mapping[Split, SplitCard]) -> list[str]:
             )
         for gap in [answer for answer in answers if answer in GAPS]:
             share = told.top_answers[gap]
-            found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a gap")
+            found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a missing value")
     return found

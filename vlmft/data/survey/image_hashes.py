@@ -99,7 +99,7 @@ class Store:
             tell(f"{self.file} cannot be used ({error}); images are checked without it")
             self.file = None
         except sqlite3.DatabaseError as error:
-            tell(f"{self.file} is damaged ({error}) and thrown away")
+            tell(f"{self.file} is damaged ({error}) and was deleted")
             for suffix in ("", "-journal"):  # an old journal would be played back into the new file
                 Path(f"{self.file}{suffix}").unlink(missing_ok=True)
         return None
