@@ -189,9 +189,9 @@ def broken_places() -> dict[str, str]:
         "file": "which is not a folder",
         "no png": "Expected the images in",
         "one source": "train_augmented.json",
-        "not json": "correct the file",
+        "not json": "fix the file",
         "not a list": "Expected a JSON list",
-        "not utf-8": "correct the file",
+        "not utf-8": "fix the file",
     }
 
 

@@ -132,7 +132,10 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "no content": (chat(("user", None), ("assistant", "1")), "Expected a text or an image as content"),
     "blank answer": (chat(("user", "A?"), ("assistant", " ")), "Expected a text as answer"),
     "no file": (llava(("human", "<image>?"), ("gpt", "1"), image="9.png"), "Expected an image file '9.png'"),
-    "address": (chat(("user", [{**IMAGE, "url": "http://a/b"}, text("?")]), ("assistant", "1")), "read without a network"),
+    "address": (
+        chat(("user", [{**IMAGE, "url": "http://a/b"}, text("?")]), ("assistant", "1")),
+        "read without a network",
+    ),
     "no mapping": (5, "Expected an object"),
 }
 

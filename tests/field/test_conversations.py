@@ -150,7 +150,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no image": (turns(user("<image>q"), model()), "got 0 and 1"),
     "part alone": (asked({"type": "image"}, TEXT), "got 0 and 1"),
     "two places": (asked({"type": "image", "image": "a.png"}, TEXT, images=["b.png"]), "in the turns or in a list"),
-    "two fields": (turns(user("<image>q"), model(), image="a.png", images=["b.png"]), "different ones in image and images"),
+    "two fields": (
+        turns(user("<image>q"), model(), image="a.png", images=["b.png"]),
+        "different ones in image and images",
+    ),
     "message's own": (turns(user("<image><image>q", images=["a.png"]), model()), "got 1 and 2"),
     "image as answer": (turns(user("q"), model([{"type": "image", "image": "a.png"}])), "an answer of text"),
     "address": (asked({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}, TEXT), "download it"),

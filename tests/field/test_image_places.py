@@ -35,7 +35,7 @@ NAMES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str | list[str], di
     "no suffix": (rows("a", "b"), {"a.png": 1, "b.png": 2}, BOTH, {}),
     "two suffixes": (rows("a"), {"a.png": 1, "a.jpg": 2}, "train: BAD Expected one image of that name...", {}),
     "dots and no suffix": (rows("2021.01.a"), {"2021.01.a.png": 1}, ONE, {}),
-    "wrong suffix": (rows("a.jpg"), {"a.png": 1}, "train: BAD ...there is 'a.png': correct the suffix", {}),
+    "wrong suffix": (rows("a.jpg"), {"a.png": 1}, "train: BAD ...there is 'a.png': fix the suffix", {}),
     "case": (rows("A.PNG"), {"a.png": 1}, "train: BAD ...there is 'a.png', which differs in case...", {}),
     "two cases": (rows("a.png", "A.png"), {"a.png": 1, "A.png": 2}, BOTH, {}),
     "address": (rows("https://x.org/a.png"), {}, "train: BAD ...got the address...download it...", {}),

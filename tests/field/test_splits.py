@@ -80,7 +80,7 @@ FILES: dict[str, tuple[dict[str, Any], str | list[str]]] = {
     ),
     "contradiction": (
         {"train.json": [row(0, split="test")], "test.json": [row(1, split="test")]},
-        "REFUSED data: train.json...its row 0 says 'test'...correct one of them",
+        "REFUSED data: train.json...its row 0 says 'test'...fix one of them",
     ),
     "no answers": (
         {"train.csv": "image,question,answer\na.png,q,A0\n", "test.csv": "image,question\nb.png,q\n"},

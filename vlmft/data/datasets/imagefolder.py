@@ -20,15 +20,15 @@ from vlmft.sample import SPLITS, BadRowError
 
 QUESTION = "What is in this image?"
 MOST_LISTED = 20
-"""Up to so many classes the question lists them, so that the untuned model knows which words are wanted."""
+"""Up to so many classes the question lists them, so that the untuned model knows which words are expected."""
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class ImageFolder(Columns):
     """`path`/<class>/<image>, or `path`/{train,val,test}/<class>/<image>: what is in the image? The folder's name.
 
-    Where metadata files are there they say which file has which caption, as in `data=columns`; so do files of text
-    beside the images, of the same name.
+    Metadata files give each image its caption, as in `data=columns`; so do text files of the same name beside the
+    images.
     """
 
     name: ClassVar[str] = "imagefolder"
@@ -85,12 +85,12 @@ class ImageFolder(Columns):
             if names
             else "captions of files beside them"
         )
-        tables, told = {}, {}
+        tables, origins = {}, {}
         for split in SPLITS:
             if rows := found.rows.get(split):
                 tables[split] = table_in_memory([rows], root)
-                told[split] = f"{len(rows)} images, {what}" + (", by folder" if found.declared else "")
-        return Loaded(tables, told, notes=found.notes, declared=True)
+                origins[split] = f"{len(rows)} images, {what}" + (", by folder" if found.declared else "")
+        return Loaded(tables, origins, notes=found.notes, declared=True)
 
     def _ask_for(self, root: Path, names: Sequence[str]) -> None:
         self.named.update(answer="class", class_column="class")

@@ -99,12 +99,14 @@ def notes_of(column: str, values: Sequence[Any], reading: str) -> list[str]:
     texts = [value.strip() for value in values if isinstance(value, str)]
     if len(texts) > 1 and all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
         return [
-            f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers in a column with missing values; "
+            f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers beside missing values; "
             r"data.options.answer_pattern='(.*)\.0' gives whole numbers"
         ]
     numbers = bool(values) and all(str(value).strip().isdigit() for value in values[:200])
     if numbers and reading == "text" and fold(column) in CLASS_COLUMNS:
-        return [f"the answers are numbers in {column!r}, such as {values[0]}: if they are numbers of classes, write the names of the classes"]
+        return [
+            f"the answers are numbers in {column!r}, such as {values[0]}: if they are class numbers, write class names"
+        ]
     return []
 
 
@@ -162,6 +164,6 @@ def _chosen(field: str, value: Any, choices: Any) -> str:
     key = LETTERS[int(value)] if str(value).isdigit() and int(value) < len(LETTERS) else str(value).strip()
     if key not in found or isinstance(value, bool):
         raise BadRowError(
-            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; correct the row"
+            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; fix the row"
         )
     return text_of(field, found[key])

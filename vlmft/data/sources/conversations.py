@@ -109,7 +109,7 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
     ends = [i for i, turn in enumerate(turns) if turn.role == "assistant" and i > asked]
     if not ends or not all(turns[i - 1].role == "user" for i in ends):
         found = ", ".join(turn.role for turn in turns)
-        raise BadRowError(f"Expected each answer after a question, got turns of {found or 'none'}; correct the row")
+        raise BadRowError(f"Expected each answer after a question, got turns of {found or 'none'}; fix the row")
     learned = [i for i in ends if turns[i].learned]
     if not learned:
         raise BadRowError("Expected an answer to learn, got only answers with weight 0 or train false; drop the row")
@@ -150,7 +150,7 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
         if "chosen" in row and "rejected" in row:
             raise BadRowError("Expected one answer, got chosen and rejected ones, of preference training; keep one")
         raise BadRowError(
-            f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; correct the row"
+            f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; fix the row"
         )
     turns = _merged([_turn(message) for said in stored for message in _both(said)])
     system = next((row[key] for key in SYSTEM if row.get(key) not in (None, "", [])), None)
@@ -168,7 +168,7 @@ def _listed(value: Any) -> list[Any] | None:
     """A list of turns, also one that a table holds as its text."""
     found = listed_text(value)
     if isinstance(found, str) and found.startswith("["):
-        raise BadRowError(f"Expected turns in JSON, got a text that is not JSON ({found[:60]!r}); correct the row")
+        raise BadRowError(f"Expected turns in JSON, got a text that is not JSON ({found[:60]!r}); fix the row")
     return list(found) if isinstance(found, (list, tuple)) else None
 
 
@@ -202,7 +202,7 @@ def _history(pairs: Any) -> Iterator[dict[str, Any]]:
             yield dict(pair)
             continue
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; correct the row")
+            raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; fix the row")
         yield from ({"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True))
 
 
@@ -223,11 +223,11 @@ def _merged(turns: Sequence[Turn]) -> list[Turn]:
 
 def _turn(message: Any) -> Turn:
     if not isinstance(message, Mapping):
-        raise BadRowError(f"Expected a message with role and content, got {message!r}; correct the row")
+        raise BadRowError(f"Expected a message with role and content, got {message!r}; fix the row")
     said = next((message[key] for key in ("role", "from", "speaker") if message.get(key)), None)
     role = ROLES.get(str(said).lower())
     if role is None:
-        raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {said!r}; correct or drop the row")
+        raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {said!r}; fix or drop the row")
     if message.get("tool_calls") or message.get("function_call"):
         raise BadRowError("Expected text and images, got tool calls; drop the row")
     content = next(
@@ -236,10 +236,10 @@ def _turn(message: Any) -> Turn:
     found = tuple(made for piece in _parts(content, role) for made in _pieces(piece, marked=role != "assistant"))
     found = _own_images(message, found)
     if not found:
-        raise BadRowError(f"Expected a text or an image as content, got {content!r}; correct the row")
+        raise BadRowError(f"Expected a text or an image as content, got {content!r}; fix the row")
     said = {key: str(message[key]).lower() for key in LEARNED if message.get(key) is not None}
     if odd := [key for key in said if said[key] not in ("0", "0.0", "1", "1.0", "true", "false")]:
-        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; correct the row")
+        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; fix the row")
     return Turn(role, found, not {"0", "0.0", "false"} & {*said.values()})
 
 
@@ -285,16 +285,18 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
     if isinstance(piece, str):
         piece = {"type": "text", "text": piece}
     if not isinstance(piece, Mapping):
-        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; correct the row")
+        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; fix the row")
     kind = piece.get("type") or next((key for key in ("text", *IMAGE_KINDS) if piece.get(key) is not None), None)
     if kind in IMAGE_KINDS:
         keys = (*IMAGE_KINDS, "path", "url", "source", "file_path")
         return [Slot(next((piece[key] for key in keys if piece.get(key)), None))]
     text = piece.get("text")
     if kind not in TEXT_KINDS or not isinstance(text, str):
-        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; correct the row")
+        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; fix the row")
     if UNSOUND.search(text):
-        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or half of a surrogate pair; correct it")
+        raise BadRowError(
+            f"Expected a text as content, got {text[:80]!r}, with a zero byte or half of a surrogate pair; fix it"
+        )
     if not marked:
         return [text]
     require_own_marks(QWEN_TAG.sub("", text))

@@ -79,7 +79,7 @@ def by_column(tables: Tables, column: str, names: Names, told: Description) -> d
             if len(tables) > 1 and split != own:
                 raise ConfigError(
                     f"data: {told.splits.get(own, own)} is {own} by its name, and its row {number} says {cell!r} in "
-                    f"{column!r}; correct one of them"
+                    f"{column!r}; fix one of them"
                 )
             by_split.setdefault(split, []).append(number)
     if len(tables) > 1:

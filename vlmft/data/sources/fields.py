@@ -52,7 +52,7 @@ def text_of(field: str, value: object) -> str:
     text = str(value).strip()
     if UNSOUND.search(text):
         raise BadRowError(
-            f"Expected a text as {field}, got {text[:80]!r} with a zero byte or half of a surrogate pair; correct it"
+            f"Expected a text as {field}, got {text[:80]!r} with a zero byte or half of a surrogate pair; fix it"
         )
     if (PRINTED_LIST.fullmatch(text) or PRINTED_DICT.fullmatch(text)) and not _is_json(text):
         kind = "list" if text.startswith("[") else "dict"
@@ -147,7 +147,9 @@ def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
     if value.startswith(("b'", "{'bytes'")) or _is_picture(value):
         raise BadRowError(f"Expected an image's path or base64, got {value[:24]!r}…, which is neither; store it again")
     if "://" in value and not value.lower().startswith("file:"):
-        raise BadRowError(f"Expected an image file, got the address {value[:60]!r}; download it, rows are read without a network")
+        raise BadRowError(
+            f"Expected an image file, got the address {value[:60]!r}; download it, rows are read without a network"
+        )
     if folders is None:  # a path alone could name any file of this computer
         raise BadRowError("Expected an image stored in its row, got a path; write the parquet file with its images")
     return _file(folders, value)
@@ -186,7 +188,7 @@ def encoded_image(text: str) -> bytes | None:
     except (binascii.Error, ValueError) as error:
         if not inline:
             return None
-        raise BadRowError(f"Expected base64 in {text[:40]!r}, got {error}; correct the row") from error
+        raise BadRowError(f"Expected base64 in {text[:40]!r}, got {error}; fix the row") from error
 
 
 def names_among(values: Sequence[Any]) -> list[Any]:

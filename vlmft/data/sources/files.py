@@ -178,7 +178,7 @@ def _json(file: Path, encoding: str | None) -> File:
             return File({"": _parsed_lines(file, text)}, f"JSON Lines in {text.encoding}")
         if rows is None:
             zeros = "zero bytes in it" if "\0" in text.text else f"an error ({error})"
-            raise FormError(f"Expected JSON, got {zeros}; correct the file") from error
+            raise FormError(f"Expected JSON, got {zeros}; fix the file") from error
         return File({"": rows}, f"JSON objects one after another in {text.encoding}")
     except RecursionError as error:
         raise FormError("Expected rows with named columns, got lists in lists too deep to read") from error
@@ -245,7 +245,7 @@ def _parsed_lines(file: Path, text: Text) -> list[Any]:
             try:
                 found.append(json.loads(line))
             except ValueError as error:
-                raise FormError(f"Expected JSON in line {number}, got {error}; correct the line") from error
+                raise FormError(f"Expected JSON in line {number}, got {error}; fix the line") from error
     return found
 
 
@@ -254,11 +254,9 @@ def json_value(file: Path, kind: type, key: str = "data.path") -> Any:
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))  # a code page is not guessed where nobody is told
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); correct the file") from error
+        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); fix the file") from error
     if not isinstance(found, kind):
-        raise ConfigError(
-            f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; correct the file"
-        )
+        raise ConfigError(f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; fix the file")
     return found
 
 
@@ -276,7 +274,7 @@ def _cells(file: Path, encoding: str | None) -> File:
     try:
         found = list(csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=False))
     except csv.Error as error:
-        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; correct the file") from error
+        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; fix the file") from error
     filled = [row for row in found if any(cell.strip() for cell in row)]
     if not filled:
         raise FormError("Expected a header line and rows, got an empty file")

@@ -158,7 +158,7 @@ def _by_column(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
             return None
         if len({len(cell) for cell in cells}) > 1:
             told = ", ".join(f"{len(cell)} of {name}" for name, cell in [*value.items()][:6])
-            raise FormError(f"Expected columns of one length, got {told}; correct the file")
+            raise FormError(f"Expected columns of one length, got {told}; fix the file")
         return {"": [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]}, "columns in JSON"
     if all(isinstance(cell, dict) and cell for cell in cells) and len(cells) > 1:
         keys = list(cells[0])

@@ -139,7 +139,7 @@ def _is_file(path: Path, fence: Path, name: str) -> bool:
         if path.resolve().is_relative_to(fence.resolve()):
             return True
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
-        raise BadRowError(f"Expected an image path, got {shown} ({error}); correct it") from error
+        raise BadRowError(f"Expected an image path, got {shown} ({error}); fix it") from error
     raise BadRowError(
         f"Expected an image inside {fence}, got a link out of it at {shown}; copy the file, or set "
         "data.options.images to the folder that the link leads to"
@@ -158,7 +158,7 @@ def _missing(folders: ImageFolders, text: str) -> str:
     if same := [other for other in names if other.lower() == name]:
         hint = f"there is {same[0]!r}, which differs in case: rename one"
     elif same := [other for other in names if PurePosixPath(other).stem.lower() == PurePosixPath(name).stem]:
-        hint = f"there is {same[0]!r}: correct the suffix"
+        hint = f"there is {same[0]!r}: fix the suffix"
     return f"Expected an image file {text[:200]!r} in {place}, got none; {hint}"
 
 

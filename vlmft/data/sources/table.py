@@ -54,7 +54,7 @@ class Table:
             raise BadRowError(f"Expected the number of a row, got {number}; take ids from index()")
         row = self.rows[number]
         if not isinstance(row, Mapping):
-            raise BadRowError(f"Expected an object with named fields, got {str(row)[:80]!r}; correct the row")
+            raise BadRowError(f"Expected an object with named fields, got {str(row)[:80]!r}; fix the row")
         if None in row:
             found = f"{row[None]} more" if row[None] > 0 else f"{-row[None]} fewer"
             raise BadRowError(f"Expected a cell for each column, got {found}; quote texts that hold the separator")

@@ -265,7 +265,7 @@ def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
     found.declared = bool(says)
     if not found.tables:
         raise ConfigError(
-            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; correct split_names"
+            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; fix split_names"
         )
     return found
 

@@ -68,7 +68,7 @@ def survey_splits(rows: Rows, poll: Callable[[], None] = lambda: None) -> Survey
         BadRowError: as the ledger says.
     """
     if not rows.ids["train"]:
-        raise ConfigError("data: the training split has no rows; choose other splits or correct the data")
+        raise ConfigError("data: the training split has no rows; choose other splits or fix the data")
     if len(rows.splits.declared) > 1:  # the ids of one declared split differ
         assert_disjoint(rows.ids)
     most = SAMPLED_ROWS if rows.dataset.disjoint_by_construction else None
