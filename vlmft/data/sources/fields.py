@@ -1,4 +1,4 @@
-"""What stands in one field of a source's row, as text or images. Anything else makes a bad row."""
+"""The value of one field of a source's row, as text or images. Any other value makes a bad row."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vlmft.data.sources.locate import ImageFolders
 from vlmft.sample import BadRowError, Image
 
 MARK = "<image>"
-"""Stands in a text where the next image of the row belongs."""
+"""Marks the place of the row's next image in a text."""
 MARK_LIKE = re.compile(
     r"<\s*/?\s*(?:image|img|im)[ _-]?(?:\d+|placeholder|start|end|here|token)?\s*/?\s*>"
     r"|<\|(?:image|vision|img)[^<>|]*\|>|<(?:video|audio)>",
     re.IGNORECASE,
 )
-"""What other formats write in a question where an image, a video or a sound belongs."""
+"""Marks of other formats for the place of an image, a video or audio in a question."""
 UNSOUND = re.compile("[\0\ud800-\udfff]")
-"""Characters that no text in UTF-8 has: what a broken conversion leaves."""
+"""A zero byte and lone surrogates, which valid UTF-8 text does not have: left by a broken conversion."""
 PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
-"""What `str` makes of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
+"""The `str` of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
 PRINTED_DICT = re.compile(r"\{\s*'.*:.*\}", re.DOTALL)
 BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
-"""The least length is that of no path without a dot."""
+"""The minimum length is longer than any path without a dot."""
 LONGEST_NAME = 1000
 SEPARATORS = (";", "|", ",", "\n")
 """Between several images in one cell of a table."""
@@ -100,7 +100,7 @@ def images_of(value: object, folders: ImageFolders | None, name: str) -> tuple[I
     None for null. Several in one text, as tables hold them, are a list in JSON or Python, or paths by ";", "|" or ",".
 
     Raises:
-        BadRowError: an address, a path outside the data folder, no such file, or something that is no image.
+        BadRowError: an address, a path outside the data folder, no such file, or something that is not an image.
     """
     several = listed_images(value)
     if len(several) == 1 and not isinstance(value, (list, tuple)):
@@ -150,7 +150,7 @@ def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
         raise BadRowError(
             f"Expected an image file, got the address {value[:60]!r}; download it, rows are read without a network"
         )
-    if folders is None:  # a path alone could name any file of this computer
+    if folders is None:  # a path could name any file of this computer
         raise BadRowError("Expected an image stored in its row, got a path; write the parquet file with its images")
     return _file(folders, value)
 
@@ -163,7 +163,7 @@ STORED_KEYS = "bytes data base64 path file_name filename file image_path image u
 
 
 def _stored(value: Mapping[Any, Any]) -> object:
-    """Bytes before a path; an address under `url`, itself perhaps in an object."""
+    """Bytes before a path; an address under `url`, perhaps in a nested object."""
     for key in STORED_KEYS:
         inner = value.get(key)
         if inner:
@@ -198,7 +198,7 @@ def names_among(values: Sequence[Any]) -> list[Any]:
 
 
 def looks_like_images(value: object) -> bool:
-    """Whether a field holds images, by its look alone: nothing is opened."""
+    """Whether a field seems to hold images, by its text alone: nothing is opened."""
     for one in listed_images(value)[:2]:
         if isinstance(one, Mapping):
             one = _stored(one)
@@ -215,7 +215,7 @@ def _is_picture(text: str) -> bool:
 
 
 def placed(text: str, images: Sequence[Image]) -> tuple[str | Image, ...]:
-    """The text with images where its marks stand, or before it where there are none.
+    """The text with images in place of its marks, or before it where there are none.
 
     Raises:
         BadRowError: another number of marks than of images.
@@ -239,7 +239,7 @@ def cut_at_marks(text: str) -> list[str | None]:
 
 
 def require_own_marks(text: str) -> None:
-    """Raises BadRowError where a question marks a place as another format does: it would be learned as text."""
+    """Raises BadRowError where a question has a mark of another format, which would be learned as text."""
     other = next((found[0] for found in MARK_LIKE.finditer(text) if found[0] != MARK), None) if "<" in text else None
     if other is not None:
         if other.strip("<>").lower() in ("video", "audio"):
