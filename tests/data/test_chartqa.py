@@ -1,4 +1,4 @@
-"""ChartQA in its three forms: what stands in the files becomes exactly these questions."""
+"""ChartQA in its three forms: the files become exactly these questions."""
 
 from __future__ import annotations
 

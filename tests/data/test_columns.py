@@ -1,4 +1,4 @@
-"""A table in any form becomes the same questions; a wrong column is told with those that are there."""
+"""A table in any form becomes the same questions; a wrong column is refused with the list of columns."""
 
 from __future__ import annotations
 

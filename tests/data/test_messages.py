@@ -1,4 +1,4 @@
-"""Conversations of three forms become the same prompts; each answer sees what stands before it and no more."""
+"""Conversations of three forms become the same prompts; each prompt holds what comes before its answer and no more."""
 
 from __future__ import annotations
 

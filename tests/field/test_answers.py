@@ -80,7 +80,7 @@ def test_a_letter_is_the_answer_where_the_question_lists_the_choices(check: Chec
         (rows("answer", "y", choices=["x", "y"]), "the choices in 'choices' are not shown to the model"),
     ],
 )
-def test_what_is_told(read: Callable[..., list[str]], table: list[dict[str, Any]], words: str) -> None:
+def test_what_is_noted(read: Callable[..., list[str]], table: list[dict[str, Any]], words: str) -> None:
     found = read("columns", {"t.jsonl": table, "a.png": 1}, "t.jsonl")
     assert any(line.startswith("note: ") and words in line for line in found)
 

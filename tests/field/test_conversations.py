@@ -192,7 +192,7 @@ def test_refused(read: Callable[..., list[str]], case: str) -> None:
     assert found[0] == "train: q => A" and found[1].startswith("train: BAD Expected") and words in found[1]
 
 
-def test_fields_that_no_one_reads_are_told(read: Callable[..., list[str]]) -> None:
+def test_fields_that_are_not_read_are_listed(read: Callable[..., list[str]]) -> None:
     row = turns(user("q", name="bob"), model(reasoning_content="so"), score=3, rejected_response="B", image_path=None)
     assert read("messages", {"t.jsonl": [row, row]}, "t.jsonl")[-1] == (
         "unread: score, rejected_response, messages: name, messages: reasoning_content"

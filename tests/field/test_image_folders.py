@@ -176,7 +176,7 @@ def test_captions_in_folders_of_splits(check: Check) -> None:
 
 
 @pytest.mark.parametrize("texts", [True, False])
-def test_numbers_that_kohya_reads_as_repeats_are_told(read: Callable[..., list[str]], texts: bool) -> None:
+def test_numbers_that_kohya_reads_as_repeats_are_noted(read: Callable[..., list[str]], texts: bool) -> None:
     files = {"10_dog/a.png": 1, "5_cat/b.png": 2}
     files |= {"10_dog/a.txt": "A dog", "5_cat/b.txt": "A cat"} if texts else {}  # type: ignore[dict-item]
     assert any(line.startswith("note: ") and "10_dog" in line for line in read("imagefolder", files, **ASK))

@@ -1,4 +1,4 @@
-"""Where the images of a table lie, and in what form: found, told, or refused with what to do."""
+"""Where the images of a table are, and in what form: found, reported, or refused with what to do."""
 
 from __future__ import annotations
 

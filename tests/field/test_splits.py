@@ -105,7 +105,7 @@ def test_names_of_files(check: Check, case: str) -> None:
     check(expected, "columns", {**files, **IMAGES})
 
 
-def test_a_lone_file_named_test_is_told(read: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_lone_file_named_test_is_noted(read: Callable[..., list[str]], tmp_path: Path) -> None:
     from vlmft.data.datasets.columns import Columns
 
     assert read("columns", {"test.json": [row(0)], **IMAGES}) == ["train: [1] q => A0"]
