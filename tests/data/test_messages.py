@@ -134,7 +134,7 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "no file": (llava(("human", "<image>?"), ("gpt", "1"), image="9.png"), "Expected an image file '9.png'"),
     "address": (
         chat(("user", [{**IMAGE, "url": "http://a/b"}, text("?")]), ("assistant", "1")),
-        "read without a network",
+        "rows are read offline",
     ),
     "no mapping": (5, "Expected an object"),
 }

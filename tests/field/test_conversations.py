@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "empty answer": (turns(user("q"), model(" ")), "Expected a text as answer"),
     "null answer": (turns(user("q"), model(None)), "Expected a text or an image"),
     "broken JSON": ({"messages": '[{"role": "user"'}, "turns in JSON"),
-    "half a surrogate pair": (turns(user("q\ud800"), model()), "half of a surrogate pair"),
+    "half a surrogate pair": (turns(user("q\ud800"), model()), "lone surrogate"),
 }
 
 

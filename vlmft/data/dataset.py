@@ -69,12 +69,12 @@ class Ids(Sequence[str]):
         return f"Ids({list(self[:3])}, {len(self)} in all)"
 
 
-def _full_repr(value: Any) -> str:
+def _repr(value: Any) -> str:
     """repr, but with the whole of a regular expression, whose own repr stops after 200 characters."""
     if isinstance(value, re.Pattern):
         return repr((value.pattern, value.flags))
     if isinstance(value, Mapping):
-        return repr({key: _full_repr(item) for key, item in value.items()})
+        return repr({key: _repr(item) for key, item in value.items()})
     return repr(value)
 
 
@@ -133,10 +133,8 @@ class Dataset(ABC):
 
     def settings(self) -> str | None:
         """The constructor's arguments as text, from the public attributes; None where a value has no stable text."""
-        arguments = repr(
-            sorted((name, _full_repr(value)) for name, value in vars(self).items() if not name.startswith("_"))
-        )
-        return None if " at 0x" in arguments else f"{type(self).__module__}:{type(self).__qualname__} {arguments}"
+        args = repr(sorted((name, _repr(value)) for name, value in vars(self).items() if not name.startswith("_")))
+        return None if " at 0x" in args else f"{type(self).__module__}:{type(self).__qualname__} {args}"
 
     def undeclared(self, index: Mapping[Split, Sequence[str]]) -> Mapping[tuple[Split, ...], np.ndarray]:
         """Splits that are to be taken from train -> places in the training split of the rows from which."""
@@ -182,7 +180,6 @@ def source_lines(source: Description | Mapping[str, Any]) -> list[str]:
     lines = [f"  {split}: {origin}" for split, origin in summary["splits"].items()]
     lines += [f"  {role}: {column}" for role, column in summary["roles"].items()]
     if summary["unread"]:
-        lines.append(
-            "  not read: " + ", ".join(f"{name} (such as {value})" for name, value in summary["unread"].items())
-        )
+        unread = (f"{name} (such as {value})" for name, value in summary["unread"].items())
+        lines.append(f"  not read: {', '.join(unread)}")
     return [*lines, *(f"  note: {note}" for note in summary["notes"])]

@@ -211,9 +211,8 @@ class Columns(Dataset):
     def _describe(self, there: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         description, column = self._description, self._column
         description.roles = {role: repr(name) for role, name in column.items() if role not in ("choices",)}
-        description.roles["answer"] += (
-            f": {'the names of its classes' if self._class_names else READINGS[self._reading]}"
-        )
+        reading = "the names of its classes" if self._class_names else READINGS[self._reading]
+        description.roles["answer"] += f": {reading}"
         if self._reading not in ("text",):
             value = next(
                 (row[column["answer"]] for row in rows if isinstance(row.get(column["answer"]), (list, dict, int))),

@@ -138,12 +138,10 @@ class Messages(Columns):
     def read(self, row_id: str) -> Record:
         """{"id", "exchange", "answer"}; raises BadRowError where the row is not a conversation with such an answer."""
         table, number, answer = self._at(row_id)
-        exchanges = self.exchanges(table.row(number))
-        if answer >= len(exchanges):
-            raise BadRowError(
-                f"Expected the id of one of {len(exchanges)} answers, got {row_id!r}; take ids from index()"
-            )
-        exchange, text = exchanges[answer]
+        pairs = self.exchanges(table.row(number))
+        if answer >= len(pairs):
+            raise BadRowError(f"Expected the id of one of {len(pairs)} answers, got {row_id!r}; take ids from index()")
+        exchange, text = pairs[answer]
         return {"id": row_id, "exchange": exchange, "answer": text}
 
     def exchanges(self, row: Record) -> list[tuple[Exchange, str]]:

@@ -69,8 +69,7 @@ def options(choices: Any) -> Mapping[str, Any]:
 
 
 def _is_place(value: Any, choices: Any, question: str) -> bool:
-    """Whether an answer is a place among its row's choices, and not the text of a choice or a letter that the question
-    lists."""
+    """Whether an answer is a place among its row's choices, not a choice's text or a letter that the question has."""
     found = options(choices)
     if not found or isinstance(value, bool) or str(value).strip() in map(str, found.values()):
         return False
@@ -105,9 +104,7 @@ def notes_of(column: str, values: Sequence[Any], reading: str) -> list[str]:
         ]
     numbers = bool(values) and all(str(value).strip().isdigit() for value in values[:200])
     if numbers and reading == "text" and fold(column) in CLASS_COLUMNS:
-        return [
-            f"the answers are numbers in {column!r}, such as {values[0]}: if they are class numbers, write class names"
-        ]
+        return [f"the answers are numbers in {column!r}, such as {values[0]}: for class numbers, write class names"]
     return []
 
 

@@ -294,9 +294,7 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
     if kind not in TEXT_KINDS or not isinstance(text, str):
         raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; fix the row")
     if UNSOUND.search(text):
-        raise BadRowError(
-            f"Expected a text as content, got {text[:80]!r}, with a zero byte or half of a surrogate pair; fix it"
-        )
+        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or lone surrogate; fix it")
     if not marked:
         return [text]
     require_own_marks(QWEN_TAG.sub("", text))

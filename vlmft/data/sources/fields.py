@@ -51,9 +51,7 @@ def text_of(field: str, value: object) -> str:
         raise BadRowError(f"Expected a text as {field}, got {value!r}; drop the row or fill it in")
     text = str(value).strip()
     if UNSOUND.search(text):
-        raise BadRowError(
-            f"Expected a text as {field}, got {text[:80]!r} with a zero byte or half of a surrogate pair; fix it"
-        )
+        raise BadRowError(f"Expected a text as {field}, got {text[:80]!r} with a zero byte or a lone surrogate; fix it")
     if (PRINTED_LIST.fullmatch(text) or PRINTED_DICT.fullmatch(text)) and not _is_json(text):
         kind = "list" if text.startswith("[") else "dict"
         raise BadRowError(f"Expected the text of {field} itself, got a printed {kind} {text!r}; store it as JSON")
@@ -147,9 +145,7 @@ def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
     if value.startswith(("b'", "{'bytes'")) or _is_picture(value):
         raise BadRowError(f"Expected an image's path or base64, got {value[:24]!r}…, which is neither; store it again")
     if "://" in value and not value.lower().startswith("file:"):
-        raise BadRowError(
-            f"Expected an image file, got the address {value[:60]!r}; download it, rows are read without a network"
-        )
+        raise BadRowError(f"Expected an image file, got the address {value[:60]!r}; download it: rows are read offline")
     if folders is None:  # a path could name any file of this computer
         raise BadRowError("Expected an image stored in its row, got a path; write the parquet file with its images")
     return _file(folders, value)

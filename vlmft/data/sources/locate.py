@@ -97,10 +97,8 @@ def _only_file(places: Iterable[tuple[Path, Path, str]]) -> Path | None:
     files = [path for path, fence, name in places if _is_file(path, fence, name)]
     there = {(file.stat().st_dev, file.stat().st_ino): file for file in reversed(files)}
     if len(there) > 1:
-        files_found = " and ".join(map(str, sorted(there.values())[:2]))
-        raise BadRowError(
-            f"Expected one image of that name, got {files_found}; write its suffix or folder into the row"
-        )
+        several = " and ".join(map(str, sorted(there.values())[:2]))
+        raise BadRowError(f"Expected one image of that name, got {several}; write its suffix or folder into the row")
     return next(iter(there.values()), None)
 
 

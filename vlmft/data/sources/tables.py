@@ -181,9 +181,9 @@ def _read(
 
 
 def _parts(
-    file: Path, card_split: str | None, top: Path, names: Names, encoding: str | None, several: bool
+    file: Path, of_card: str | None, top: Path, names: Names, encoding: str | None, several: bool
 ) -> Iterator[Part]:
-    """`card_split`: the file's split in the card of its repository; `several`: whether there are other files."""
+    """`of_card`: the file's split in the card of its repository; `several`: whether there are other files."""
     found: File = read_file(file, encoding)
     below = file.relative_to(top)
     lists = {name: splits_in(name, names) for name in found.parts if name}
@@ -197,12 +197,10 @@ def _parts(
             f"alone, or set data.options.split_names={{{unknown}: {as_what}}}, with none for what is left out"
         )
     by_name, notes = split_of(below, names), list(found.notes)
-    if card_split is not None:
-        by_name = next(iter(splits_in(str(card_split), names)), None)
+    if of_card is not None:
+        by_name = next(iter(splits_in(str(of_card), names)), None)
         if by_name is None:
-            raise ConfigError(
-                f"README.md: Expected train, val or test for {below}, got {card_split!r}; set split_names"
-            )
+            raise ConfigError(f"README.md: Expected train, val or test for {below}, got {of_card!r}; set split_names")
     elif not several and by_name not in ("train", None):
         notes.append(f"its name says {by_name}, but it is the only file and is read as the whole dataset")
         by_name = None
