@@ -1,4 +1,4 @@
-"""Rows reach the model as windows, a bad one leaves a gap, and the gold answer can be taken out of a record."""
+"""Rows reach the model as windows, without bad ones, and the gold answer of a record can be replaced."""
 
 from __future__ import annotations
 

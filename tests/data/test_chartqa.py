@@ -1,4 +1,4 @@
-"""ChartQA in its three forms: what stands in the files becomes exactly these questions."""
+"""ChartQA in its three forms: the files become exactly these questions."""
 
 from __future__ import annotations
 
@@ -186,12 +186,12 @@ def test_the_constructor_reads_nothing() -> None:
 def broken_places() -> dict[str, str]:
     return {
         "empty": "with nothing",
-        "file": "is no folder",
+        "file": "which is not a folder",
         "no png": "Expected the images in",
         "one source": "train_augmented.json",
-        "not json": "mend the file",
+        "not json": "fix the file",
         "not a list": "Expected a JSON list",
-        "not utf-8": "mend the file",
+        "not utf-8": "fix the file",
     }
 
 

@@ -1,4 +1,4 @@
-"""A table in any form becomes the same questions; a wrong column is told with those that are there."""
+"""A table in any form becomes the same questions; a wrong column is refused with the list of columns."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "no image": ({"image": None}, "Expected an image in column 'image', got none"),
     "outside": ({"image": "../secret.png"}, "below the data folder"),
     "absolute": ({"image": "/etc/hostname"}, "below the data folder"),
-    "address": ({"image": "https://example.org/1.png"}, "rows ask no network"),
+    "address": ({"image": "https://example.org/1.png"}, "rows are read offline"),
     "inline": ({"image": "data:image/png;base64,A"}, "Expected base64 in"),
     "number": ({"image": 7}, "Expected an image file '7'"),
     "no answer": ({"answer": " "}, "Expected a text as answer, got ' '"),

@@ -91,7 +91,7 @@ def test_characters_without_their_files(tmp_path: Path, characters: Path) -> Non
 
 
 def test_an_annotation_prompt_asks_the_question() -> None:
-    """Else the answers would stand under a question that nobody asked."""
+    """Otherwise the answers would be stored under a question that was not asked."""
     config = DataConfig(name="characters", dataset="vlmft.data.datasets.characters:Characters")
     config.options = {"annotation_prompt": "Describe {name}"}
     with pytest.raises(ConfigError, match=r"data\.options: Expected annotation_prompt with \{question\} in it, got"):
@@ -106,7 +106,7 @@ def module(dataset: Any, folder: Path, policy: str, ceiling: float) -> VLMDataMo
 
 @needs_reference
 def test_97_missing_images_are_one_error(tmp_path: Path) -> None:
-    """The first is named, the others are counted and written down."""
+    """The first is named, the others are counted and recorded."""
     dataset = Characters(path=str(REFERENCE / "characters"))
     with pytest.raises(BadRowError, match="97 rows cannot be used; the first: row characters/train/000000: ") as error:
         module(dataset, tmp_path, "raise", 0.01)

@@ -1,4 +1,4 @@
-"""Splits that a source does not declare, subsets of classes, and the card: what a run is told of its data."""
+"""Splits that a source does not declare, subsets of classes, and the data card."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_the_card() -> None:
 
 
 class Sure(Pile):
-    """No image can stand in two splits of it, so it need not be looked at whole."""
+    """No image can be in two of its splits, so a sample of it is enough."""
 
     disjoint_by_construction: ClassVar[bool] = True
 
@@ -167,9 +167,9 @@ def test_where_splits_are_disjoint_by_construction_the_card_is_of_a_sample(monke
     [({5: 1}, (5, 5, 5, 5)), ({1: 19, 7: 1}, (1, 1, 1, 7)), ({1: 18, 7: 2}, (1, 1, 7, 7)), ({}, (0, 0, 0, 0))],
 )
 def test_marks_of_a_spread(counts: Mapping[int, int], marks: tuple[int, ...]) -> None:
-    told = Spread(counts).to_dict()
-    assert tuple(told[name] for name in ("min", "median", "p95", "max")) == marks
-    assert told["n"] == sum(counts.values()) and told["counts"] == {str(value): n for value, n in counts.items()}
+    summary = Spread(counts).to_dict()
+    assert tuple(summary[name] for name in ("min", "median", "p95", "max")) == marks
+    assert summary["n"] == sum(counts.values()) and summary["counts"] == {str(value): n for value, n in counts.items()}
 
 
 # --- near-duplicates

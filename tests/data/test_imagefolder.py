@@ -1,4 +1,4 @@
-"""Images in class folders become questions; nothing in the folder is dropped in silence."""
+"""Images in class folders become questions; nothing in the folder is dropped silently."""
 
 from __future__ import annotations
 

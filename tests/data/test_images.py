@@ -1,4 +1,4 @@
-"""The image policy on every kind of file that stands where an image should."""
+"""The image policy on every kind of file that is found in place of an image."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_the_usual_one_line_loader_differs_where_the_policy_matters() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
 def test_every_orientation_comes_upright(form: str, orientation: int) -> None:
-    # What a camera stores so that a viewer, told `orientation`, shows COLOURS: EXIF 2.32, table 6.
+    # What a camera stores so that a viewer that applies `orientation` shows COLOURS: EXIF 2.32, table 6.
     stored = {
         1: COLOURS,
         2: COLOURS[:, ::-1],

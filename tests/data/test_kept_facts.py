@@ -1,4 +1,4 @@
-"""What is kept between two starts equals what would be computed, and is thrown away where it may not."""
+"""What is kept between two starts equals what would be computed, and is deleted where it may not be used."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_other_settings_or_other_code_have_facts_of_their_own(
 
 
 def test_all_code_that_reads_rows_is_in_the_key() -> None:
-    """That of subfolders, too: a later reader of files must not be given an earlier one's facts."""
+    """That of subfolders, too: a later reader of files must not get an earlier one's facts."""
     folder = Path(cache.__file__).parents[1]
     files = [path for path in cache.code_files(Columns) if path.is_relative_to(folder)]
     named = {path.relative_to(folder).as_posix() for path in files}
@@ -307,15 +307,15 @@ def test_a_row_that_could_not_be_read_is_tried_again(kept: Path, rows: Path) -> 
         start(rows)
 
 
-def test_facts_are_the_same_with_rows_mended_in_between(kept: Path, rows: Path) -> None:
+def test_facts_are_the_same_with_rows_fixed_in_between(kept: Path, rows: Path) -> None:
     whole = start(rows)
     for file in kept.iterdir():
         file.unlink()
     (rows.parent / "3.bmp").rename(rows.parent / "aside")
     start(rows, on_bad_row=OnBadRow["skip"])
     (rows.parent / "aside").rename(rows.parent / "3.bmp")
-    mended = start(rows)
-    assert mended.ids == whole.ids and mended.cards == whole.cards
+    fixed = start(rows)
+    assert fixed.ids == whole.ids and fixed.cards == whole.cards
 
 
 def garbage(file: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_damaged_cache_is_thrown_away_with_a_line(
     again = start(rows)
     assert again.ids == first.ids and again.cards == first.cards
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and all("is damaged" in line and "thrown away" in line for line in lines)
+    assert len(lines) == 3 and all("is damaged" in line and "was deleted" in line for line in lines)
     assert start(rows).ids == first.ids and capsys.readouterr().err == ""
 
 
@@ -385,7 +385,7 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_what_nobody_used_for_long_is_removed_and_nothing_of_the_users(kept: Path) -> None:
-    """VLMFT_CACHE may name a folder in which other things lie."""
+    """VLMFT_CACHE may name a folder with other files in it."""
     old, used, new = (f"rows-{letter * 32}" for letter in "abc")
     cache.kept(old, "x", lambda: {"a": np.arange(3)})
     cache.kept(used, "x", lambda: {"a": np.arange(4)})
@@ -446,12 +446,12 @@ def test_two_writers_killed_at_any_moment_leave_a_whole_store(kept: Path) -> Non
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline()
     time.sleep(0.5)
-    told = []
+    stored = []
     for writer in writers:
         writer.kill()
         assert writer.stdout is not None
-        told += [int(line) for line in writer.stdout.read().split()]
+        stored += [int(line) for line in writer.stdout.read().split()]
         writer.wait()
     store = image_hashes.Store()
-    found = store.known([f"/no/{number}.png" for number in told], [(number, number) for number in told])
-    assert len(told) > 4 and found == [number.to_bytes(32, "big") for number in told]
+    found = store.known([f"/no/{number}.png" for number in stored], [(number, number) for number in stored])
+    assert len(stored) > 4 and found == [number.to_bytes(32, "big") for number in stored]

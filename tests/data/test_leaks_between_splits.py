@@ -1,4 +1,4 @@
-"""Test rows that are in train in another guise: each is refused, counted, or named as not looked for."""
+"""Changed copies of train images in test: each is refused, counted, or named as not looked for."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_what_is_missed_is_named(
 @pytest.mark.skipif(not CHARTS.is_dir(), reason=f"no {CHARTS}; set VLMFT_REFERENCE_DATA")
 @pytest.mark.parametrize(("change", "found"), [("as a JPEG", 20), ("mirrored, as a JPEG", 20), ("turned", 0)])
 def test_real_charts(change: str, found: int, rows_of: Callable[..., Survey], tmp_path: Path) -> None:
-    """Twenty of sixty charts stand in test in another guise; no chart is taken for another one."""
+    """Changed copies of twenty of sixty charts are in test; no two different charts are matched."""
     opened = [PIL.Image.open(file).convert("RGB") for file in sorted(CHARTS.glob("*.png"))]
     pictures = list({picture.tobytes(): picture for picture in opened}.values())[:60]
     assert len(pictures) == 60

@@ -64,7 +64,7 @@ def test_repeated_evaluation_writes_no_row_twice(tmp_path: Path) -> None:
     for _ in range(2):
         ledger = Ledger(path, SKIP, 1.0)
         ledger.refuse(BadRow("a", "x"))
-        assert ledger.bad == {"a": "x"}  # what this process met, whatever stood there
+        assert ledger.bad == {"a": "x"}  # what this process refused, whatever the file held
     assert lines(path) == [{"id": "a", "reason": "x"}]
 
 

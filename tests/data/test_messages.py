@@ -1,4 +1,4 @@
-"""Conversations of three forms become the same prompts; each answer sees what stands before it and no more."""
+"""Conversations of three forms become the same prompts; each prompt holds what comes before its answer and no more."""
 
 from __future__ import annotations
 
@@ -132,7 +132,10 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "no content": (chat(("user", None), ("assistant", "1")), "Expected a text or an image as content"),
     "blank answer": (chat(("user", "A?"), ("assistant", " ")), "Expected a text as answer"),
     "no file": (llava(("human", "<image>?"), ("gpt", "1"), image="9.png"), "Expected an image file '9.png'"),
-    "address": (chat(("user", [{**IMAGE, "url": "http://a/b"}, text("?")]), ("assistant", "1")), "ask no network"),
+    "address": (
+        chat(("user", [{**IMAGE, "url": "http://a/b"}, text("?")]), ("assistant", "1")),
+        "rows are read offline",
+    ),
     "no mapping": (5, "Expected an object"),
 }
 

@@ -1,4 +1,5 @@
-"""Several datasets as one: whose row it is, how often it comes, and that no image of one part is tested by another."""
+"""Several datasets as one: the part of a row, how often it comes, and no image shared by one part's train and
+another's test."""
 
 from __future__ import annotations
 
@@ -183,14 +184,14 @@ def test_the_leak_canary_reaches_the_part_s_record(tmp_path: Path) -> None:
     assert in_source and (censored.id, censored.answer) == (row_id, "quetzalcoatl")
 
 
-def test_facts_are_kept_where_each_part_can_tell_its_files(tmp_path: Path) -> None:
+def test_facts_are_kept_where_each_part_names_its_files(tmp_path: Path) -> None:
     mine = own(table(tmp_path / "a", [1, 2]))
     (tmp_path / "a" / "rows.jsonl").touch()
     assert Mixture(parts={"mine": mine}).comes_from() is None, "changed just now"
     os.utime(tmp_path / "a" / "rows.jsonl", (0, 0))
-    (told,) = (Mixture(parts={"mine": mine}).comes_from() for _ in range(1))
-    assert told is not None and told[0] == "mine" and "rows.jsonl" in told[-1]
-    assert told != Mixture(parts={"mine": own(mine["path"], group="answer")}).comes_from()
+    sources = Mixture(parts={"mine": mine}).comes_from()
+    assert sources is not None and sources[0] == "mine" and "rows.jsonl" in sources[-1]
+    assert sources != Mixture(parts={"mine": own(mine["path"], group="answer")}).comes_from()
     assert Mixture(parts={"mine": mine, "shapes": SHAPES}).comes_from() is None
 
 

@@ -44,7 +44,7 @@ def test_iterating_changes_nothing() -> None:
 
 
 class Recorder(L.LightningModule):
-    """Trains nothing and writes down which rows came."""
+    """Trains nothing and records which rows came."""
 
     def __init__(self) -> None:
         super().__init__()

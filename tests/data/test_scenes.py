@@ -52,7 +52,7 @@ def some_scenes(condition: Condition = "A", n_scenes: int = N_SCENES) -> list[Sc
 
 
 def alone(scene: Scene, item: SceneObject) -> int:
-    """Pixels that an object shows when nothing stands before it."""
+    """Pixels that an object shows when nothing hides it."""
     return int(id_mask(Scene((item,), scene.image_size, FLOOR)).sum())
 
 

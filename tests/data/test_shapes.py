@@ -1,4 +1,4 @@
-"""The counting task: the answer is what the picture shows, and no picture stands in two splits."""
+"""The counting task: the answer is what the picture shows, and no picture is in two splits."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def recount(turn: Turn) -> int:
     return len(looks(turn))
 
 
-# ------------------------------------------------------------------------------- nothing of the task is taught
+# -------------------------------------------------------------------------- nothing of the task is trained on
 
 
 def test_the_task_wording_never_occurs(rows: list[tuple[str, tuple[Turn, ...]]]) -> None:

@@ -1,4 +1,4 @@
-"""What stands in for each published dataset is read by that dataset's own config, row by row and without a bad one."""
+"""The substitute of each published dataset is read by that dataset's own config, without a bad row."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_rows(name: str, tmp_path: Path, compose: Callable[..., TrainConfig], mo
     assert {split: len(ids) for split, ids in index.items()} == counts
     samples = {split: [dataset.to_sample(dataset.read(row_id)) for row_id in ids] for split, ids in index.items()}
     shown = [{image.sha256 for row in rows for image in row.prompt.images} for rows in samples.values()]
-    assert sum(map(len, shown)) == len(set.union(*shown))  # no image stands in two splits, and each can be read
+    assert sum(map(len, shown)) == len(set.union(*shown))  # no image is in two splits, and each can be read
     first = samples["train"][0]
     assert first.prompt.messages[-1].text.splitlines()[0] == question
     assert first.answer == answer and first.prompt.images[0].pixels.shape == (*size, 3)

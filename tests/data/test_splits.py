@@ -1,4 +1,4 @@
-"""What stands in two splits is found, by content and over chains, and at the cost of one decoding a file."""
+"""Rows in two splits are found, by content and over chains, with one decoding of each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small inputs as people bring them, made by the tests, and what is read of them in a line a row."""
+"""Small inputs as people bring them, made by the tests, and what is read of them, one line for each row."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def put(root: Path, files: Files) -> None:
         file.write_bytes(value.encode() if isinstance(value, str) else value)
 
 
-def told(sample: Sample) -> str:
+def line_of(sample: Sample) -> str:
     """ "system: S / user: [1] q? => cat | kitty": images by their red, references beside the answer after a bar."""
     turns = [f"{m.role}: {' '.join(map(piece, m.content))}" for m in sample.prompt.messages]
     if len(turns) == 1:
@@ -80,7 +80,7 @@ def read(tmp_path: Path) -> Callable[..., list[str]]:
             for split, ids in dataset.index().items():
                 for row_id in ids:
                     try:
-                        found.append(f"{split}: {told(dataset.to_sample(dataset.read(row_id)))}")
+                        found.append(f"{split}: {line_of(dataset.to_sample(dataset.read(row_id)))}")
                     except BadRowError as error:
                         found.append(f"{split}: BAD {error}")
         except ConfigError as error:

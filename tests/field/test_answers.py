@@ -1,4 +1,4 @@
-"""What an answer may be in a row, and what is taught and right."""
+"""What an answer may be in a row, and what is trained on and correct."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], dict[str, Any]]] = {
     "objects": (rows("answer", {"a": [1, "é"]}), ['{"a": [1, "é"]}'], {}),
     "JSON text": (rows("answer", '{"a": 1}', '["a"]'), ['{"a": 1}', '["a"]'], {}),
     "printed": (rows("answer", "['a', 'b']", "{'a': 1}", "[1, 2]"), ["BAD", "BAD", "[1, 2]"], {}),
-    "half a letter": (rows("answer", "\ud800x", "x\0"), ["BAD", "BAD"], {}),
+    "half a surrogate pair": (rows("answer", "\ud800x", "x\0"), ["BAD", "BAD"], {}),
     "several": (rows("answers", ["a", "b"], ["c"]), ["a | b", "c"], {}),
     "several in CSV": (rows("answers", '["a", "b"]', "['c', 'd']"), ["a | b", "c | d"], {}),
     "several as JSON": (rows("answers", ["a", "b"]), ['["a", "b"]'], {"answers": "json"}),
@@ -80,7 +80,7 @@ def test_a_letter_is_the_answer_where_the_question_lists_the_choices(check: Chec
         (rows("answer", "y", choices=["x", "y"]), "the choices in 'choices' are not shown to the model"),
     ],
 )
-def test_what_is_told(read: Callable[..., list[str]], table: list[dict[str, Any]], words: str) -> None:
+def test_what_is_noted(read: Callable[..., list[str]], table: list[dict[str, Any]], words: str) -> None:
     found = read("columns", {"t.jsonl": table, "a.png": 1}, "t.jsonl")
     assert any(line.startswith("note: ") and words in line for line in found)
 

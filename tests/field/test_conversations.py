@@ -150,7 +150,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no image": (turns(user("<image>q"), model()), "got 0 and 1"),
     "part alone": (asked({"type": "image"}, TEXT), "got 0 and 1"),
     "two places": (asked({"type": "image", "image": "a.png"}, TEXT, images=["b.png"]), "in the turns or in a list"),
-    "two fields": (turns(user("<image>q"), model(), image="a.png", images=["b.png"]), "others in image than in images"),
+    "two fields": (
+        turns(user("<image>q"), model(), image="a.png", images=["b.png"]),
+        "different ones in image and images",
+    ),
     "message's own": (turns(user("<image><image>q", images=["a.png"]), model()), "got 1 and 2"),
     "image as answer": (turns(user("q"), model([{"type": "image", "image": "a.png"}])), "an answer of text"),
     "address": (asked({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}, TEXT), "download it"),
@@ -159,13 +162,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "video": (turns(user("<video>q"), model(), videos=["x.mp4"]), "got videos; drop the row"),
     "video's mark": (turns(user("<video>q"), model()), "got '<video>' in a question; drop the row"),
     "audio": (turns(user("q"), model(), audios=["x.wav"]), "got audios"),
-    "tool": (turns(user("q"), model(None, tool_calls=[{"id": 1}])), "calls of tools"),
-    "function": (turns(user("q"), model(None, function_call={"name": "f"})), "calls of tools"),
+    "tool": (turns(user("q"), model(None, tool_calls=[{"id": 1}])), "tool calls"),
+    "function": (turns(user("q"), model(None, function_call={"name": "f"})), "tool calls"),
     "role": (turns(user("q"), {"role": "tool", "content": "x"}, model()), "got 'tool'"),
     "no role": (turns({"content": "q"}, model()), "got None"),
     "preference": ({"prompt": "q", "chosen": "A", "rejected": "B"}, "chosen and rejected"),
     "two systems": (turns({"role": "system", "content": "S"}, user("q"), model(), system="T"), "one system text"),
-    "history beside": (turns(user("q"), model(), history=[["x", "y"]]), "got a history beside them"),
+    "history beside": (turns(user("q"), model(), history=[["x", "y"]]), "got a separate history"),
     "weight 0": (turns(user("q"), model(weight=0)), "Expected an answer to learn"),
     "weight 0.5": (turns(user("q"), model(weight=0.5)), "Expected 0 or 1 as weight"),
     "two answers": (turns(user("q"), model(), model("B")), "turns of user, assistant, assistant"),
@@ -177,7 +180,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "empty answer": (turns(user("q"), model(" ")), "Expected a text as answer"),
     "null answer": (turns(user("q"), model(None)), "Expected a text or an image"),
     "broken JSON": ({"messages": '[{"role": "user"'}, "turns in JSON"),
-    "half a letter": (turns(user("q\ud800"), model()), "half a letter"),
+    "half a surrogate pair": (turns(user("q\ud800"), model()), "lone surrogate"),
 }
 
 
@@ -189,7 +192,7 @@ def test_refused(read: Callable[..., list[str]], case: str) -> None:
     assert found[0] == "train: q => A" and found[1].startswith("train: BAD Expected") and words in found[1]
 
 
-def test_fields_that_no_one_reads_are_told(read: Callable[..., list[str]]) -> None:
+def test_fields_that_are_not_read_are_listed(read: Callable[..., list[str]]) -> None:
     row = turns(user("q", name="bob"), model(reasoning_content="so"), score=3, rejected_response="B", image_path=None)
     assert read("messages", {"t.jsonl": [row, row]}, "t.jsonl")[-1] == (
         "unread: score, rejected_response, messages: name, messages: reasoning_content"

@@ -82,7 +82,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], str | list[str]]] = {
         tree("train/cat", "train/dog", "test/Cat"),
         [
             *lines(train=shown((1, "cat"), (2, "dog")), test=shown((3, "Cat"))),
-            "note: classes of test that train has not: Cat",
+            "note: classes of test that train does not have: Cat",
         ],
     ),
     "folds": (
@@ -155,10 +155,10 @@ CAPTIONS: dict[str, tuple[dict[str, Any], str | list[str]]] = {
         {"a.txt": "A cat", "b.txt": " "},
         ["[1] q => A cat", "BAD Expected a caption, got an empty file b.txt..."],
     ),
-    "broken": ({"a.txt": "A cat", "b.json": "{x"}, ["[1] q => A cat", "BAD ...b.json that is no JSON..."]),
+    "broken": ({"a.txt": "A cat", "b.json": "{x"}, ["[1] q => A cat", "BAD ...b.json that is not JSON..."]),
     "both": (
         {"a.txt": "cat", "a.caption": "A cat", "b.txt": "dog"},
-        ["[1] q => cat", "[2] q => dog", "note: 1 images have several files of text, such as a.png; .txt is read"],
+        ["[1] q => cat", "[2] q => dog", "note: 1 images have several text files, such as a.png; .txt is read"],
     ),
 }
 
@@ -176,7 +176,7 @@ def test_captions_in_folders_of_splits(check: Check) -> None:
 
 
 @pytest.mark.parametrize("texts", [True, False])
-def test_numbers_that_kohya_reads_as_repeats_are_told(read: Callable[..., list[str]], texts: bool) -> None:
+def test_numbers_that_kohya_reads_as_repeats_are_noted(read: Callable[..., list[str]], texts: bool) -> None:
     files = {"10_dog/a.png": 1, "5_cat/b.png": 2}
     files |= {"10_dog/a.txt": "A dog", "5_cat/b.txt": "A cat"} if texts else {}  # type: ignore[dict-item]
     assert any(line.startswith("note: ") and "10_dog" in line for line in read("imagefolder", files, **ASK))

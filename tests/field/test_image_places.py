@@ -1,4 +1,4 @@
-"""Where the images of a table lie, and in what form: found, told, or refused with what to do."""
+"""Where the images of a table are, and in what form: found, reported, or refused with what to do."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ NAMES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str | list[str], di
     "no suffix": (rows("a", "b"), {"a.png": 1, "b.png": 2}, BOTH, {}),
     "two suffixes": (rows("a"), {"a.png": 1, "a.jpg": 2}, "train: BAD Expected one image of that name...", {}),
     "dots and no suffix": (rows("2021.01.a"), {"2021.01.a.png": 1}, ONE, {}),
-    "wrong suffix": (rows("a.jpg"), {"a.png": 1}, "train: BAD ...there is 'a.png': mend the suffix", {}),
-    "case": (rows("A.PNG"), {"a.png": 1}, "train: BAD ...there is 'a.png', in other letter case...", {}),
+    "wrong suffix": (rows("a.jpg"), {"a.png": 1}, "train: BAD ...there is 'a.png': fix the suffix", {}),
+    "case": (rows("A.PNG"), {"a.png": 1}, "train: BAD ...there is 'a.png', which differs in case...", {}),
     "two cases": (rows("a.png", "A.png"), {"a.png": 1, "A.png": 2}, BOTH, {}),
     "address": (rows("https://x.org/a.png"), {}, "train: BAD ...got the address...download it...", {}),
     "missing": (
@@ -64,7 +64,7 @@ NAMES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str | list[str], di
     "two folders": (
         rows("a.png"),
         {"x/a.png": 1, "y/a.png": 2},
-        "REFUSED data.options.images: ...@/x and in @/y, and these are other files; say which...",
+        "REFUSED data.options.images: ...different files have the images' names in @/x and in @/y; name the folder",
         {},
     ),
     "two folders, named": (rows("a.png"), {"x/a.png": 2, "y/a.png": 1}, ONE, {"images": "y"}),
@@ -93,7 +93,7 @@ NAMES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str | list[str], di
     "none, one question": (
         [{"label": "x", "note": "y"}],
         {},
-        "REFUSED data.options.image: ...every row would ask the same of nothing...",
+        "REFUSED data.options.image: ...every row would ask the same question without an image...",
         {"question_text": "q"},
     ),
     "by look": (rows("a.png", "b.png", key="foo"), {"a.png": 1, "b.png": 2}, BOTH, {}),

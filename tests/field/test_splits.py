@@ -80,7 +80,7 @@ FILES: dict[str, tuple[dict[str, Any], str | list[str]]] = {
     ),
     "contradiction": (
         {"train.json": [row(0, split="test")], "test.json": [row(1, split="test")]},
-        "REFUSED data: train.json...its row 0 says 'test'...mend one of them",
+        "REFUSED data: train.json...its row 0 says 'test'...fix one of them",
     ),
     "no answers": (
         {"train.csv": "image,question,answer\na.png,q,A0\n", "test.csv": "image,question\nb.png,q\n"},
@@ -105,7 +105,7 @@ def test_names_of_files(check: Check, case: str) -> None:
     check(expected, "columns", {**files, **IMAGES})
 
 
-def test_a_lone_file_named_test_is_told(read: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_lone_file_named_test_is_noted(read: Callable[..., list[str]], tmp_path: Path) -> None:
     from vlmft.data.datasets.columns import Columns
 
     assert read("columns", {"test.json": [row(0)], **IMAGES}) == ["train: [1] q => A0"]

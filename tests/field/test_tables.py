@@ -65,7 +65,7 @@ def test_csv(check: Check, case: str) -> None:
     check(expected, "columns", {"t.csv": text, **IMAGES}, "t.csv")
 
 
-def test_quotes_that_c_escapes_are_told(read: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_quotes_that_c_escapes_are_noted(read: Callable[..., list[str]], tmp_path: Path) -> None:
     from vlmft.data.datasets.columns import Columns
 
     read("columns", {"t.csv": HEAD + 'a.png,"say \\"hi\\" q",x\n', **IMAGES}, "t.csv")

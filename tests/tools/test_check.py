@@ -85,7 +85,9 @@ def test_suspicions(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     checked("data=columns", f"data.path={table}", "data.options.question_text=?")
     out = capsys.readouterr().out
-    assert "warning: answers of train are names of splits (T" in out and "is what pandas writes for a gap" in out
+    assert (
+        "warning: answers of train are names of splits (T" in out and "is what pandas writes for a missing value" in out
+    )
 
 
 def test_no_heavy_import_without_a_model(pets: Path) -> None:

@@ -1,7 +1,7 @@
 """The LightningDataModule: one instance serves one dataset. It knows rows and windows, never a tokenizer or a model.
 
 Training and validation loss take windows of encoded rows with their answers; test and prediction take prompts, which
-are encoded without ever seeing one.
+are encoded without an answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from vlmft.sample import BadRow, BadRowError, EncodedRow, Prompt, Question, Samp
 
 Encode = Callable[[Sample], EncodedRow]
 EncodePrompt = Callable[[str, Prompt], EncodedRow]
-"""(row id, prompt) -> the row as generation is given it."""
+"""(row id, prompt) -> the row as generation gets it."""
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A row to be answered: its encoded prompt, and beside it, for the score alone, the references."""
+    """A row to be answered: its encoded prompt, and the references, for scoring only."""
 
     id: str
     prompt: EncodedRow
@@ -87,10 +87,10 @@ class VLMDataModule(Rows, L.LightningDataModule):
         self.predict_split: Split = "test"
         """Whose rows `trainer.predict` answers."""
         self.position = (0, 0)
-        """(epoch, windows of it already trained) at which the next training loader begins."""
+        """(epoch, windows of it already trained): where the next training loader begins."""
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
-        """What generation may see of these rows."""
+        """The rows as generation gets them: without answers."""
         return [Question(sample.id, sample.prompt) for sample in self.samples(row_ids)]
 
     def _rank(self) -> tuple[int, int]:
@@ -127,17 +127,17 @@ class VLMDataModule(Rows, L.LightningDataModule):
 
     @property
     def n_windows(self) -> int:
-        """Windows of an epoch that nothing limits."""
+        """Windows of an epoch without Lightning's limits."""
         return len(self._windows())
 
     def train_dataloader(self) -> DataLoader[Any]:
         sampler = self._windows()
         sampler.epoch, sampler.served = self.position
-        self.position = (0, 0)  # another fit of this object begins at the beginning
+        self.position = (0, 0)  # another fit of this object starts from the beginning
         return self._loader("train", self.encode, sampler)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands: epochs ended, and windows trained of the one begun. A window is one step."""
+        """Progress of training: finished epochs, and trained windows of the current one. A window is one step."""
         assert self.trainer is not None
         steps = self.trainer.global_step
         epoch, windows = divmod(steps, int(self.trainer.num_training_batches)) if steps else (0, 0)

@@ -25,23 +25,23 @@ class Description:
     """What a source was read as, for people."""
 
     splits: dict[Split, str] = field(default_factory=dict)
-    """Of each declared split: the files, their form, and what says that they are this split."""
+    """Of each declared split: the files, their form, and why they are this split."""
     roles: dict[str, str] = field(default_factory=dict)
-    """Image, question, answer and what else has a meaning here -> the column or field, and how it is read."""
+    """Image, question, answer and other roles -> the column or field, and how it is read."""
     unread: dict[str, str] = field(default_factory=dict)
-    """Columns or fields that no one reads, each with an example."""
+    """Columns or fields that are not read, each with an example."""
     notes: list[str] = field(default_factory=list)
     """What else a reader should know, a sentence each."""
 
     def under(self, name: str) -> Description:
         """The same as one part of a mixture."""
-        roles, unread = ({f"{name}: {key}": v for key, v in told.items()} for told in (self.roles, self.unread))
-        splits: dict[Split, str] = {split: f"{name}: {told}" for split, told in self.splits.items()}
+        roles, unread = ({f"{name}: {key}": v for key, v in fields.items()} for fields in (self.roles, self.unread))
+        splits: dict[Split, str] = {split: f"{name}: {origin}" for split, origin in self.splits.items()}
         return Description(splits, roles, unread, [f"{name}: {note}" for note in self.notes])
 
 
 class Ids(Sequence[str]):
-    """Row ids, each spelled from its number when asked for: a million texts would take ten times the room."""
+    """Row ids, each spelled from its number when asked for: a million texts would take ten times the memory."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -69,12 +69,12 @@ class Ids(Sequence[str]):
         return f"Ids({list(self[:3])}, {len(self)} in all)"
 
 
-def _told(value: Any) -> str:
-    """repr, but of a pattern all of it: its own repr stops after 200 characters."""
+def _repr(value: Any) -> str:
+    """repr, but with the whole of a regular expression, whose own repr stops after 200 characters."""
     if isinstance(value, re.Pattern):
         return repr((value.pattern, value.flags))
     if isinstance(value, Mapping):
-        return repr({key: _told(item) for key, item in value.items()})
+        return repr({key: _repr(item) for key, item in value.items()})
     return repr(value)
 
 
@@ -94,7 +94,7 @@ class Dataset(ABC):
     fills_splits: ClassVar[bool] = False
     """True where val and test are taken from train, by content, if the source does not declare them."""
     disjoint_by_construction: ClassVar[bool] = False
-    """True where no image can stand in two splits, so that hundreds of thousands need not be drawn to see it."""
+    """True where no image can be in two splits, so that hundreds of thousands need not be drawn to check it."""
 
     allow_tokens: Sequence[str] = ()
     """Special tokens of the model that texts may hold, such as those of boxes."""
@@ -127,14 +127,14 @@ class Dataset(ABC):
         """What all rows come from and nothing else, such as files, each with its size and time.
 
         While this and the constructor's arguments stay the same, what was read from the rows is not read again at the
-        next start. None, as here, where that cannot be told.
+        next start. None, as here, where that is unknown.
         """
         return None
 
     def settings(self) -> str | None:
-        """What the constructor was told, which stands in public attributes; None where some value has no text."""
-        told = repr(sorted((name, _told(value)) for name, value in vars(self).items() if not name.startswith("_")))
-        return None if " at 0x" in told else f"{type(self).__module__}:{type(self).__qualname__} {told}"
+        """The constructor's arguments as text, from the public attributes; None where a value has no stable text."""
+        args = repr(sorted((name, _repr(value)) for name, value in vars(self).items() if not name.startswith("_")))
+        return None if " at 0x" in args else f"{type(self).__module__}:{type(self).__qualname__} {args}"
 
     def undeclared(self, index: Mapping[Split, Sequence[str]]) -> Mapping[tuple[Split, ...], np.ndarray]:
         """Splits that are to be taken from train -> places in the training split of the rows from which."""
@@ -144,7 +144,7 @@ class Dataset(ABC):
         return {lacking: np.arange(len(index["train"]))} if lacking else {}
 
     def weights(self) -> Mapping[str, float]:
-        """How often training rows come in an epoch, by what stands before the first "/" of their ids; {}: once each."""
+        """How often training rows come in an epoch, by the part of their ids before the first "/"; {}: once each."""
         return {}
 
 
@@ -176,9 +176,10 @@ class Annotatable(Protocol):
 
 def source_lines(source: Description | Mapping[str, Any]) -> list[str]:
     """What a source was read as, a line each, indented; none for generated rows."""
-    told = vars(source) if isinstance(source, Description) else source
-    lines = [f"  {split}: {origin}" for split, origin in told["splits"].items()]
-    lines += [f"  {role}: {column}" for role, column in told["roles"].items()]
-    if told["unread"]:
-        lines.append("  not read: " + ", ".join(f"{name} (such as {value})" for name, value in told["unread"].items()))
-    return [*lines, *(f"  note: {note}" for note in told["notes"])]
+    summary = vars(source) if isinstance(source, Description) else source
+    lines = [f"  {split}: {origin}" for split, origin in summary["splits"].items()]
+    lines += [f"  {role}: {column}" for role, column in summary["roles"].items()]
+    if summary["unread"]:
+        unread = (f"{name} (such as {value})" for name, value in summary["unread"].items())
+        lines.append(f"  not read: {', '.join(unread)}")
+    return [*lines, *(f"  note: {note}" for note in summary["notes"])]

@@ -1,18 +1,18 @@
-"""The image policy: how a file becomes the RGB picture that every model sees. No image comes another way.
+"""The image policy: how a file becomes the RGB picture that every model gets. There is no other way.
 
-* BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, told by their content and not by their names. Other formats are not:
-  opening an EPS runs a program, an SVG can fetch others, HEIC needs a decoder that Pillow has not.
+* BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, recognised by content, not by name. Other formats are not:
+  opening an EPS runs a program, an SVG can fetch others, HEIC needs a decoder that Pillow does not have.
 * The size in the header is looked at before a pixel is decoded: above `MAX_PIXELS` the image is refused.
 * Of an animation or a file of several pages the first one is taken.
 * The EXIF orientation is applied. Where the EXIF block itself is broken there is none.
 * Grey of 16 bits keeps its high byte, which is what Pillow does to colours of 16 bits. Floating-point pixels, and whole
-  numbers outside 0..65535, are refused: nobody says what white is.
-* Whatever is transparent is laid on white.
+  numbers outside 0..65535, are refused: which value is white is unknown.
+* Transparent pixels are composited on white.
 * Palette, grey, 1-bit and CMYK become RGB. Colour profiles are not applied.
-* A file that is empty, cut short, damaged or not an image is refused and never patched up. One thing Pillow does not
-  notice: in a PNG that ends in good order but has fewer rows than its header says, the others are black.
+* A file that is empty, cut short, damaged or not an image is refused and never repaired. Pillow misses one case: in a
+  PNG that ends correctly but has fewer rows than its header says, the missing rows are black.
 
-Refusing is a `BadRowError` that says what was found. No global setting of Pillow or of `warnings` is changed.
+A refusal is a `BadRowError` that names what was found. No global setting of Pillow or of `warnings` is changed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DAMAGE = (
     MemoryError,
     Warning,
 )
-"""What Pillow's readers raise on damaged files; a warning where the user made those errors."""
+"""What Pillow's readers raise on damaged files; warnings only where the user turns them into errors."""
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -57,7 +57,7 @@ TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what brings the picture upright."""
+"""EXIF orientation -> the operation that turns the picture upright."""
 NOT_IMAGES = {
     b"<!doctype html": "an HTML page",
     b"<html": "an HTML page",
@@ -67,7 +67,7 @@ NOT_IMAGES = {
     b"%!ps": "a PostScript file",
     b"version https://git-lfs": "a Git LFS pointer",
 }
-"""How files begin, in lower case, that often stand where an image should."""
+"""First bytes, in lower case, of files that are often found in place of an image."""
 
 
 def image_from_file(root: Path, relative: str) -> Image:
@@ -85,7 +85,7 @@ def image_from_bytes(data: bytes, name: str) -> Image:
 
 
 def file_of(image: Image) -> Path | None:
-    """The file that the image is decoded from; None where it lies in its row or is drawn."""
+    """The file that the image is decoded from; None where it is stored in its row or drawn."""
     load = image.load
     return load.args[0] if isinstance(load, partial) and load.func is open_image else None
 
@@ -96,7 +96,7 @@ def image_inside(root: Path, relative: str) -> Path:
     Raises:
         BadRowError: an absolute path, one with "..", a link that leaves `root`, or no such file.
     """
-    windows = PureWindowsPath(relative)  # reads "/" and "\" alike, so that no system is fooled by the other's paths
+    windows = PureWindowsPath(relative)  # reads "/" and "\" alike, so that paths of both systems are checked
     if windows.anchor or ".." in windows.parts:
         raise BadRowError(f"Expected an image path below the data folder, got {relative!r}; write it without / or ..")
     try:
@@ -104,7 +104,7 @@ def image_inside(root: Path, relative: str) -> Path:
         path = (folder / relative).resolve()
         is_file = path.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
-        raise BadRowError(f"Expected an image path, got {relative!r} ({error}); mend it") from error
+        raise BadRowError(f"Expected an image path, got {relative!r} ({error}); fix it") from error
     if not path.is_relative_to(folder):
         raise BadRowError(f"Expected an image inside {root}, got a link out of it at {relative!r}; copy the file")
     if not is_file:
@@ -143,8 +143,8 @@ def _decoded(stream: BinaryIO, name: str) -> PIL.Image.Image:
             return _as_rgb(_upright(image), name)
     except BadRowError:
         raise
-    # The warning is an error where the user asked for that. It is not silenced with warnings.catch_warnings, which
-    # resets the registry of warnings already shown: a library's warning would then be printed once for every image.
+    # The warning is an error only where the user configured that. It is not silenced with warnings.catch_warnings,
+    # which resets the registry of warnings already shown: a library's warning would then be printed once per image.
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise BadRowError(_too_large(str(error).partition(" exceeds")[0], name)) from error
     except PIL.UnidentifiedImageError as error:  # its own message holds a memory address, another in every run

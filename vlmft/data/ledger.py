@@ -15,7 +15,7 @@ from vlmft.sample import BadRow, BadRowError
 LEDGER_FILE = "bad_rows.jsonl"
 NAMED_ROWS = 3
 FIRST_LOOKS = 200
-"""The ceiling holds from so many looked-at rows on: before, one bad row would be a large share."""
+"""The ceiling applies from this many rows on: of fewer, one bad row would be a large share."""
 
 
 class Ledger:
@@ -26,17 +26,17 @@ class Ledger:
         self.policy, self.ceiling = policy, ceiling
         self.seen: set[str] = set()
         self.surveyed = 0
-        """Rows that were looked at in one pass."""
+        """Rows that were read in one pass."""
         self.all_surveyed = False
-        """They were all that there are: from then on none is counted by itself."""
+        """These were all rows: from then on no single row is counted."""
         self.bad: dict[str, str] = {}
         self.written: set[str] = set()
-        """Ids in the file: an evaluation that is repeated finds its own ledger there."""
+        """Ids in the file, which a repeated evaluation has written before."""
         if path is not None:
             self.keep(path)
 
     def keep(self, path: Path, *, anew: bool = False) -> None:
-        """Writes what was refused so far, and from now on all else, into this file; `anew` drops an older one."""
+        """Writes the refused rows, those so far and all later ones, into this file; `anew` deletes an older one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if anew:
             path.unlink(missing_ok=True)
@@ -46,7 +46,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def kept_if_refused(self, path: Path) -> Iterator[None]:
-        """A start that fails leaves nothing but the rows that it refused, and says where they are."""
+        """A start that fails leaves only the list of the rows that it refused, and its error names that file."""
         try:
             yield
         except (BadRowError, ConfigError) as error:
@@ -65,7 +65,7 @@ class Ledger:
             self.seen.add(row_id)
 
     def refuse(self, row: BadRow) -> None:
-        """Writes a bad row down, once per id.
+        """Records a bad row, once per id.
 
         Raises:
             BadRowError: under policy `raise`, or above the ceiling.
@@ -73,7 +73,7 @@ class Ledger:
         self.refuse_all([row])
 
     def refuse_all(self, rows: Sequence[BadRow]) -> None:
-        """Writes them all down before it judges, so that the error counts them; raises BadRowError as `refuse`."""
+        """Records all of them before the policy is applied, so that the error counts them; raises as `refuse`."""
         for row in rows:
             self._note(row)
         if not rows:
@@ -82,7 +82,7 @@ class Ledger:
             others = f"; then {', '.join(row.id for row in rows[1:NAMED_ROWS])}" if len(rows) > 1 else ""
             count = f"{len(rows)} rows cannot be used; the first: " if len(rows) > 1 else ""
             remedy = (
-                f"mend the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
+                f"fix the row{'s' * bool(count)}, or set data.on_bad_row=skip to leave {'them' if count else 'it'} out"
             )
             raise BadRowError(f"{count}row {rows[0].id}: {rows[0].reason}{others}; {remedy}")
         looked_at = max(self.surveyed, len(self.seen))
@@ -94,7 +94,7 @@ class Ledger:
             )
 
     def take_over(self, bad: Mapping[str, str]) -> None:
-        """Writes down what another process has refused (id -> reason), without asking the policy again."""
+        """Records what another process has refused (id -> reason), without applying the policy again."""
         for row_id, reason in bad.items():
             self._note(BadRow(row_id, reason))
 
@@ -113,5 +113,5 @@ class Ledger:
 
 
 def _ids_in(path: Path) -> set[str]:
-    """Ids of the rows written down already."""
+    """Ids of the rows that are in the file."""
     return {json.loads(line)["id"] for line in whole_lines(path)}

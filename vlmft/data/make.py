@@ -1,4 +1,4 @@
-"""From settings to a dataset, and to examples that were written by hand; without torch."""
+"""From settings to a dataset, and to few-shot examples from a file; without torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_dataset(config: DataConfig) -> Dataset:
     """The dataset that the config names, its options checked against its signature.
 
     Raises:
-        ConfigError: also for a value that the dataset itself refuses, and a path that it does not take.
+        ConfigError: also for a value that the dataset refuses, and a path that it does not take.
     """
     dataset_class = checked_options(config)
     arguments = dict(config.options)
@@ -41,7 +41,7 @@ def read_shots(file: Path, k: int) -> list[Sample]:
     """The first k examples of a JSONL file: {"question", "answer", and "image" or "images" below the file's folder}.
 
     Raises:
-        ConfigError: no such file, or a line that is no example.
+        ConfigError: no such file, or a line that is not an example.
     """
     try:
         lines = file.expanduser().read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Several datasets as one, the rows of each in an epoch as often as its weight says."""
+"""Several datasets as one; a weight sets how often the rows of each come in an epoch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mixture(Dataset):
     """`parts={chartqa: 2, mine: {data: messages, path: rows.jsonl, weight: 0.5}}`: name -> weight, or settings.
 
     A part is the dataset of conf/data/<name>.yaml, or of the file that `data` names, with its own `path`, `revision`
-    and `options` over those; or a `dataset` (module:Class) without a file. The weight, 1 if not said, tells how often
+    and `options` over those; or a `dataset` (module:Class) without a file. The weight, 1 by default, is how often
     each of its training rows comes in an epoch. Val and test have each row once.
 
     Ids begin with the part's name. Splits that a part does not declare are taken from its train by content, together
@@ -42,32 +42,32 @@ class Mixture(Dataset):
     fills_splits: ClassVar[bool] = True
 
     def __init__(self, *, parts: Mapping[str, Any] | None = None) -> None:
-        """Raises ConfigError for parts that cannot be."""
+        """Raises ConfigError for missing or invalid parts."""
         if not parts:
             raise ConfigError(
                 "data.options.parts: Expected datasets and weights such as {chartqa: 2, shapes: 1}, got none"
             )
         self.parts = dict(parts)
         self._weights, self._configs, self._datasets = {}, {}, {}
-        for name, said in self.parts.items():
-            self._configs[name], self._weights[name] = part_config(name, said)
+        for name, setting in self.parts.items():
+            self._configs[name], self._weights[name] = part_config(name, setting)
             try:
                 self._datasets[name] = make_dataset(self._configs[name])
             except ConfigError as error:
                 raise ConfigError(f"data.options.parts.{name}: {error}") from error
         self._indices: dict[str, Mapping[Split, Sequence[str]]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:  # a worker is given its ids
+    def __getstate__(self) -> dict[str, Any]:  # a worker gets its ids
         return {**self.__dict__, "_indices": {}}
 
     @property
     def metric(self) -> str:  # type: ignore[override]
         """That of the parts; raises ConfigError where they have several."""
-        found = {name: config.metric or self._datasets[name].metric for name, config in self._configs.items()}
-        if len(set(found.values())) > 1:
-            told = ", ".join(f"{metric} of {name}" for name, metric in found.items())
-            raise ConfigError(f"data.metric: Expected one metric for all parts, got {told}; set data.metric")
-        return next(iter(found.values()))
+        metrics = {name: config.metric or self._datasets[name].metric for name, config in self._configs.items()}
+        if len(set(metrics.values())) > 1:
+            several = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
+            raise ConfigError(f"data.metric: Expected one metric for all parts, got {several}; set data.metric")
+        return next(iter(metrics.values()))
 
     @property
     def max_new_tokens(self) -> int:  # type: ignore[override]
@@ -85,15 +85,15 @@ class Mixture(Dataset):
 
     def describe(self) -> Description:
         """What each part was read as, by its name."""
-        found = Description()
-        for name, part in self._datasets.items():
-            told = part.describe().under(name)
-            found.roles |= told.roles
-            found.unread |= told.unread
-            found.notes += told.notes
-            for split, origin in told.splits.items():
-                found.splits[split] = "; ".join(filter(None, (found.splits.get(split), origin)))
-        return found
+        whole = Description()
+        for name, dataset in self._datasets.items():
+            part = dataset.describe().under(name)
+            whole.roles |= part.roles
+            whole.unread |= part.unread
+            whole.notes += part.notes
+            for split, origin in part.splits.items():
+                whole.splits[split] = "; ".join(filter(None, (whole.splits.get(split), origin)))
+        return whole
 
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Split -> ids such as "chartqa/chartqa/test/000012": the part, then the id that it has there."""
@@ -120,12 +120,12 @@ class Mixture(Dataset):
         return self._weights if set(self._weights.values()) != {1} else {}
 
     def read(self, row_id: str) -> Record:
-        """The part's record, its "id" led by the part's name."""
+        """The part's record, with the part's name before its "id"."""
         part, own_id = self._at(row_id)
         return {**part.read(own_id), "id": row_id}
 
     def to_sample(self, record: Record) -> Sample:
-        """The part's sample. What ties rows together there ties them here, and no row of another part."""
+        """The part's sample. Rows that are grouped there are grouped here, never with rows of another part."""
         part, own_id = self._at(record["id"])
         sample = part.to_sample({**record, "id": own_id})
         name = record["id"].partition("/")[0]
@@ -145,7 +145,7 @@ class Mixture(Dataset):
         return self._datasets[name], own_id
 
     def comes_from(self) -> tuple[str, ...] | None:
-        """All that its parts come from, and how they are set; None where one of them cannot tell."""
+        """The sources and settings of all parts; None where those of one part are unknown."""
         found: list[str] = []
         for name, part in self._datasets.items():
             sources, settings = sources_of(part), part.settings()
@@ -155,15 +155,15 @@ class Mixture(Dataset):
         return tuple(found)
 
 
-def part_config(name: str, said: Any) -> tuple[DataConfig, float]:
+def part_config(name: str, setting: Any) -> tuple[DataConfig, float]:
     """One part's settings and weight.
 
     Raises:
-        ConfigError: a name with "/", no such file, a setting that a part does not have, a weight that is not above 0.
+        ConfigError: a name with "/", no such file, a setting that a part does not have, a weight of 0 or below.
     """
     key = f"data.options.parts.{name}"
-    settings = dict(said) if isinstance(said, Mapping) else {"weight": said}
-    if unknown := [setting for setting in settings if setting not in LEGAL]:
+    settings = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
+    if unknown := [key for key in settings if key not in LEGAL]:
         raise ConfigError(f"{key}.{unknown[0]}: no such setting of a part; {nearest(unknown[0], LEGAL)}")
     weight, file = settings.pop("weight", 1), settings.pop("data", name)
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)

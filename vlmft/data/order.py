@@ -1,4 +1,4 @@
-"""In which order rows come in an epoch, and the windows of them, each one optimiser step: functions of (seed, epoch).
+"""The order of rows in an epoch, and its windows, each one optimiser step: functions of (seed, epoch).
 
 Without torch.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mix:
-    """How often rows come in an epoch where some come oftener than others."""
+    """How often rows come in an epoch where some come more often than others."""
 
     part: np.ndarray
     """(n_rows,) the number of each row's part."""
@@ -30,28 +30,28 @@ class Mix:
         """Such as "an epoch has 20 rows of shapes (10 x 2), 5 rows of mine (5 x 1)"."""
         sizes = np.bincount(self.part, minlength=len(self.weights)).tolist()
         parts = zip(self.rows(), self.weights.items(), sizes, strict=True)
-        said = (f"{n:,} rows of {name} ({size:,} x {weight:g})" for n, (name, weight), size in parts)
-        return f"an epoch has {', '.join(said)}"
+        counts = (f"{n:,} rows of {name} ({size:,} x {weight:g})" for n, (name, weight), size in parts)
+        return f"an epoch has {', '.join(counts)}"
 
     def drawn(self, chance: np.random.Generator) -> np.ndarray:
-        found = []
+        drawn = []
         for number, n_rows in enumerate(self.rows()):
             rows = np.flatnonzero(self.part == number)
             whole = n_rows // max(1, len(rows))
-            found += [np.repeat(rows, whole), chance.permutation(rows)[: n_rows - whole * len(rows)]]
-        return np.concatenate(found)
+            drawn += [np.repeat(rows, whole), chance.permutation(rows)[: n_rows - whole * len(rows)]]
+        return np.concatenate(drawn)
 
 
 def epoch_order(n_rows: int, seed: int, epoch: int, mix: Mix | None = None) -> np.ndarray:
-    """(n_rows,) int64 permutation for one epoch, the same on every machine; with `mix`, of as many rows as it says."""
+    """(n_rows,) int64 permutation for one epoch, the same on every machine; with `mix`, of as many rows as that has."""
     chance = np.random.Generator(np.random.PCG64([seed, epoch]))
     return chance.permutation(n_rows if mix is None else mix.drawn(chance))
 
 
 class WindowSampler:
-    """Yields the row positions of each window: of several ranks, those of `rank`, dealt like cards.
+    """Yields the row positions of each window: with several ranks, those of `rank`, assigned round-robin.
 
-    The last window of an epoch may be smaller, and a rank may get none of it; no row is left out but by `mix`.
+    The last window of an epoch may be smaller, and a rank may get none of it; only `mix` leaves rows out.
 
     Without a seed the rows come in their own order. Lightning calls `set_epoch` before each epoch.
     """
@@ -69,7 +69,7 @@ class WindowSampler:
         self.rank, self.n_ranks = rank, n_ranks
         self.epoch = 0
         self.served = 0
-        """Windows of the first epoch asked for that were trained before: a resumed run begins after them."""
+        """Windows of the first epoch that are already trained: a resumed run begins after them."""
 
     @property
     def sampler(self) -> WindowSampler:

@@ -1,4 +1,4 @@
-"""A record as it would be if its gold answer were another, for the leak canary."""
+"""A record with another gold answer, for the leak canary."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vlmft.data.dataset import Dataset, Record
 from vlmft.sample import Sample
 
 NUMBER = 8675309
-"""Stands for a gold answer that the source holds as a number."""
+"""Replaces a gold answer that the source holds as a number."""
 MOST_PLACES = 50
-"""Inside texts: each costs a reading of the row."""
+"""Inside texts: for each one the row is read once."""
 
 
 def with_answer(dataset: Dataset, row_id: str, answer: str) -> tuple[Sample, bool]:
-    """The row as if its gold answer were another, and whether its source record already said so.
+    """The row with another gold answer, and whether that answer is in its source record, too.
 
-    For the leak canary: whatever reads the answer on the way to the prompt would show. A gold answer that the record
+    For the leak canary: a leak of the answer into the prompt shows as a changed prompt. A gold answer that the record
     holds as a number becomes another number; one that is computed from the record cannot be replaced there.
     """
     record = dataset.read(row_id)
@@ -39,16 +39,16 @@ def with_answer(dataset: Dataset, row_id: str, answer: str) -> tuple[Sample, boo
 def _sample_or_none(dataset: Dataset, record: Record) -> Sample | None:
     try:
         return dataset.to_sample(record)
-    except (ValueError, TypeError, LookupError, AttributeError):  # the dataset takes no such answer
+    except (ValueError, TypeError, LookupError, AttributeError):  # the dataset refuses such an answer
         return None
 
 
 def rewritings(record: Mapping[str, Any], golds: Set[str], answer: str) -> Iterator[dict[str, Any]]:
-    """The record with `answer` in place of the casefolded `golds`, in several ways, the likeliest first.
+    """The record with `answer` in place of the casefolded `golds`, in several ways, the most likely first.
 
-    Where the whole of a text is one; then where a number is, too, for one of them may be equal by chance; then at each
-    single place inside texts, as in "<answer>3</answer>": all of them at once would rewrite questions, which hold
-    short answers by chance. The row's id stays.
+    First whole texts that equal one; then numbers, too, which may be equal by chance; then each single place inside
+    texts, as in "<answer>3</answer>": all places at once would rewrite questions, which hold short answers by chance.
+    The row's id stays.
     """
     kept = {key: value for key, value in record.items() if key == "id"}
     for numbers in (False, True):

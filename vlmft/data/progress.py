@@ -1,4 +1,4 @@
-"""How far a long pass over the data has come, on stderr: one line that changes on a terminal, lines in a log file."""
+"""Progress of a long pass over the data, on stderr: one line that changes on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUIET_SECONDS, TERMINAL_SECONDS, LOG_SECONDS = 2.0, 0.2, 30.0
 
 
 class Progress:
-    """`with Progress("rows read", 1_000_000) as progress: progress.advance()`; short passes say nothing."""
+    """`with Progress("rows read", 1_000_000) as progress: progress.advance()`; short passes print nothing."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, total, 0

@@ -1,4 +1,4 @@
-"""The rows of one dataset: which stand in which split, and each as a sample. Without torch."""
+"""The rows of one dataset: which rows are in which split, and each as a sample. Without torch."""
 
 from __future__ import annotations
 
@@ -50,29 +50,29 @@ class Rows:
         return self.dataset.to_sample(self.dataset.read(row_id))
 
     def samples(self, row_ids: Sequence[str]) -> list[Sample]:
-        """The rows as samples, without those that the ledger takes."""
-        found = []
+        """The rows as samples, without bad ones, which go to the ledger."""
+        samples = []
         for row_id in row_ids:
             try:
-                found.append(self.sample(row_id))
+                samples.append(self.sample(row_id))
                 self.ledger.admit(row_id)
             except BadRowError as error:
                 self.ledger.refuse(BadRow(row_id, str(error)))
-        return found
+        return samples
 
     def some(self, split: Split, most: int | None, seed: int) -> Ids:
-        """All rows of a split, or so many of a seeded shuffle, in their own order."""
+        """All rows of a split, or the first `most` of a seeded shuffle, in the order of the split."""
         ids = self.ids[split]
         few = most is not None and most < len(ids)
         return ids.take(np.sort(epoch_order(len(ids), seed, epoch=0)[:most])) if few else ids
 
     def some_samples(self, split: Split, most: int) -> list[Sample]:
-        """At most so many rows of a shuffle of a split, in its order, without those that cannot be read."""
-        found = []
+        """The first `most` rows of a shuffle of a split, in the order of the split, without bad ones."""
+        samples = []
         for row_id in self.some(split, most, seed=0):
             with contextlib.suppress(BadRowError):
-                found.append(self.sample(row_id))
-        return found
+                samples.append(self.sample(row_id))
+        return samples
 
     def mix(self) -> Mix | None:
         """How often each training row comes in an epoch; None where each comes once."""

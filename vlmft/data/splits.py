@@ -1,6 +1,6 @@
-"""What stands in which split, and that nothing stands in two.
+"""Which rows are in which split, and that none is in two.
 
-Rows are told apart by what they show and not by their names: one chart under two file names is one chart.
+Rows are compared by their images, not by file names: one chart under two file names is one chart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vlmft.sample import CLASS, SPLITS, BadRowError, Split
 
 @dataclass(frozen=True)
 class Splits:
-    """Which rows stand in which split."""
+    """Which rows are in which split."""
 
     ids: dict[Split, Ids]
     """`Ids.numbers` are places in `all_ids`."""
@@ -47,7 +47,7 @@ def filled(dataset: Dataset, index: Mapping[Split, Sequence[str]], config: DataC
 
     Raises:
         ConfigError: they cannot be taken from the rows that there are.
-        BadRowError: as the ledger says.
+        BadRowError: as the ledger raises it.
     """
     ends = np.cumsum([len(rows) for rows in index.values()], dtype=np.int64)
     numbers = {split: np.arange(end - len(index[split]), end) for split, end in zip(index, ends, strict=True)}
@@ -66,8 +66,8 @@ def filled(dataset: Dataset, index: Mapping[Split, Sequence[str]], config: DataC
                 numbers[split] = np.sort(np.concatenate([numbers.get(split, rows[:0]), rows]))
     if config.group_near_duplicates and not divided:
         raise ConfigError(
-            f"data.group_near_duplicates: {dataset.name} declares its splits, and no row is moved between those; leave "
-            "it out, the card counts near-duplicates all the same"
+            f"data.group_near_duplicates: {dataset.name} declares its splits, and no row is moved between those; "
+            "remove it; the data card counts near-duplicates anyway"
         )
     ids = {split: known.ids.take(numbers.get(split, train[:0])) for split in SPLITS}
     return Splits(ids, tuple(index), tuple(dict.fromkeys(divided)), largest_group)
@@ -93,9 +93,9 @@ def _divided(
             f"the largest, so that no {' and no '.join(missing)} can be taken from them; declare splits, or train "
             f"without ({' '.join(f'data.{split}_rows=0' for split in missing)})"
         )
-    found = assign(groups, facts.group_names(groups), facts.rows["classes"], missing, config.split_seed)
+    places_of = assign(groups, facts.group_names(groups), facts.rows["classes"], missing, config.split_seed)
     _, largest_group = group_sizes(groups[facts.pictures()[1]]) if config.group_near_duplicates else (0, 0)
-    return {split: pool[places] for split, places in found.items()}, largest_group
+    return {split: pool[places] for split, places in places_of.items()}, largest_group
 
 
 def limited(splits: Splits, dataset: Dataset, config: DataConfig, seed: int) -> dict[Split, Ids]:
@@ -114,7 +114,7 @@ def limited(splits: Splits, dataset: Dataset, config: DataConfig, seed: int) -> 
 
 
 def _of_each_class(dataset: Dataset, rows: Ids, most: int, seed: int) -> Ids:
-    """Rows of no class are bad ones and stay: they are refused by name where they are used."""
+    """Bad rows have no class and stay: they are refused by name where they are used."""
     taken: Counter[str] = Counter()
     chosen = []
     for position in epoch_order(len(rows), seed, epoch=0).tolist():
@@ -166,7 +166,7 @@ def assign(
 
 
 def assert_disjoint(ids: Mapping[Split, Sequence[str]], groups: Mapping[Split, np.ndarray] | None = None) -> None:
-    """No row stands in two splits, or no group (-1: none); without `groups` by its id alone, which costs little.
+    """No row, or no group (-1: none), is in two splits; without `groups` only ids are compared, which is fast.
 
     Raises:
         ConfigError: with the count and one pair of rows by name.
@@ -180,6 +180,6 @@ def assert_disjoint(ids: Mapping[Split, Sequence[str]], groups: Mapping[Split, n
             twin = np.flatnonzero(known == there[shared[0]])[-1]
             raise ConfigError(
                 f"data: {len(shared)} of {len(there)} {second} rows show what {first} rows show, such as "
-                f"{ids[second][shared[0]]!r} and {ids[first][twin]!r}; mend the splits: a model that has seen the "
+                f"{ids[second][shared[0]]!r} and {ids[first][twin]!r}; fix the splits: a model that has seen the "
                 f"{second} images cannot be tested on them"
             )

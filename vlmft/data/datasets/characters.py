@@ -49,7 +49,7 @@ class Characters(Columns):
 
         Raises:
             ValueError: an annotation_prompt without {question}, whose answers would be stored under questions that
-                nobody asked.
+                were not asked.
         """
         if "{question}" not in annotation_prompt:
             raise ValueError(f"Expected annotation_prompt with {{question}} in it, got {annotation_prompt!r}")
@@ -116,7 +116,7 @@ class Characters(Columns):
             )
         content = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
         write_whole(self.root / ANNOTATION, content.encode())
-        self._tables = {}  # read anew when they are needed
+        self._tables = {}  # read again when needed
 
     def _annotations(self) -> list[Any]:
         """The rows as they are stored; none where the first are still to be made."""
@@ -140,7 +140,7 @@ class Characters(Columns):
 
 
 def question_about(image: str, prompts: Sequence[str]) -> str:
-    """One of the base prompts, for good: an image's draft and its annotation have the same question."""
+    """One of the base prompts, always the same: an image's draft and its annotation have the same question."""
     return prompts[int.from_bytes(hashlib.sha256(image.encode()).digest()[:8], "big") % len(prompts)]
 
 
@@ -158,7 +158,7 @@ def annotated_images(rows: Sequence[Any]) -> set[Any]:
 
 
 def _opened(root: Path, image: str) -> PIL.Image.Image:
-    """A picture whose file is looked for when it is needed, so that one lost file is one image's fault."""
+    """A picture whose file is looked for when it is needed, so that one lost file fails one image only."""
     return open_image(image_inside(root, image))
 
 

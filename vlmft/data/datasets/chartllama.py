@@ -42,15 +42,15 @@ class ChartLlama(Messages):
         Raises:
             BadRowError: more than one exchange in the row, or an answer that still holds a question or an answer mark.
         """
-        found = super().exchanges(row)
-        if len(found) != 1:
-            raise BadRowError(f"Expected one question and one answer, got {len(found)} answers; mend the row")
-        ((exchange, text),) = found
+        exchanges = super().exchanges(row)
+        if len(exchanges) != 1:
+            raise BadRowError(f"Expected one question and one answer, got {len(exchanges)} answers; fix the row")
+        ((exchange, text),) = exchanges
         first, *glued = GLUE.split(text)
         pairs = [(exchange, first.strip())]
         slots = tuple(Slot() for _ in exchange.images)
         for question, answer in zip(glued[::2], glued[1::2], strict=True):
             pairs.append((Exchange((Turn("user", (*slots, question)),), exchange.images, False), answer.strip()))
-        if torn := [answer for _, answer in pairs if not answer or re.search(r"(Question|Answer):", answer)]:
-            raise BadRowError(f"Expected question and answer pairs, got {torn[0]!r} as an answer; mend the row")
+        if incomplete := [answer for _, answer in pairs if not answer or re.search(r"(Question|Answer):", answer)]:
+            raise BadRowError(f"Expected question and answer pairs, got {incomplete[0]!r} as an answer; fix the row")
         return pairs

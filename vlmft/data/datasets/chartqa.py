@@ -72,7 +72,7 @@ class ChartQA(Columns):
         if next(root.rglob("*.parquet"), None) is not None:
             return self._library(str(root))
         raise ConfigError(
-            f"data.path: Expected {_json_file(root, 'test', 'human')} and its like, or parquet files as on the Hub, "
+            f"data.path: Expected {_json_file(root, 'test', 'human')} and similar files, or parquet files of the Hub, "
             f"got {_listing(root)}; point it at the folder that holds train, val and test"
         )
 
@@ -82,16 +82,16 @@ class ChartQA(Columns):
         used = {split: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
         if not used:
             raise ConfigError(f"data: Expected splits train, val and test in {place!r}, got {sorted(loaded)}")
-        found = library_tables(used, SPLIT_NAMES, place, None)
-        for split, table in found.tables.items():
-            found.tables[split] = self._of_sources(table, f"{place}, split {split}")
-        return found
+        result = library_tables(used, SPLIT_NAMES, place, None)
+        for split, table in result.tables.items():
+            result.tables[split] = self._of_sources(table, f"{place}, split {split}")
+        return result
 
     def _of_sources(self, table: Table, place: str) -> Table:
         columns = ("image", "query", "label", MAKER)
         if any(column not in table.columns for column in columns):
-            told = ", ".join(table.columns)
-            raise ConfigError(f"data: Expected columns {', '.join(columns)}, got {told} in {place}")
+            there = ", ".join(table.columns)
+            raise ConfigError(f"data: Expected columns {', '.join(columns)}, got {there} in {place}")
         makers = list(table.cells(MAKER))
         if not set(makers) <= {0, 1}:
             raise ConfigError(f"data: Expected {MAKER} of 0 or 1, got {sorted(map(str, set(makers)))} in {place}")
@@ -100,7 +100,7 @@ class ChartQA(Columns):
 
     def _describe(self, there: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         super()._describe(there, rows)
-        self._description.roles["answer"] = "'label': its text; of several texts all, with commas between them"
+        self._description.roles["answer"] = "'label': its text; several texts joined by commas"
 
     def to_sample(self, record: Record) -> Sample:
         """The record's chart, question and `INSTRUCTION`; answer and references as `answer_of` its label."""
@@ -122,7 +122,7 @@ class ChartQA(Columns):
 def answer_of(label: object) -> tuple[str, tuple[str, ...]]:
     """The text to train on and the references to score against.
 
-    A text, or a list of one as on the Hub, is both as it stands, brackets of ChartQA's own "[2003, 2009]" included.
+    A text, or a list of one as on the Hub, is both as it is, brackets of ChartQA's own "[2003, 2009]" included.
     A list of several is one answer of several parts: "2003, 2009", with "[2003, 2009]" as a second reference, which
     `relaxed_accuracy` compares part by part.
 
@@ -155,7 +155,7 @@ def json_tables(root: Path, sources: Sequence[Source]) -> Loaded:
     Raises:
         ConfigError: a folder or file is missing, or is not a JSON list.
     """
-    found = Loaded(declared=True)
+    loaded = Loaded(declared=True)
     for split in SPLITS:
         folder, images = root / split, root / split / "png"
         if not folder.is_dir():
@@ -167,13 +167,13 @@ def json_tables(root: Path, sources: Sequence[Source]) -> Loaded:
             raise ConfigError(
                 f"data.path: Expected {absent[0]}, got {_listing(folder)}; add it, or set data.options.sources"
             )
-        found.tables[split] = table_in_memory([json_value(file, list) for file in files], images)
-        found.told[split] = ", ".join(file.name for file in files)
-    return found
+        loaded.tables[split] = table_in_memory([json_value(file, list) for file in files], images)
+        loaded.told[split] = ", ".join(file.name for file in files)
+    return loaded
 
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
-        return f"{folder} that is no folder"
+        return f"{folder}, which is not a folder"
     names = sorted(entry.name for entry in folder.iterdir())
     return f"{folder} with {', '.join(names[:8]) or 'nothing'}{' ...' if len(names) > 8 else ''}"

@@ -23,7 +23,7 @@ from vlmft.sample import CLASS, GROUP, BadRowError, Image, Message, Prompt, Samp
 
 
 class Columns(Dataset):
-    """One row, one question. `references` default to the answer; how lists of answers are read says `answers`."""
+    """One row, one question. `references` default to the answer; `answers` sets how lists of answers are read."""
 
     name: ClassVar[str] = "columns"
     metric: ClassVar[str] = "exact_match"
@@ -58,14 +58,14 @@ class Columns(Dataset):
         """`question_text` is asked of every row instead of a column's text; `instruction` follows on its own line.
 
         `images`: the folder in which names of images begin. `image=none`: rows of text alone. `answers`: one of
-        `READINGS` in `sources/answers.py`, where the rows do not show it rightly. Rows of one `group` stay in one
+        `READINGS` in `sources/answers.py`, where the rows are read wrongly. Rows of one `group` stay in one
         split. `split_names`: a source's name for a split -> train, val, test or none, which leaves it out. `where`:
         column -> regular expression that its text must contain. `answer_pattern`: its first group is the answer.
         `system` goes before rows without a system text of their own. `allow_tokens`: special tokens of the model that
-        texts may hold, as those of boxes. `encoding`: of text files; `subset`: of a Hub dataset that has several.
+        texts may hold, such as those of boxes. `encoding`: of text files; `subset`: of a Hub dataset that has several.
 
         Raises:
-            ValueError: settings that exclude each other, or a pattern that is none.
+            ValueError: settings that exclude each other, or an invalid regular expression.
             ConfigError: a revision of a local file.
         """
         if path is not None and revision is not None:
@@ -126,7 +126,7 @@ class Columns(Dataset):
         return self._description
 
     def _read_as(self, loaded: Loaded) -> dict[Split, Table]:
-        """Decides what each column is, where images lie, which rows are of which split; and writes it down."""
+        """Decides what each column is, where images are and which rows are of which split; and describes it."""
         tables = loaded.tables
         rows = [row for table in tables.values() for row in table.sample()]
         there = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
@@ -155,12 +155,12 @@ class Columns(Dataset):
         raise ConfigError(f"data.path: Expected rows with named fields in {origin}, got {found}")
 
     def _image_by_id(self, loaded: Loaded, there: Sequence[str]) -> dict[str, str]:
-        """The column of ids where images are called so, as in Kaggle's train.csv; what asks one question needs one."""
+        """The column of ids that names the images, as in Kaggle's train.csv; a fixed question needs one."""
         for column in [name for name in there if ID_COLUMN.search(fold(name)) and name not in self._column.values()]:
             self._column["image"] = column
             numbers = all(str(row.get(column)).isdigit() for table in loaded.tables.values() for row in table.sample(9))
             if numbers and self.question_text is None:
-                continue  # the numbers of rows, which names of unrelated pictures end in, too
+                continue  # row numbers: names of unrelated images end in numbers, too
             found = with_images(loaded, self._image_names, beside=False)
             first = next(iter(found.tables.values()))
             folders = first.folders[0]
@@ -170,7 +170,7 @@ class Columns(Dataset):
         if self.question_text is not None:
             raise ConfigError(
                 f"data.options.image: Expected a column of images, one of {some_of(there)}, got none: every row would "
-                "ask the same of nothing; name it, and data.options.images if they lie elsewhere"
+                "ask the same question without an image; name it, and data.options.images if they lie elsewhere"
             )
         return {}
 
@@ -197,9 +197,7 @@ class Columns(Dataset):
         parts = [part for table in tables.values() for part in table.parts]
         names = {tuple(class_names(part, column) or ()) for part in parts}
         if len(names) > 1:
-            raise ConfigError(
-                f"data.options.answer: Expected one list of classes in {column!r}, got several; mend them"
-            )
+            raise ConfigError(f"data.options.answer: Expected one list of classes in {column!r}, got several; fix them")
         self._class_names = list(names.pop()) or None
         asked = [
             (self._named_class(row[column], lenient=True), self._cell(row, "choices"), str(self._cell(row, "question")))
@@ -211,27 +209,28 @@ class Columns(Dataset):
         self._description.notes += notes_of(column, [row[column] for row in rows if row.get(column) is not None], named)
 
     def _describe(self, there: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        told, column = self._description, self._column
-        told.roles = {role: repr(name) for role, name in column.items() if role not in ("choices",)}
-        told.roles["answer"] += f": {'the names of its classes' if self._class_names else READINGS[self._reading]}"
+        description, column = self._description, self._column
+        description.roles = {role: repr(name) for role, name in column.items() if role not in ("choices",)}
+        reading = "the names of its classes" if self._class_names else READINGS[self._reading]
+        description.roles["answer"] += f": {reading}"
         if self._reading not in ("text",):
             value = next(
                 (row[column["answer"]] for row in rows if isinstance(row.get(column["answer"]), (list, dict, int))),
                 None,
             )
-            told.roles["answer"] += f", such as {shown(value)}" if value is not None else ""
+            description.roles["answer"] += f", such as {shown(value)}" if value is not None else ""
         if self.question_text is not None:
-            told.roles["question"] = f"the text {self.question_text!r}"
+            description.roles["question"] = f"the text {self.question_text!r}"
         if "image" not in column:
-            told.notes.append("no column holds images: rows of text alone (data.options.image names one)")
+            description.notes.append("no column holds images: rows of text alone (data.options.image names one)")
         read = {name for role, name in column.items() if role != "choices" or self._reading == "choice"}
-        told.unread = unread_of(there, rows, {*read, *self.where, "id"})
-        if told.unread and self._reading == "text" and "choices" in column:
-            told.notes.append(
+        description.unread = unread_of(there, rows, {*read, *self.where, "id"})
+        if description.unread and self._reading == "text" and "choices" in column:
+            description.notes.append(
                 f"the choices in {column['choices']!r} are not shown to the model; write them into the questions"
             )
         if others := image_columns(there, rows, read):
-            told.notes.append(f"more columns look like images and are not read: {', '.join(others)}")
+            description.notes.append(f"more columns look like images and are not read: {', '.join(others)}")
 
     def _filtered(self, tables: dict[Split, Table]) -> dict[Split, Table]:
         """Without the rows that `where` leaves out."""
@@ -242,28 +241,28 @@ class Columns(Dataset):
         return tables
 
     def _kept(self, tables: dict[Split, Table], declared: bool) -> dict[Split, Table]:
-        """Divided as a column or the folders of images say; `declared`: names of files or folders say it already."""
-        names, said, told = known_names(self.split_names), self.named["split"], self._description
-        if said is not None and said != NONE and len(tables) > 1:
+        """Divided by a split column or by folders of images; `declared`: names of files or folders give the splits."""
+        names, setting = known_names(self.split_names), self.named["split"]
+        if setting is not None and setting != NONE and len(tables) > 1:
             raise ConfigError(f"data.options.split: Expected one table to divide, got {len(tables)}; leave it out")
         column = self._column.get("split")
-        if column is None and said is None:
+        if column is None and setting is None:
             column = split_column(tables, self._column.values(), names)
         if column is not None:
             self._column["split"] = column
-            return by_column(tables, column, names, told)
+            return by_column(tables, column, names, self._description)
         if declared or "image" not in self._column:
             return tables
-        return by_image_folder(tables, self._column["image"], self._image_names, names, told)
+        return by_image_folder(tables, self._column["image"], self._image_names, names, self._description)
 
     def index(self) -> Mapping[Split, Sequence[str]]:
         """Split -> ids such as "columns/test/000012": the row's number in its table, from 0."""
         return {s: Ids(f"{self.name}/{s}/{{:06d}}".format, table.numbers) for s, table in self.tables.items()}
 
     def comes_from(self) -> tuple[str, ...] | None:
-        """The tables' files, where they hold all that there is."""
-        found = [(split, table.sources) for split, table in self.tables.items()]
-        return None if any(told is None for _, told in found) else tuple(f"{split} {told}" for split, told in found)
+        """The tables' files, where all rows and images are in them."""
+        sources = [(split, table.sources) for split, table in self.tables.items()]
+        return None if any(of is None for _, of in sources) else tuple(f"{split} {of}" for split, of in sources)
 
     def read(self, row_id: str) -> Record:
         """The row as it is stored, and its "id"; raises BadRowError for one that cannot be read."""
@@ -288,8 +287,8 @@ class Columns(Dataset):
     def to_sample(self, record: Record) -> Sample:
         """Images, question and instruction in one message; raises BadRowError where a field is missing or unfit."""
         column = self._column
-        shown_images = self._cell(record, "image")
-        images = fields.images_of(shown_images, self._folders(record["id"]), record["id"]) if "image" in column else ()
+        stored = self._cell(record, "image")
+        images = fields.images_of(stored, self._folders(record["id"]), record["id"]) if "image" in column else ()
         if "image" in column and not images:
             raise BadRowError(f"Expected an image in column {column['image']!r}, got none; fill it in or drop the row")
         answer, *references = self._answers(record)
@@ -307,7 +306,7 @@ class Columns(Dataset):
         return None if column is None else record.get(OWN_ID if column == "id" and OWN_ID in record else column)
 
     def _answers(self, record: Record) -> tuple[str, ...]:
-        """What to train on, then what is right."""
+        """What to train on, then all correct answers."""
         column = self._column["answer"]
         value = self._named_class(self._cell(record, "answer"))
         choices = self._cell(record, "choices")
@@ -330,7 +329,7 @@ class Columns(Dataset):
             if lenient:
                 return str(value)
             raise BadRowError(
-                f"Expected the number of one of {len(self._class_names)} classes, got {value!r}; mend the row"
+                f"Expected the number of one of {len(self._class_names)} classes, got {value!r}; fix the row"
             )
         return self._class_names[value]
 
@@ -372,12 +371,12 @@ class Columns(Dataset):
             return answer
         match = self.answer_pattern.search(answer)
         if match is None:
-            raise BadRowError(f"Expected an answer like {self.answer_pattern.pattern!r}, got {answer!r}; mend the row")
+            raise BadRowError(f"Expected an answer like {self.answer_pattern.pattern!r}, got {answer!r}; fix the row")
         return match[1].strip()
 
 
 OWN_ID = "id of the row"
-"""Key of a record under which the source's own `id` stands where a role has that column."""
+"""Key of a record for the source's own `id` where a role has that column."""
 ID_COLUMN = re.compile(r"(^|_)(id|uid|key|name|code)(_|$)")
 TAGGED: Mapping[str, str] = {"group": GROUP, "class_column": CLASS}
 """Role of a column -> the tag that its text becomes."""
@@ -387,10 +386,10 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise ValueError(f"Expected a regular expression, got {text!r} ({error}); mend it") from error
+        raise ValueError(f"Expected a regular expression, got {text!r} ({error}); fix it") from error
 
 
 def _has(cell: object, pattern: re.Pattern[str]) -> bool:
-    """A cell that cannot be read stays in: the row is refused by name, not left out in silence."""
+    """A cell that cannot be read stays in: the row is refused by name, not dropped silently."""
     texts = cell if isinstance(cell, list) else [cell]
     return cell is None or any(pattern.search(str(text)) for text in texts)

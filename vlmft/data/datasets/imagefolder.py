@@ -20,15 +20,15 @@ from vlmft.sample import SPLITS, BadRowError
 
 QUESTION = "What is in this image?"
 MOST_LISTED = 20
-"""Up to so many classes the question lists them, so that the untuned model knows which words are wanted."""
+"""Up to so many classes the question lists them, so that the untuned model knows which words are expected."""
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class ImageFolder(Columns):
     """`path`/<class>/<image>, or `path`/{train,val,test}/<class>/<image>: what is in the image? The folder's name.
 
-    Where metadata files are there they say which file has which caption, as in `data=columns`; so do files of text
-    beside the images, of the same name.
+    Metadata files give each image its caption, as in `data=columns`; so do text files of the same name beside the
+    images.
     """
 
     name: ClassVar[str] = "imagefolder"
@@ -64,8 +64,8 @@ class ImageFolder(Columns):
         root = Path(self.path).expanduser()
         tar = root.is_file() and webdataset_shards(root)
         if not root.is_dir() and not tar:
-            mend = MENDS.get(root.suffix.lower(), "name the folder itself").partition(":")[0]
-            raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; {mend}")
+            remedy = MENDS.get(root.suffix.lower(), "name the folder itself").partition(":")[0]
+            raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; {remedy}")
         self.question_text = self.asked or QUESTION
         if tar or webdataset_shards(root) or _has_metadata(root, known_names(self.split_names)):
             return super()._load()
@@ -73,10 +73,10 @@ class ImageFolder(Columns):
         names = sorted({row["class"] for rows in found.rows.values() for row in rows if "class" in row})
         if not names and not found.captions:
             there = next((f.name for f in sorted(root.iterdir()) if f.suffix.lower() in (*SUFFIXES, *MENDS)), "")
-            mend = MENDS.get(PurePath(there).suffix.lower(), "set data=columns for a table")
+            remedy = MENDS.get(PurePath(there).suffix.lower(), "set data=columns for a table")
             raise ConfigError(
                 f"data.path: Expected images in class folders, with captions in .txt files or in a metadata.csv, got "
-                f"none below {str(root)!r}; {f'there is {there}: ' if there else ''}{mend}"
+                f"none below {str(root)!r}; {f'there is {there}: ' if there else ''}{remedy}"
             )
         if names:
             self._ask_for(root, names)
@@ -85,12 +85,12 @@ class ImageFolder(Columns):
             if names
             else "captions of files beside them"
         )
-        tables, told = {}, {}
+        tables, origins = {}, {}
         for split in SPLITS:
             if rows := found.rows.get(split):
                 tables[split] = table_in_memory([rows], root)
-                told[split] = f"{len(rows)} images, {what}" + (", by folder" if found.declared else "")
-        return Loaded(tables, told, notes=found.notes, declared=True)
+                origins[split] = f"{len(rows)} images, {what}" + (", by folder" if found.declared else "")
+        return Loaded(tables, origins, notes=found.notes, declared=True)
 
     def _ask_for(self, root: Path, names: Sequence[str]) -> None:
         self.named.update(answer="class", class_column="class")
@@ -113,7 +113,7 @@ class ImageFolder(Columns):
 
     def _answers(self, record: Record) -> tuple[str, ...]:
         if NO_CAPTION in record:
-            raise BadRowError(f"Expected a caption, got {record[NO_CAPTION]}; write it, or take the image away")
+            raise BadRowError(f"Expected a caption, got {record[NO_CAPTION]}; write it, or remove the image")
         answer, *right = super()._answers(record)
         spellings = self._spellings.get(answer) if self._column["answer"] == "class" else None
         return (answer, *right) if spellings is None else (spellings[0], *spellings)

@@ -1,4 +1,4 @@
-"""Conversations: the Hub's chat form, LLaVA's, ShareGPT's, OpenAI's and others, told apart row by row."""
+"""Conversations: the Hub's chat form, LLaVA's, ShareGPT's, OpenAI's and others, recognised row by row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 BITS = 20
-"""Of the number that stands for a row and one of its answers, so many tell the answer."""
+"""Of the number that stands for a row and one of its answers, so many are for the answer."""
 READ = {*TURNS, *SYSTEM, "id"}
 READ_OF_PAIRS = {"history", *(name for pair in PAIRS for name in pair)}
 
@@ -41,7 +41,7 @@ class Messages(Columns):
     """A row is {"messages": [{"role", "content"}], "images"} or {"conversations": [{"from", "value"}], "image"}, or of
     another form in `vlmft/data/sources/conversations.py`.
 
-    Each answer of the assistant is a sample, whose prompt is all that stands before it. Rows without images are text.
+    Each answer of the assistant is a sample, whose prompt is all that comes before it. Rows without images are text.
     """
 
     name: ClassVar[str] = "messages"
@@ -91,17 +91,17 @@ class Messages(Columns):
         self._description.notes = list(loaded.notes)
         tables = self._kept(loaded.tables, loaded.declared)
         turns = next((name for name in TURNS if name in folded), None)
-        told = self._description
-        told.roles = {"turns": repr(turns) if turns else "a question and an answer"}
-        told.roles |= {role: repr(name) for role, name in self._column.items()}
+        description = self._description
+        description.roles = {"turns": repr(turns) if turns else "a question and an answer"}
+        description.roles |= {role: repr(name) for role, name in self._column.items()}
         pairs = any(not {*TURNS} & {fold(name) for name in row} for row in rows)
         known = {*READ, *READ_OF_PAIRS} if pairs else READ
         read = {name for name in there if fold(name) in known}
-        told.unread = unread_of(there, rows, {*read, *self._column.values()})
+        description.unread = unread_of(there, rows, {*read, *self._column.values()})
         if turns:
-            told.unread |= _unread_of_turns(folded[turns], rows)
+            description.unread |= _unread_of_turns(folded[turns], rows)
         if others := image_columns(there, rows, {*read, *self._column.values()}):
-            told.notes.append(f"fields look like images and are not read: {', '.join(others)}")
+            description.notes.append(f"fields look like images and are not read: {', '.join(others)}")
         return tables
 
     def index(self) -> Mapping[Split, Sequence[str]]:
@@ -109,7 +109,7 @@ class Messages(Columns):
         return {split: Ids(partial(_spelled, f"{self.name}/{split}"), self._answers_of(split)) for split in self.tables}
 
     def _answers_of(self, split: Split) -> np.ndarray:
-        """(n,) int64, for each answer the row and the answer in it, as `_spelled` takes them apart."""
+        """(n,) int64: the row and the answer in it, packed into one number for each answer; `_spelled` unpacks it."""
         table = self.tables[split]
         known = table.sources is not None and self.settings() is not None
         fingerprint = sha256(code_of(type(self)), *(table.sources or ())) if known else None
@@ -126,26 +126,26 @@ class Messages(Columns):
         counts = kept(name, fingerprint, count)["counts"]
         first = np.repeat(np.cumsum(counts) - counts, counts)
         rows = np.repeat(np.asarray(table.numbers), counts)
-        found: np.ndarray = (rows << BITS) + np.arange(len(first)) - first
-        return found
+        numbers: np.ndarray = (rows << BITS) + np.arange(len(first)) - first
+        return numbers
 
     def _n_answers(self, table: Table, number: int) -> int:
         try:
             return len(self.exchanges(table.row(number)))
         except BadRowError:
-            return 1  # an id by which the row is refused
+            return 1  # one id, under which the row is refused
 
     def read(self, row_id: str) -> Record:
-        """{"id", "exchange", "answer"}; raises BadRowError where the row is no conversation with such an answer."""
+        """{"id", "exchange", "answer"}; raises BadRowError where the row is not a conversation with such an answer."""
         table, number, answer = self._at(row_id)
-        found = self.exchanges(table.row(number))
-        if answer >= len(found):
-            raise BadRowError(f"Expected the id of one of {len(found)} answers, got {row_id!r}; take ids from index()")
-        exchange, text = found[answer]
+        pairs = self.exchanges(table.row(number))
+        if answer >= len(pairs):
+            raise BadRowError(f"Expected the id of one of {len(pairs)} answers, got {row_id!r}; take ids from index()")
+        exchange, text = pairs[answer]
         return {"id": row_id, "exchange": exchange, "answer": text}
 
     def exchanges(self, row: Record) -> list[tuple[Exchange, str]]:
-        """Each answer with what stands before it; raises BadRowError as `exchanges_of`."""
+        """Each answer with what comes before it; raises BadRowError as `exchanges_of`."""
         return exchanges_of(row)
 
     def to_sample(self, record: Record) -> Sample:
@@ -179,7 +179,7 @@ def _spelled(table: str, number: int) -> str:
 
 
 def _unread_of_turns(column: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Keys of messages that no one reads, each with the first value that is there."""
+    """Keys of messages that are not read, each with the first value that is there."""
     turns = [turn for row in rows if isinstance(row.get(column), list) for turn in row[column]]
     messages = [turn for turn in turns if isinstance(turn, Mapping)]
     there = list(dict.fromkeys(key for message in messages for key in message))

@@ -21,7 +21,7 @@ class PJNCharts(ChartQA):
     """PJN_CHARTS from the Hub or a folder of its files; or, with `path` to ChartQA in any form, the same choice.
 
     The choice is the first rows of `datasets.Dataset.shuffle(seed=42)` over the human rows of each split, which is
-    numpy's PCG64 permutation. A label is a list of one text on the Hub; its text is what is taught.
+    numpy's PCG64 permutation. A label is a list of one text on the Hub; its text is trained on.
     """
 
     name: ClassVar[str] = "pjn_charts"
@@ -51,7 +51,7 @@ class PJNCharts(ChartQA):
 
 
 def _is_chosen(table: Table) -> bool:
-    """Whether a table is of PJN_CHARTS' own files, which do not say who wrote a question."""
+    """Whether a table is of PJN_CHARTS' own files, which have no column for who wrote a question."""
     return "image" in table.columns and MAKER not in table.columns
 
 

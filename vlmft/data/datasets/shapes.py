@@ -1,4 +1,4 @@
-"""Counting objects in generated scenes: the dataset that needs no download and stands in nobody's training set."""
+"""Counting objects in generated scenes: the dataset that needs no download and is in no model's training data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 QUESTION = "How many items are there in the image?"
 FIRST_SCENE: Mapping[Split, int] = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
-"""Number of a split's first scene: the ranges are disjoint, so no scene stands in two splits."""
+"""Number of a split's first scene: the ranges are disjoint, so no scene is in two splits."""
 MAX_ROWS = 1_000_000
 """Rows of one split at most: row ids have six digits."""
 

@@ -1,7 +1,7 @@
-"""How a column of answers is read: one text, one JSON value, or several that are all right.
+"""How a column of answers is read: one text, one JSON value, or several that are all correct.
 
-Several are several only where the data say so: a column of references, the objects or the ten texts of VQA's
-annotators. A list in an answer is else one answer in JSON. What a column is, its sampled rows decide once for all.
+A list is several answers only where the data show it: a column of references, the objects or the ten texts of VQA's
+annotators. Otherwise a list is one answer in JSON. The sampled rows decide for the whole column.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vlmft.data.sources.roles import fold, shown
 from vlmft.sample import BadRowError
 
 N_ANNOTATORS = 10
-"""VQAv2, VizWiz, TextVQA and OK-VQA have so many answers to a question, equal ones repeated."""
+"""Answers to a question in VQAv2, VizWiz, TextVQA and OK-VQA, equal ones repeated."""
 SEVERAL = frozenset("answers references captions direct_answers gold_answers all_answers valid_answers".split())
 """Names of columns whose lists of texts are several references."""
 READINGS: Mapping[str, str] = {
     "text": "the text as it stands",
-    "json": "a list or object is one answer, taught as JSON",
-    "list": "each text of a list is a right answer, the most frequent (else the first) is taught",
+    "json": "a list or object is one answer, trained on as JSON",
+    "list": "each text of a list is a correct answer, the most frequent (else the first) is trained on",
     "single": "lists of one text: that text",
     "choice": "a number or letter is the place of the answer in the row's list of choices",
 }
@@ -69,7 +69,7 @@ def options(choices: Any) -> Mapping[str, Any]:
 
 
 def _is_place(value: Any, choices: Any, question: str) -> bool:
-    """Whether an answer is a place among its row's choices, and no text that stands there or in the question."""
+    """Whether an answer is a place among its row's choices, not a choice's text or a letter that the question has."""
     found = options(choices)
     if not found or isinstance(value, bool) or str(value).strip() in map(str, found.values()):
         return False
@@ -95,24 +95,24 @@ CLASS_COLUMNS = ("label", "labels", "class", "cls", "category")
 
 
 def notes_of(column: str, values: Sequence[Any], reading: str) -> list[str]:
-    """What a column's values are seldom meant to be, in words; `reading`: how they are read, or "classes"."""
+    """Warnings about values that are rarely intended; `reading`: how they are read, or "classes"."""
     texts = [value.strip() for value in values if isinstance(value, str)]
     if len(texts) > 1 and all(re.fullmatch(r"-?\d+\.0", text) for text in texts):
         return [
-            f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers beside a gap; "
-            r"data.options.answer_pattern='(.*)\.0' teaches whole numbers"
+            f"all answers end in .0, such as {texts[0]!r}, as pandas writes whole numbers beside missing values; "
+            r"data.options.answer_pattern='(.*)\.0' gives whole numbers"
         ]
     numbers = bool(values) and all(str(value).strip().isdigit() for value in values[:200])
     if numbers and reading == "text" and fold(column) in CLASS_COLUMNS:
-        return [f"the answers are numbers in {column!r}, such as {values[0]}: if they stand for classes, write those"]
+        return [f"the answers are numbers in {column!r}, such as {values[0]}: for class numbers, write class names"]
     return []
 
 
 def answers_of(field: str, value: Any, reading: str, choices: Any = None) -> tuple[str, ...]:
-    """The text that is taught, then all that are right, repetitions kept.
+    """The text that is trained on, then all correct ones, repetitions kept.
 
     Raises:
-        BadRowError: no answer, or one that is not as the column's others are.
+        BadRowError: no answer, or one of another form than the column's others.
     """
     if reading == "choice":
         return (_chosen(field, value, choices),) * 2
@@ -149,7 +149,7 @@ def _json(value: Any) -> str:
 
 
 def _donut(text: str) -> str:
-    """Donut's {"gt_parse": ...}: what is inside is the answer."""
+    """Donut's {"gt_parse": ...}: the value inside is the answer."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -162,6 +162,6 @@ def _chosen(field: str, value: Any, choices: Any) -> str:
     key = LETTERS[int(value)] if str(value).isdigit() and int(value) < len(LETTERS) else str(value).strip()
     if key not in found or isinstance(value, bool):
         raise BadRowError(
-            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; mend the row"
+            f"Expected a place among the row's choices as {field}, got {value!r} of {shown(choices)}; fix the row"
         )
     return text_of(field, found[key])

@@ -1,4 +1,4 @@
-"""Archives from elsewhere, unpacked member by member: nothing lands outside, nothing is a link, no disk is filled."""
+"""Untrusted archives, unpacked member by member: no file outside the folder, no links, limits on size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFE
 
 
 def as_folder(path: str) -> str:
-    """`data.path` as a folder: an archive is unpacked once, beside itself; any other path is what it was.
+    """`data.path` as a folder: an archive is unpacked once, beside itself; any other path is returned as it is.
 
     Raises:
         ConfigError: as `extract`, or the folder beside it cannot be made.
@@ -39,7 +39,7 @@ def as_folder(path: str) -> str:
         found = folder if folder.exists() else extract(archive, folder)
     except PermissionError as error:
         raise ConfigError(f"data.path: {folder} cannot be made ({error.strerror}); unpack it elsewhere") from error
-    inside = [folder for folder in found.iterdir() if folder.name != "__MACOSX"]  # what macOS packs beside
+    inside = [folder for folder in found.iterdir() if folder.name != "__MACOSX"]  # added by macOS
     return str(inside[0] if len(inside) == 1 and inside[0].is_dir() else found)
 
 
@@ -78,7 +78,7 @@ def _unpack(archive: Path, root: Path) -> None:
         if source is not None:
             limit = min(left, MAX_MEMBER_BYTES)
             with source, target.open("xb") as sink:
-                while data := source.read(1 << 20):  # counted here: what a header says of a size is not believed
+                while data := source.read(1 << 20):  # counted here: the size in a header is not trusted
                     sink.write(data)
                     _require(sink.tell() <= limit, archive, name, "unpacks to more than such an archive may hold")
                 left -= sink.tell()

@@ -40,36 +40,36 @@ ROLES: Mapping[str, Role] = {
 IMAGE_KINDS = ("image", "image_url", "input_image", "inline_data", "inlineData")
 TEXT_KINDS = ("text", "input_text", "output_text")
 LEARNED = ("weight", "loss", "train", "training", "train_on_turn", "trainable")
-"""Keys of a message by which a row keeps its answer from training."""
+"""Keys of a message by which a row excludes its answer from training."""
 MESSAGE_KEYS = {
     *"role from speaker content value text parts image images tool_calls function_call user assistant".split(),
     *LEARNED,
 }
-"""What is read of a message."""
+"""Keys of a message that are read."""
 QWEN_TAG = re.compile(r"<img>\s*(.*?)\s*</img>", re.DOTALL)
 """Qwen-VL's own form: the image's path in the text."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where an image stands; `source` is its path or bytes, or None for the next one of the row's list."""
+    """The place of an image; `source` is its path or bytes, or None for the next one of the row's list."""
 
     source: Any = None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message as the row holds it, in one form for all forms."""
+    """One message of a row, the same for all source formats."""
 
     role: Role
     pieces: tuple[str | Slot, ...]
     learned: bool = True
-    """False for an answer that its row keeps from training (`weight` 0, `loss` or `train` false)."""
+    """False for an answer that its row excludes from training (`weight` 0, `loss` or `train` false)."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One answer, and what stands before it. No mapping: the leak canary must not replace an earlier answer in it."""
+    """One answer, and what comes before it. Not a mapping: the leak canary must not replace an earlier answer in it."""
 
     earlier: tuple[Turn, ...]
     images: tuple[Any, ...]
@@ -79,7 +79,7 @@ class Exchange:
 
 
 def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
-    """Each answer that is to be learned, with what stands before it.
+    """Each answer to be trained on, with what comes before it.
 
     Turns of one user that follow each other are one question. Answers before any question are context alone.
 
@@ -97,32 +97,32 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
     if marks == 0 and slots and images:
         if len(images) != len(slots) or any(slot.source != one for slot, one in zip(slots, images, strict=True)):
             raise BadRowError(
-                f"Expected images in the turns or in a list, got {len(slots)} and {len(images)}; take one of them out"
+                f"Expected images in the turns or in a list, got {len(slots)} and {len(images)}; remove one of them"
             )
         images = ()
-    elif marks == 0 and images:  # images without a place stand before the first question
+    elif marks == 0 and images:  # images without a mark go before the first question
         first = next((i for i, turn in enumerate(turns) if turn.role == "user"), 0)
         turns[first] = Turn(turns[first].role, (Slot(),) * len(images) + turns[first].pieces)
     elif marks != len(images):
         raise BadRowError(mark_problem(len(images), marks))
-    asked = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
-    ends = [i for i, turn in enumerate(turns) if turn.role == "assistant" and i > asked]
+    first_question = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    ends = [i for i, turn in enumerate(turns) if turn.role == "assistant" and i > first_question]
     if not ends or not all(turns[i - 1].role == "user" for i in ends):
-        found = ", ".join(turn.role for turn in turns)
-        raise BadRowError(f"Expected each answer after a question, got turns of {found or 'none'}; mend the row")
+        roles = ", ".join(turn.role for turn in turns)
+        raise BadRowError(f"Expected each answer after a question, got turns of {roles or 'none'}; fix the row")
     learned = [i for i in ends if turns[i].learned]
     if not learned:
-        raise BadRowError("Expected an answer to learn, got none but those with weight 0 or train false; drop the row")
+        raise BadRowError("Expected an answer to learn, got only answers with weight 0 or train false; drop the row")
     return [(Exchange(tuple(turns[:i]), images, len(ends) > 1), _answer(turns[i])) for i in learned]
 
 
 def _folded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """By names in lower case; of two that differ in case alone the first."""
+    """Keys in lower case; of two that differ only in case the first."""
     return {fold(str(key)): value for key, value in reversed([*row.items()])}
 
 
 def images_in(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The row's own images, under the first of their usual names that holds some.
+    """The row's own images, from the first usual field that has some.
 
     Raises:
         BadRowError: `image` and `images` hold different ones.
@@ -130,7 +130,7 @@ def images_in(row: Mapping[str, Any]) -> tuple[Any, ...]:
     folded = _folded(row)
     found = {name: tuple(images) for name in IMAGES if (images := listed_images(folded.get(name)))}
     if {"image", "images"} <= found.keys() and found["image"] != found["images"]:
-        raise BadRowError("Expected images in one field, got others in image than in images; take one out")
+        raise BadRowError("Expected images in one field, got different ones in image and images; remove one field")
     return next(iter(found.values()), ())
 
 
@@ -141,46 +141,46 @@ def turns_of(row: Mapping[str, Any]) -> list[Turn]:
         BadRowError: as `exchanges_of`.
     """
     row = _folded(row)
-    stored = next((found for key in TURNS if (found := _listed(row.get(key))) is not None), None)
+    stored = next((listed for key in TURNS if (listed := _listed(row.get(key))) is not None), None)
     if stored is not None and row.get("history"):
-        raise BadRowError("Expected the earlier turns among the others, got a history beside them; put them first")
+        raise BadRowError("Expected earlier turns in the list of turns, got a separate history; put its turns first")
     if stored is None:
         stored = _pair(row)
     if stored is None:
         if "chosen" in row and "rejected" in row:
-            raise BadRowError("Expected one answer, got chosen and rejected ones, of preference training; take one")
+            raise BadRowError("Expected one answer, got chosen and rejected ones, of preference training; keep one")
         raise BadRowError(
-            f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; mend the row"
+            f"Expected a list in {' or '.join(TURNS[:2])}, got fields {', '.join(map(str, row))}; fix the row"
         )
-    turns = _merged([_turn(message) for said in stored for message in _both(said)])
+    turns = _merged([_turn(message) for turn in stored for message in _both(turn)])
     system = next((row[key] for key in SYSTEM if row.get(key) not in (None, "", [])), None)
     if system is None:
         return turns
     system = text_of("system", system[0] if isinstance(system, list) and len(system) == 1 else system)
     if turns and turns[0].role == "system":
         if turns[0].pieces != (system,):
-            raise BadRowError("Expected one system text, got one in a field and another in a turn; take one out")
+            raise BadRowError("Expected one system text, got one in a field and another in a turn; remove one")
         return turns
     return [Turn("system", (system,)), *turns]
 
 
 def _listed(value: Any) -> list[Any] | None:
-    """A list of turns, also one that a table holds as its text."""
+    """A list of turns, also one stored as text in a table."""
     found = listed_text(value)
     if isinstance(found, str) and found.startswith("["):
-        raise BadRowError(f"Expected turns in JSON, got a text that is none ({found[:60]!r}); mend the row")
+        raise BadRowError(f"Expected turns in JSON, got a text that is not JSON ({found[:60]!r}); fix the row")
     return list(found) if isinstance(found, (list, tuple)) else None
 
 
-def _both(said: Any) -> list[Any]:
+def _both(turn: Any) -> list[Any]:
     """A turn, or the two of {"user": ..., "assistant": ...}."""
-    if not isinstance(said, Mapping) or not {"user", "assistant"} <= said.keys():
-        return [said]
-    return [{"role": role, "content": said[role]} for role in ("user", "assistant")]
+    if not isinstance(turn, Mapping) or not {"user", "assistant"} <= turn.keys():
+        return [turn]
+    return [{"role": role, "content": turn[role]} for role in ("user", "assistant")]
 
 
 def _pair(row: Mapping[str, Any]) -> list[Any] | None:
-    """A row of one question and its answer as turns, what it calls its history before them."""
+    """A row of one question and its answer as turns, after those of its `history`."""
     for asked, answered in PAIRS:
         if asked in row and answered in row:
             question, answer = _turns_or_text(row[asked], "user"), _turns_or_text(row[answered], "assistant")
@@ -202,7 +202,7 @@ def _history(pairs: Any) -> Iterator[dict[str, Any]]:
             yield dict(pair)
             continue
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; mend the row")
+            raise BadRowError(f"Expected pairs of question and answer in history, got {str(pair)[:80]!r}; fix the row")
         yield from ({"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True))
 
 
@@ -211,40 +211,40 @@ ROLE_KEYS = {"role", "from", "speaker"}
 
 def _merged(turns: Sequence[Turn]) -> list[Turn]:
     """Turns of a user that follow each other as one."""
-    found: list[Turn] = []
+    merged: list[Turn] = []
     for turn in turns:
-        if found and turn.role == "user" == found[-1].role:
-            between = ("\n",) if isinstance(found[-1].pieces[-1], str) and isinstance(turn.pieces[0], str) else ()
-            found[-1] = Turn("user", (*found[-1].pieces, *between, *turn.pieces))
+        if merged and turn.role == "user" == merged[-1].role:
+            between = ("\n",) if isinstance(merged[-1].pieces[-1], str) and isinstance(turn.pieces[0], str) else ()
+            merged[-1] = Turn("user", (*merged[-1].pieces, *between, *turn.pieces))
         else:
-            found.append(turn)
-    return found
+            merged.append(turn)
+    return merged
 
 
 def _turn(message: Any) -> Turn:
     if not isinstance(message, Mapping):
-        raise BadRowError(f"Expected a message with role and content, got {message!r}; mend the row")
-    said = next((message[key] for key in ("role", "from", "speaker") if message.get(key)), None)
-    role = ROLES.get(str(said).lower())
+        raise BadRowError(f"Expected a message with role and content, got {message!r}; fix the row")
+    name = next((message[key] for key in ("role", "from", "speaker") if message.get(key)), None)
+    role = ROLES.get(str(name).lower())
     if role is None:
-        raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {said!r}; mend or drop the row")
+        raise BadRowError(f"Expected a role of {', '.join(ROLES)}, got {name!r}; fix or drop the row")
     if message.get("tool_calls") or message.get("function_call"):
-        raise BadRowError("Expected text and images, got calls of tools; drop the row")
+        raise BadRowError("Expected text and images, got tool calls; drop the row")
     content = next(
         (message[key] for key in ("content", "value", "text", "parts") if message.get(key) is not None), None
     )
-    found = tuple(made for piece in _parts(content, role) for made in _pieces(piece, marked=role != "assistant"))
-    found = _own_images(message, found)
-    if not found:
-        raise BadRowError(f"Expected a text or an image as content, got {content!r}; mend the row")
-    said = {key: str(message[key]).lower() for key in LEARNED if message.get(key) is not None}
-    if odd := [key for key in said if said[key] not in ("0", "0.0", "1", "1.0", "true", "false")]:
-        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; mend the row")
-    return Turn(role, found, not {"0", "0.0", "false"} & {*said.values()})
+    pieces = tuple(piece for part in _parts(content, role) for piece in _pieces(part, marked=role != "assistant"))
+    pieces = _own_images(message, pieces)
+    if not pieces:
+        raise BadRowError(f"Expected a text or an image as content, got {content!r}; fix the row")
+    flags = {key: str(message[key]).lower() for key in LEARNED if message.get(key) is not None}
+    if odd := [key for key in flags if flags[key] not in ("0", "0.0", "1", "1.0", "true", "false")]:
+        raise BadRowError(f"Expected 0 or 1 as {odd[0]} of an answer, got {message[odd[0]]!r}; fix the row")
+    return Turn(role, pieces, not {"0", "0.0", "false"} & {*flags.values()})
 
 
 def _parts(content: Any, role: Role) -> Sequence[Any]:
-    """A message's content as a list of texts and objects; a list or object that is an answer itself as JSON."""
+    """A message's content as a list of texts and objects; an answer that is itself a list or object becomes JSON."""
     if isinstance(content, str) and content.lstrip().startswith('[{"type"'):
         content = listed_text(content)
     if role == "assistant" and _is_json_answer(content):
@@ -276,8 +276,8 @@ def _own_images(message: Mapping[str, Any], pieces: tuple[str | Slot, ...]) -> t
         return (*map(Slot, own), *pieces)
     if len(marks) != len(own):
         raise BadRowError(mark_problem(len(own), len(marks)))
-    found = dict(zip(marks, map(Slot, own), strict=True))
-    return tuple(found.get(place, piece) for place, piece in enumerate(pieces))
+    image_at = dict(zip(marks, map(Slot, own), strict=True))
+    return tuple(image_at.get(place, piece) for place, piece in enumerate(pieces))
 
 
 def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
@@ -285,16 +285,16 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
     if isinstance(piece, str):
         piece = {"type": "text", "text": piece}
     if not isinstance(piece, Mapping):
-        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; mend the row")
+        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; fix the row")
     kind = piece.get("type") or next((key for key in ("text", *IMAGE_KINDS) if piece.get(key) is not None), None)
     if kind in IMAGE_KINDS:
         keys = (*IMAGE_KINDS, "path", "url", "source", "file_path")
         return [Slot(next((piece[key] for key in keys if piece.get(key)), None))]
     text = piece.get("text")
     if kind not in TEXT_KINDS or not isinstance(text, str):
-        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; mend the row")
+        raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; fix the row")
     if UNSOUND.search(text):
-        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or half a letter; mend it")
+        raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or lone surrogate; fix it")
     if not marked:
         return [text]
     require_own_marks(QWEN_TAG.sub("", text))

@@ -1,4 +1,4 @@
-"""What stands in one field of a source's row, as text or images. Anything else makes a bad row."""
+"""The value of one field of a source's row, as text or images. Any other value makes a bad row."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vlmft.data.sources.locate import ImageFolders
 from vlmft.sample import BadRowError, Image
 
 MARK = "<image>"
-"""Stands in a text where the next image of the row belongs."""
+"""Marks the place of the row's next image in a text."""
 MARK_LIKE = re.compile(
     r"<\s*/?\s*(?:image|img|im)[ _-]?(?:\d+|placeholder|start|end|here|token)?\s*/?\s*>"
     r"|<\|(?:image|vision|img)[^<>|]*\|>|<(?:video|audio)>",
     re.IGNORECASE,
 )
-"""What other formats write in a question where an image, a video or a sound belongs."""
+"""Marks of other formats for the place of an image, a video or audio in a question."""
 UNSOUND = re.compile("[\0\ud800-\udfff]")
-"""Characters that no text in UTF-8 has: what a broken conversion leaves."""
+"""A zero byte and lone surrogates, which valid UTF-8 text does not have: left by a broken conversion."""
 PRINTED_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)
-"""What `str` makes of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
+"""The `str` of a list of texts: "['91.1']". ChartQA's own "[2003, 2009]" has no quotes and is a gold text."""
 PRINTED_DICT = re.compile(r"\{\s*'.*:.*\}", re.DOTALL)
 BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
-"""The least length is that of no path without a dot."""
+"""The minimum length is longer than any path without a dot."""
 LONGEST_NAME = 1000
 SEPARATORS = (";", "|", ",", "\n")
 """Between several images in one cell of a table."""
@@ -51,9 +51,7 @@ def text_of(field: str, value: object) -> str:
         raise BadRowError(f"Expected a text as {field}, got {value!r}; drop the row or fill it in")
     text = str(value).strip()
     if UNSOUND.search(text):
-        raise BadRowError(
-            f"Expected a text as {field}, got {text[:80]!r} with a zero byte or half a character; mend it"
-        )
+        raise BadRowError(f"Expected a text as {field}, got {text[:80]!r} with a zero byte or a lone surrogate; fix it")
     if (PRINTED_LIST.fullmatch(text) or PRINTED_DICT.fullmatch(text)) and not _is_json(text):
         kind = "list" if text.startswith("[") else "dict"
         raise BadRowError(f"Expected the text of {field} itself, got a printed {kind} {text!r}; store it as JSON")
@@ -100,7 +98,7 @@ def images_of(value: object, folders: ImageFolders | None, name: str) -> tuple[I
     None for null. Several in one text, as tables hold them, are a list in JSON or Python, or paths by ";", "|" or ",".
 
     Raises:
-        BadRowError: an address, a path outside the data folder, no such file, or something that is no image.
+        BadRowError: an address, a path outside the data folder, no such file, or something that is not an image.
     """
     several = listed_images(value)
     if len(several) == 1 and not isinstance(value, (list, tuple)):
@@ -145,10 +143,10 @@ def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
     if data is not None:
         return image_from_bytes(data, name)
     if value.startswith(("b'", "{'bytes'")) or _is_picture(value):
-        raise BadRowError(f"Expected an image's path or base64, got {value[:24]!r}…, which is neither; store it anew")
+        raise BadRowError(f"Expected an image's path or base64, got {value[:24]!r}…, which is neither; store it again")
     if "://" in value and not value.lower().startswith("file:"):
-        raise BadRowError(f"Expected an image file, got the address {value[:60]!r}; download it, rows ask no network")
-    if folders is None:  # a path alone could name any file of this computer
+        raise BadRowError(f"Expected an image file, got the address {value[:60]!r}; download it: rows are read offline")
+    if folders is None:  # a path could name any file of this computer
         raise BadRowError("Expected an image stored in its row, got a path; write the parquet file with its images")
     return _file(folders, value)
 
@@ -161,7 +159,7 @@ STORED_KEYS = "bytes data base64 path file_name filename file image_path image u
 
 
 def _stored(value: Mapping[Any, Any]) -> object:
-    """Bytes before a path; an address under `url`, itself perhaps in an object."""
+    """Bytes before a path; an address under `url`, perhaps in a nested object."""
     for key in STORED_KEYS:
         inner = value.get(key)
         if inner:
@@ -186,7 +184,7 @@ def encoded_image(text: str) -> bytes | None:
     except (binascii.Error, ValueError) as error:
         if not inline:
             return None
-        raise BadRowError(f"Expected base64 in {text[:40]!r}, got {error}; mend the row") from error
+        raise BadRowError(f"Expected base64 in {text[:40]!r}, got {error}; fix the row") from error
 
 
 def names_among(values: Sequence[Any]) -> list[Any]:
@@ -196,7 +194,7 @@ def names_among(values: Sequence[Any]) -> list[Any]:
 
 
 def looks_like_images(value: object) -> bool:
-    """Whether a field holds images, by its look alone: nothing is opened."""
+    """Whether a field seems to hold images, by its text alone: nothing is opened."""
     for one in listed_images(value)[:2]:
         if isinstance(one, Mapping):
             one = _stored(one)
@@ -213,7 +211,7 @@ def _is_picture(text: str) -> bool:
 
 
 def placed(text: str, images: Sequence[Image]) -> tuple[str | Image, ...]:
-    """The text with images where its marks stand, or before it where there are none.
+    """The text with images in place of its marks, or before it where there are none.
 
     Raises:
         BadRowError: another number of marks than of images.
@@ -237,7 +235,7 @@ def cut_at_marks(text: str) -> list[str | None]:
 
 
 def require_own_marks(text: str) -> None:
-    """Raises BadRowError where a question marks a place as another format does: it would be learned as text."""
+    """Raises BadRowError where a question has a mark of another format, which would be learned as text."""
     other = next((found[0] for found in MARK_LIKE.finditer(text) if found[0] != MARK), None) if "<" in text else None
     if other is not None:
         if other.strip("<>").lower() in ("video", "audio"):
@@ -248,4 +246,4 @@ def require_own_marks(text: str) -> None:
 
 
 def mark_problem(n_images: int, n_marks: int) -> str:
-    return f"Expected as many images as {MARK} marks, got {n_images} and {n_marks}; add the image or take the mark out"
+    return f"Expected as many images as {MARK} marks, got {n_images} and {n_marks}; add the image or remove the mark"

@@ -1,4 +1,4 @@
-"""One file's rows: CSV, TSV, JSON, JSON Lines, parquet, arrow or xlsx, told by what it holds and not by its name alone.
+"""One file's rows: CSV, TSV, JSON, JSON Lines, parquet, arrow or xlsx, recognised by content and not only by name.
 
 The one reader for rows to train on and for predictions to score. Nothing here imports torch.
 """
@@ -26,9 +26,9 @@ from vlmft.data.sources.text import Text, read_text
 from vlmft.sample import BadRowError
 
 SAMPLED_ROWS = 50
-"""From which is told whether a header is one."""
+"""Rows that are checked to see whether the header is one."""
 LONGEST_CELL = 1 << 28
-"""In characters. The csv module stops at 131,072 by itself, which an image in base64 passes."""
+"""In characters. The csv module stops at 131,072 by itself, which an image in base64 exceeds."""
 FILLED = re.compile(r"\S")
 LINES, LISTS = (".jsonl", ".ndjson", ".jsonlines"), (".json",)
 CELLS, BINARY, SHEETS = (".csv", ".tsv", ".tab"), (".parquet", ".arrow"), (".xlsx", ".xlsm")
@@ -42,7 +42,7 @@ MENDS: Mapping[str, str] = {
     ),
     **dict.fromkeys((".yaml", ".yml", ".xml", ".toml", ".h5", ".feather"), "write its rows as JSON Lines or parquet"),
 }
-"""Files that often stand where a table should, and what to do about each."""
+"""Suffixes of files that are often found in place of a table, and what to do about each."""
 HEADS: Mapping[bytes, str] = {
     b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
     b"PK\x03\x04": "an Excel workbook or a zip; give it the suffix .xlsx, or unpack it",
@@ -53,14 +53,14 @@ HEADS: Mapping[bytes, str] = {
     b"<html": "an HTML page; download the file itself",
     b"<?xml": "XML; write its rows as JSON Lines or parquet",
 }
-"""How files begin, in lower case but for their binary marks, that are something else than their suffix says."""
+"""First bytes, in lower case except for binary marks, of files that are not what their suffix says."""
 EXCEL_ERRORS = frozenset("#N/A #REF! #DIV/0! #NAME? #VALUE! #NUM! #NULL!".split())
 ESCAPED_QUOTE = re.compile(r'\\"[^",;\t\r\n]')
 """A quote within a cell as C writes it; CSV doubles it, and reads this one as the cell's end."""
 
 
 class NoAnswersError(ConfigError):
-    """A file of annotations that are no words, as of boxes; `found` says of what."""
+    """A file of annotations without text, such as boxes; `found` names them."""
 
     def __init__(self, file: Path, error: NoWordsError) -> None:
         super().__init__(f"{file}: {error}")
@@ -80,14 +80,14 @@ class File:
 
     @property
     def rows(self) -> Sequence[Any]:
-        """Those of all parts, each a mapping, or what stands there instead. A CSV row with other than its header's
-        number of cells has the number that is too many, or below 0 that is missing, under the key None."""
+        """Those of all parts, each a mapping, or whatever value is there. A CSV row with another number of cells
+        than its header has the surplus (below 0: the lack) under the key None."""
         lists = list(self.parts.values())
         return lists[0] if len(lists) == 1 else list(itertools.chain(*lists))
 
 
 class JsonLines(Sequence[Any]):
-    """A JSON Lines file in UTF-8, a line parsed when asked for: what stays in memory is sixteen bytes a row."""
+    """A JSON Lines file in UTF-8, each line parsed on access: sixteen bytes a row stay in memory."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.starts, self.lengths, start = file, array("q"), array("q"), 0
@@ -106,7 +106,7 @@ class JsonLines(Sequence[Any]):
         return len(self.starts)
 
     def __getitem__(self, number: Any) -> Any:
-        # `pread` moves no position: the file is open once, also for the workers that come from this process by a fork.
+        # `pread` moves no position: the file is open once, also for workers that are forked from this process.
         line = os.pread(self.stream.fileno(), self.lengths[number], self.starts[number])
         try:
             return json.loads(line.decode("utf-8-sig"))
@@ -122,8 +122,8 @@ def read_file(file: Path, encoding: str | None = None) -> File:
     """
     suffix = file.suffix.lower()
     if suffix not in (*SUFFIXES, ".txt"):
-        mend = MENDS.get(suffix, "write a table as JSON Lines, CSV or parquet")
-        raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {mend}")
+        remedy = MENDS.get(suffix, "write a table as JSON Lines, CSV or parquet")
+        raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {remedy}")
     if not file.is_file():
         raise ConfigError(f"{file}: Expected a file, got none there; check the path")
     try:
@@ -153,8 +153,7 @@ def _require_form(suffix: str, head: bytes) -> None:
     if own is not None and head.startswith(own):
         return
     if found is None and (own is not None or (suffix in CELLS and head.lstrip(b"\xef\xbb\xbf").startswith(b'{"'))):
-        kind = "JSON; give it the suffix .jsonl" if own is None else f"a file that begins {head[:12]!r}; save it anew"
-        found = kind
+        found = "JSON; give it the suffix .jsonl" if own is None else f"a file that begins {head[:12]!r}; save it again"
     if found is not None:
         raise FormError(f"Expected what {suffix} says, got {found}")
 
@@ -163,7 +162,7 @@ def _require_form(suffix: str, head: bytes) -> None:
 
 
 def _json(file: Path, encoding: str | None) -> File:
-    """By the first line: an object that ends there begins JSON Lines, whatever the file is called."""
+    """Decided by the first line: if it is a whole object the file is JSON Lines, whatever its name."""
     named_lines = file.suffix.lower() in LINES
     if encoding is None and (lines := _lines(file, named_lines)) is not None:
         return lines
@@ -178,7 +177,7 @@ def _json(file: Path, encoding: str | None) -> File:
             return File({"": _parsed_lines(file, text)}, f"JSON Lines in {text.encoding}")
         if rows is None:
             zeros = "zero bytes in it" if "\0" in text.text else f"an error ({error})"
-            raise FormError(f"Expected JSON, got {zeros}; mend the file") from error
+            raise FormError(f"Expected JSON, got {zeros}; fix the file") from error
         return File({"": rows}, f"JSON objects one after another in {text.encoding}")
     except RecursionError as error:
         raise FormError("Expected rows with named columns, got lists in lists too deep to read") from error
@@ -203,7 +202,7 @@ def _lines(file: Path, named_lines: bool) -> File | None:
     except RecursionError:
         return None
     except ValueError:
-        # a torn first line among others that are whole is one bad row
+        # a broken first line before valid ones is one bad row
         whole = named_lines and begins not in ("[", "") and _parses(second)
     # a .json of one line may be a container; in .jsonl a line is a row, also where it holds lists
     if not whole or (not second and (begins == "[" or not (named_lines or _is_row(text)))):
@@ -219,7 +218,7 @@ def _parses(line: bytes) -> bool:
 
 
 def _is_row(text: str) -> bool:
-    """Whether a file's only line is a row and no container of rows."""
+    """Whether a file's only line is a row and not a container of rows."""
     try:
         return parts_of(json.loads(text))[1] == "one JSON object"
     except ValueError:
@@ -227,7 +226,7 @@ def _is_row(text: str) -> bool:
 
 
 def _one_after_another(text: str) -> list[Any] | None:
-    """Objects over several lines each, as `jq` prints them; None where something else stands between them."""
+    """Objects over several lines each, as `jq` prints them; None where there is something else between them."""
     decoder, place, found = json.JSONDecoder(), 0, []
     while (filled := FILLED.search(text, place)) is not None:
         try:
@@ -245,21 +244,21 @@ def _parsed_lines(file: Path, text: Text) -> list[Any]:
             try:
                 found.append(json.loads(line))
             except ValueError as error:
-                raise FormError(f"Expected JSON in line {number}, got {error}; mend the line") from error
+                raise FormError(f"Expected JSON in line {number}, got {error}; fix the line") from error
     return found
 
 
 def json_value(file: Path, kind: type, key: str = "data.path") -> Any:
     """The list or dict that a JSON file holds; raises ConfigError under `key` where it holds something else."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))  # a code page is not guessed where nobody is told
+        value = json.loads(
+            file.read_text(encoding="utf-8-sig")
+        )  # no code page is guessed here, where it could not be reported
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); mend the file") from error
-    if not isinstance(found, kind):
-        raise ConfigError(
-            f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(found).__name__}; mend the file"
-        )
-    return found
+        raise ConfigError(f"{key}: Expected JSON in {file}, got an error ({error}); fix the file") from error
+    if not isinstance(value, kind):
+        raise ConfigError(f"{key}: Expected a JSON {kind.__name__} in {file}, got {type(value).__name__}; fix the file")
+    return value
 
 
 # --- CSV
@@ -276,7 +275,7 @@ def _cells(file: Path, encoding: str | None) -> File:
     try:
         found = list(csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, strict=False))
     except csv.Error as error:
-        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; mend the file") from error
+        raise FormError(f"Expected a table with cells by {delimiter!r}, got {error}; fix the file") from error
     filled = [row for row in found if any(cell.strip() for cell in row)]
     if not filled:
         raise FormError("Expected a header line and rows, got an empty file")
@@ -294,7 +293,7 @@ def _cells(file: Path, encoding: str | None) -> File:
 
 
 def _require_closed(rows: Sequence[Sequence[str]]) -> None:
-    """Raises FormError where a quote that is not closed has taken the rest of the file for one cell."""
+    """Raises FormError where an unclosed quote has made the rest of the file one cell."""
     for cell in rows[-1]:
         if cell.count("\n") > 1 and len(rows[-1]) != len(rows[0]):
             raise FormError(
@@ -304,7 +303,7 @@ def _require_closed(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _require_below(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Raises FormError where a title stands above the header: one cell above rows of several."""
+    """Raises FormError where a title is above the header: one cell above rows of several."""
     filled = [sum(cell not in (None, "") for cell in row) for row in rows]
     if len([name for name in names if name]) == 1 and filled and min(filled) > 1:
         title = next(name for name in names if name)
@@ -317,7 +316,7 @@ def _delimiter(file: Path, head: str) -> str:
     if file.suffix.lower() != ".csv" and "\t" in head:
         return "\t"
     outside = "".join(head.split('"')[::2])  # a quoted name may hold a comma
-    return max(",;\t|", key=outside.count)  # a comma where the head has none of them
+    return max(",;\t|", key=outside.count)  # a comma where the head has none
 
 
 def _header(cells: Sequence[str]) -> list[str]:
@@ -363,7 +362,7 @@ def _workbook(file: Path) -> File:
         zipfile.BadZipFile,
         openpyxl.utils.exceptions.InvalidFileException,
     ) as error:
-        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it anew, or as CSV") from error
+        raise FormError(f"Expected an Excel workbook, got a damaged one ({error}); save it again, or as CSV") from error
     parts = {name: list(_sheet_rows(rows)) for name, rows in sheets.items()}
     filled = {name: rows for name, rows in parts.items() if rows}
     if not filled:
@@ -385,7 +384,7 @@ def _sheet_rows(rows: Sequence[Sequence[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _plain(cell: Any) -> Any:
-    """A whole number as such: Excel stores every number as a float; a date as its text; an error as nothing."""
+    """A whole number as such: Excel stores every number as a float; a date as its text; an error as None."""
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
     if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():

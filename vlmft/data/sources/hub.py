@@ -16,9 +16,9 @@ def load_undecoded(
     revision: str | None,
     subset: str | None = None,
 ) -> dict[str, Any]:
-    """What `datasets.load_dataset` makes, by its own names of splits.
+    """What `datasets.load_dataset` returns, by its own names of splits.
 
-    Images are not decoded: decoded by the library, one corrupt image would end the iteration. Classes are their names.
+    Images are not decoded: with decoding by the library one corrupt image would end the iteration.
 
     Raises:
         ConfigError: it cannot be loaded.
@@ -29,8 +29,8 @@ def load_undecoded(
         datasets.disable_progress_bars()
     try:
         named = {"name": subset, "data_files": files}
-        said = {key: value for key, value in named.items() if value is not None}
-        loaded = datasets.load_dataset(place, revision=revision, **said)
+        arguments = {key: value for key, value in named.items() if value is not None}
+        loaded = datasets.load_dataset(place, revision=revision, **arguments)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         what = files[0] if isinstance(files, list) else place
@@ -49,7 +49,7 @@ def load_saved(folder: Path) -> dict[str, Any]:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(f"{folder}: Expected what save_to_disk writes, got {error}; save it anew") from error
+        raise ConfigError(f"{folder}: Expected what save_to_disk writes, got {error}; save it again") from error
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     return {str(split): undecoded(rows) for split, rows in splits.items()}
 

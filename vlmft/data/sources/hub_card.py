@@ -1,4 +1,4 @@
-"""What the card of a cloned Hub repository says of its files: the front matter of README.md."""
+"""The data files that the card of a cloned Hub repository declares: the front matter of README.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlmft.config.check import ConfigError
 
 def declared_files(place: Path, subset: str | None, is_table: Callable[[Path], bool]) -> dict[Path, str | None]:
     """The data files that the card of a cloned Hub repository declares (`configs` in README.md), each with the name of
-    its split, None where the card says none; {} without such a card.
+    its split, None where the card gives none; {} without such a card.
 
     Raises:
         ConfigError: several subsets, and none of them is named or the default; or none of the files is there.
@@ -23,10 +23,10 @@ def declared_files(place: Path, subset: str | None, is_table: Callable[[Path], b
         return {}
     _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
     try:
-        said = yaml.safe_load(rest.partition("\n---")[0])
+        front_matter = yaml.safe_load(rest.partition("\n---")[0])
     except yaml.YAMLError:
         return {}
-    listed = said.get("configs") if isinstance(said, dict) else None
+    listed = front_matter.get("configs") if isinstance(front_matter, dict) else None
     configs = {str(c.get("config_name", "default")): c for c in listed or () if isinstance(c, dict)}
     configs = {name: c for name, c in configs.items() if c.get("data_files") or c.get("data_dir")}
     if not configs:
@@ -40,8 +40,8 @@ def declared_files(place: Path, subset: str | None, is_table: Callable[[Path], b
     patterns = [*_patterns(configs[chosen])]
     found = {file: split for pattern, split in patterns for file in sorted(place.glob(pattern)) if is_table(file)}
     if not found:
-        told = ", ".join(pattern for pattern, _ in patterns)
-        raise ConfigError(f"{card}: Expected the files that it declares ({told}), got none of them; clone them, too")
+        names = ", ".join(pattern for pattern, _ in patterns)
+        raise ConfigError(f"{card}: Expected the files that it declares ({names}), got none of them; clone them, too")
     return found
 
 

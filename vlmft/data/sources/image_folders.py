@@ -1,4 +1,4 @@
-"""Images in class folders, or with their captions in text files beside them; by split where folders are named so."""
+"""Images in class folders, or with captions in text files beside them; by split if folders are named like splits."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ NOT_IMAGES = frozenset(
     ".txt .caption .md .json .jsonl .csv .tsv .xlsx .parquet .xml .yaml .yml .db .ini .html .py .ipynb .zip .tar "
     ".pdf .url .lnk .log .npy".split()
 )
-"""Suffixes of files that lie beside images; hidden files do so, too. Every other file is a row, or a bad one."""
+"""Suffixes of files that are ignored beside images, as hidden files are. Every other file is a row, or a bad one."""
 CAPTIONS = (".txt", ".caption", ".json")
 NO_CLASSES = frozenset(
     "images image imgs img pictures photos jpegimages files masks mask labels annotations captions depth".split()
 )
-"""Names of folders that hold images or what belongs to them, and no class."""
+"""Names of folders that hold images or annotations and are not classes."""
 REPEATS = re.compile(r"\d+_.+")
-"""How kohya's scripts name a folder whose images come so often in an epoch."""
+"""Folder names of kohya's scripts: the number is how often the images come in an epoch."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass
 class Found:
-    """Rows by split, and what is said about them."""
+    """Rows by split, and notes about them."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """{"image": path below the root, "class": folder} or {"image", "caption"} and what a .json beside it says."""
+    """{"image": path below the root, "class": folder} or {"image", "caption"} and the fields of a .json beside it."""
     captions: bool = False
     declared: bool = False
     notes: list[str] = field(default_factory=list)
@@ -78,13 +78,13 @@ def image_rows(root: Path, names: Names) -> Found:
 
 
 def _require_classes(found: Found, top: Path) -> None:
-    """Raises ConfigError where the folders hold no classes but images, or folders of the same names."""
+    """Raises ConfigError where folders are not classes, or several hold folders of the same names."""
     by_split = {split: {row["class"] for row in rows if "class" in row} for split, rows in found.rows.items()}
     for names in map(sorted, filter(None, by_split.values())):
         if all(name.lower() in NO_CLASSES or name.lower() in SPLIT_NAMES for name in names):
             raise ConfigError(
                 f"data.path: Expected a folder for each class in {top}, got {some_of(names, 6)}; sort the images into "
-                "classes, write their answers into a table (data=columns), put a .txt beside each, or take them away"
+                "classes, write their answers into a table (data=columns), put a .txt beside each, or remove them"
             )
     inner: dict[str, set[str]] = {}
     for row in itertools.chain(*found.rows.values()):
@@ -106,9 +106,9 @@ def _class_notes(by_split: Mapping[str, set[str]], inner: Sequence[str]) -> list
     known = by_split.get("train", set())
     for split in ("val", "test"):
         if known and (new := sorted(by_split.get(split, set()) - known)):
-            notes.append(f"classes of {split} that train has not: {some_of(new, 6)}")
+            notes.append(f"classes of {split} that train does not have: {some_of(new, 6)}")
     if known and all(map(REPEATS.fullmatch, known)):
-        notes.append(f"the number in the name of a folder, as {min(known)!r}, is read as part of the class")
+        notes.append(f"the number in a folder name, such as {min(known)!r}, is read as part of the class")
     return notes
 
 
@@ -116,21 +116,22 @@ def _caption_notes(folder: Path) -> list[str]:
     texts = {file: found for file in _files(folder) if len(found := _beside(file)) > 1}
     several = [file for file, found in texts.items() if len({text.read_bytes().strip() for text in found}) > 1]
     repeats = [f.name for f in folders_of(folder) if REPEATS.fullmatch(f.name)]
-    told = (
-        f"{len(several)} images have several files of text, such as {several[0].name if several else ''}; .txt is read"
-    )
-    said = f"numbers in the names of folders, as {repeats[0] if repeats else ''}, repeat no image"
-    return [note for note, found in ((told, several), (said, repeats)) if found]
+    notes = []
+    if several:
+        notes.append(f"{len(several)} images have several text files, such as {several[0].name}; .txt is read")
+    if repeats:
+        notes.append(f"numbers in folder names, such as {repeats[0]}, do not repeat images")
+    return notes
 
 
 def _beside(file: Path) -> list[Path]:
-    """The files of text that belong to an image: a.txt or a.png.txt of a.png."""
+    """The text files that belong to an image: a.txt or a.png.txt of a.png."""
     names = (place for end in CAPTIONS for place in (file.with_suffix(end), file.with_name(file.name + end)))
     return [place for place in names if place.is_file()]
 
 
 def descended(root: Path) -> Path:
-    """`root`, or the one folder in it, and so on, where there is nothing else: how archives unpack."""
+    """`root`, or the only folder in it, and so on, as archives unpack."""
     while not _pictures(root) and len(inner := folders_of(root)) == 1 and folders_of(inner[0]):
         root = inner[0]
     return root
@@ -138,20 +139,20 @@ def descended(root: Path) -> Path:
 
 def _splits(top: Path, names: Names) -> list[tuple[str, Path]]:
     """The folders that are splits, in order; [] where folders are classes."""
-    said = {folder: splits_in(folder.name, names) for folder in folders_of(top)}
-    splits = {folder: next(iter(found)) for folder, found in said.items() if len(found) == 1}
-    alone = len(set(splits.values())) > 1 and len(splits) == len(said) and all(map(folders_of, splits))
+    named = {folder: splits_in(folder.name, names) for folder in folders_of(top)}
+    splits = {folder: next(iter(found)) for folder, found in named.items() if len(found) == 1}
+    alone = len(set(splits.values())) > 1 and len(splits) == len(named) and all(map(folders_of, splits))
     if ("train" not in splits.values() and not alone) or (
-        len(splits) == 1 and len(said) > 1 and not folders_of(next(iter(splits)))
+        len(splits) == 1 and len(named) > 1 and not folders_of(next(iter(splits)))
     ):
-        return []  # a class may be called "train", as that of vehicles is
-    others = [folder for folder in said if folder not in splits and (folders_of(folder) or _pictures(folder))]
+        return []  # a class may be called "train": the vehicle
+    others = [folder for folder in named if folder not in splits and (folders_of(folder) or _pictures(folder))]
     if others and not any(map(folders_of, splits)):
         return []
     if others:
-        told = ", ".join(folder.name for folder in splits)
+        names_of_splits = ", ".join(folder.name for folder in splits)
         raise ConfigError(
-            f"data.path: Expected folders that are all splits or all classes in {top}, got {told} beside "
+            f"data.path: Expected folders that are all splits or all classes in {top}, got {names_of_splits} beside "
             f"{others[0].name}; move it out, or set data.options.split_names={{{others[0].name}: none}}"
         )
     return [(split, folder) for folder, split in splits.items()]
@@ -160,13 +161,13 @@ def _splits(top: Path, names: Names) -> list[tuple[str, Path]]:
 def _by_inner_splits(found: Found, names: Names) -> None:
     """Classes first, splits below them: class/train/1.png."""
     rows = found.rows["train"]
-    said = [splits_in(parts[-2], names) if len(parts := row["image"].split("/")) > 2 else set() for row in rows]
-    if not rows or not all(len(one) == 1 for one in said) or {"train"} not in said:
+    inner = [splits_in(parts[-2], names) if len(parts := row["image"].split("/")) > 2 else set() for row in rows]
+    if not rows or not all(len(splits) == 1 for splits in inner) or {"train"} not in inner:
         return
     if any(row["class"] == row["image"].split("/")[-2] for row in rows):
         return
     found.rows, found.declared = {}, True
-    for row, (split,) in zip(rows, said, strict=True):
+    for row, (split,) in zip(rows, inner, strict=True):
         found.rows.setdefault(split, []).append(row)
 
 
@@ -176,7 +177,7 @@ def folders_of(root: Path) -> list[Path]:
 
 
 def _pictures(folder: Path) -> int:
-    """Images that lie in the folder itself."""
+    """How many images are in the folder itself."""
     return sum(
         f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") for f in folder.iterdir() if f.is_file()
     )
@@ -199,7 +200,7 @@ def class_images(root: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 def caption_rows(root: Path, folder: Path) -> list[dict[str, Any]] | None:
-    """Of each image below `folder` its caption from the file of its name beside it; None where no image has one."""
+    """Each image below `folder` with its caption, from the text file beside it; None where no image has one."""
     files = list(_files(folder))
     beside = {file: next(iter(_beside(file)), None) for file in files}
     if not any(beside.values()):
@@ -208,7 +209,7 @@ def caption_rows(root: Path, folder: Path) -> list[dict[str, Any]] | None:
 
 
 NO_CAPTION = ""
-"""Key of a row without a caption, whose value says why; a column without a name is told to nobody."""
+"""Key of the reason why a row has no caption; a column without a name is not listed as unread."""
 
 
 def _caption(image: Path, file: Path | None) -> dict[str, Any]:
@@ -220,5 +221,5 @@ def _caption(image: Path, file: Path | None) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return {"caption": None, NO_CAPTION: f"a file {file.name} that is no JSON ({error})"}
+        return {"caption": None, NO_CAPTION: f"a file {file.name} that is not JSON ({error})"}
     return found if isinstance(found, dict) else {"caption": found}

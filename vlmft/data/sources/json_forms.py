@@ -1,4 +1,4 @@
-"""What a JSON value holds as rows: a list of objects, or one of the containers that tools and datasets write."""
+"""The rows in a JSON value: a list of objects, or one of the containers that tools and datasets write."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .jfif .heic .heif .avif".split())
-"""File names that end so are meant as images, whether or not the image policy reads them."""
+"""Files with these suffixes count as images, whether or not the image policy reads them."""
 LABEL_STUDIO_VALUES = ("choices", "text", "taxonomy", "rating", "number")
-"""Keys of a Label Studio result's value that are an answer in words; boxes and polygons are none."""
+"""Keys of a Label Studio result's value that are a text answer; boxes and polygons are not."""
 
 ASKED = ("question", "query", "prompt", "caption", "text", "instruction")
 """Texts of a row: an object that has one is a row, whatever lists it holds."""
 TEXT_FIELDS = frozenset((*ASKED, "image", "image_path", "img", "file_name", "answer"))
-"""The same, and texts that name an image or answer."""
+"""The same, with texts that name an image or an answer."""
 TURN_FIELDS = frozenset("messages conversations conversation dialog dialogue chat turns contents texts".split())
 """Fields of a row that hold its turns."""
 
@@ -25,11 +25,11 @@ Parts = Mapping[str, Sequence[Any]]
 
 
 class FormError(ValueError):
-    """A JSON value that holds no rows, or rows that are no questions; the message says what was found instead."""
+    """A JSON value without rows, or rows that are not questions; the message names what was found instead."""
 
 
 class NoWordsError(FormError):
-    """Annotations that are no words; `found` says what they are."""
+    """Annotations without text; `found` says what they are."""
 
     def __init__(self, found: str) -> None:
         super().__init__(f"Expected annotations in words, got {found}; write questions and answers as JSON Lines")
@@ -52,11 +52,11 @@ def parts_of(value: Any) -> tuple[Parts, str]:
         found = form(value)
         if found is not None:
             return found
-    raise FormError(f"Expected a list of rows, got an object with {_told(value)}")
+    raise FormError(f"Expected a list of rows, got an object with {_keys_of(value)}")
 
 
 def is_row(value: Mapping[str, Any]) -> bool:
-    """Whether an object is a row itself, by a question or an image in a text, or by its turns."""
+    """Whether an object is itself a row: it has a text field such as a question or an image, or turns."""
     folded = {str(key).lower(): inner for key, inner in value.items()}
     if any(isinstance(folded.get(name), str) for name in TEXT_FIELDS):
         return True
@@ -86,12 +86,12 @@ def _chosen(value: Any) -> Any:
 
 
 def _coco(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
-    """COCO's `images` and `annotations`: a row an image, all its captions in `captions`."""
+    """COCO's `images` and `annotations`: a row for each image, all its captions in `captions`."""
     images, notes = _rows(value.get("images")), _rows(value.get("annotations"))
     if not images or not notes:
         return None
     if not any("caption" in note for note in notes):
-        what = "segments" if any("segments_info" in note for note in notes) else _told(notes[0])
+        what = "segments" if any("segments_info" in note for note in notes) else _keys_of(notes[0])
         raise NoWordsError(f"COCO's {'boxes' if any('bbox' in note for note in notes) else what}")
     captions: dict[Any, list[Any]] = {}
     for note in notes:
@@ -105,7 +105,7 @@ def _coco(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 
 def _vqa(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
-    """One half of VQAv2: its questions or its annotations, which `joined_vqa` brings together."""
+    """One half of VQAv2: its questions or its annotations, which `joined_vqa` joins."""
     for half, others in (("questions", {"answers", "answer", "multiple_choice_answer"}), ("annotations", {"question"})):
         rows = _rows(value.get(half))
         if rows and "question_id" in rows[0] and not others & rows[0].keys():
@@ -114,24 +114,24 @@ def _vqa(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 
 def joined_vqa(questions: Sequence[Mapping[str, Any]], notes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a question, with the annotation of the same `question_id`.
+    """A row for each question, with the annotation of the same `question_id`.
 
     Raises:
         FormError: a question without an annotation, or the other way.
     """
     by_id = {note.get("question_id"): note for note in notes}
-    asked = {question.get("question_id") for question in questions}
-    if by_id.keys() != asked:
-        lost = sorted(map(str, by_id.keys() ^ asked))
+    ids = {question.get("question_id") for question in questions}
+    if by_id.keys() != ids:
+        lost = sorted(map(str, by_id.keys() ^ ids))
         raise FormError(
-            f"Expected an annotation for each question, got {len(lost)} ids in one file alone, such as {lost[0]}; "
+            f"Expected an annotation for each question, got {len(lost)} ids in only one file, such as {lost[0]}; "
             "take files of one release"
         )
     return [{**by_id[question["question_id"]], **question} for question in questions]
 
 
 def _data(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
-    """{"data": [...]} of DocVQA, TextVQA and pandas' orient=table; the split that it names, if it does."""
+    """{"data": [...]} of DocVQA, TextVQA and pandas' orient=table; with the split that it names, if any."""
     columns = value.get("columns")
     if isinstance(columns, list) and isinstance(value.get("data"), list):
         return {"": [dict(zip(columns, cells, strict=False)) for cells in value["data"]]}, "pandas' orient=split"
@@ -141,7 +141,7 @@ def _data(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 
 def _viewer(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
-    """What the Hub's dataset viewer answers: {"rows": [{"row_idx", "row"}]}."""
+    """A response of the Hub's dataset viewer: {"rows": [{"row_idx", "row"}]}."""
     rows = _rows(value.get("rows"))
     if not rows or not all(isinstance(row.get("row"), dict) for row in rows):
         return None
@@ -157,8 +157,8 @@ def _by_column(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
         if any(isinstance(one, dict) for cell in cells for one in cell[:5]):
             return None
         if len({len(cell) for cell in cells}) > 1:
-            told = ", ".join(f"{len(cell)} of {name}" for name, cell in [*value.items()][:6])
-            raise FormError(f"Expected columns of one length, got {told}; mend the file")
+            lengths = ", ".join(f"{len(cell)} of {name}" for name, cell in [*value.items()][:6])
+            raise FormError(f"Expected columns of one length, got {lengths}; fix the file")
         return {"": [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]}, "columns in JSON"
     if all(isinstance(cell, dict) and cell for cell in cells) and len(cells) > 1:
         keys = list(cells[0])
@@ -181,8 +181,8 @@ def _by_key(value: Mapping[str, Any]) -> tuple[Parts, str] | None:
 
 
 def _keyed(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows of {key: row}; empty where the objects are no rows. Beside numbered ones a word may stand: OpenCompass'
-    {"type": "GEN", "0": {...}}."""
+    """The rows of {key: row}; empty where the objects are not rows. Numbered rows may come with a plain field, as in
+    OpenCompass' {"type": "GEN", "0": {...}}."""
     rows = {key: row for key, row in value.items() if isinstance(row, dict) and row}
     beside = [cell for key, cell in value.items() if key not in rows]
     if beside and not (all(key.isdigit() for key in rows) and not any(isinstance(c, (dict, list)) for c in beside)):
@@ -191,7 +191,7 @@ def _keyed(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _is_one_row(row: Mapping[str, Any]) -> bool:
-    """Whether an object has cells of its own, and is no container of rows."""
+    """Whether an object has cells of its own, and is not a container of rows."""
     if not any(not isinstance(cell, dict) and not _lists_rows(cell) for cell in row.values()):
         return False
     return not any(map(_lists_rows, row.values())) or any(isinstance(row.get(name), str) for name in ASKED)
@@ -241,7 +241,7 @@ FORMS: Sequence[Callable[[Mapping[str, Any]], tuple[Parts, str] | None]] = (
 
 
 def _rows(value: Any) -> list[dict[str, Any]]:
-    """The value where it is a list of objects that are no turns of a conversation, else none."""
+    """The value where it is a list of objects that are not turns of a conversation, else []."""
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         return []
     return [] if all({"role", "from"} & row.keys() and {"content", "value"} & row.keys() for row in value) else value
@@ -251,7 +251,7 @@ TURN_KEYS = frozenset(("role", "from", "speaker", "content", "value", "user", "a
 """Keys of a turn."""
 
 
-def _told(value: Mapping[str, Any]) -> str:
+def _keys_of(value: Mapping[str, Any]) -> str:
     return ", ".join(list(map(str, value))[:8])
 
 
@@ -262,7 +262,7 @@ def is_image_name(text: object) -> bool:
 def _label_studio(task: Any) -> Any:
     """One task of Label Studio's full export: its data, and each control's answers under the control's name.
 
-    What several people said is a list of {"answer": ...}, as of VQA's annotators; a control that is alone is called
+    Answers of several people are a list of {"answer": ...}, as those of VQA's annotators; the only control is called
     `answer`.
     """
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
@@ -278,8 +278,8 @@ def _label_studio(task: Any) -> Any:
         for name, texts in own.items():
             answers.setdefault(name, []).append(_only(texts))
     names = {next(iter(answers)): "answer"} if len(answers) == 1 else {}
-    said = {names.get(name, name): texts[0] if len(texts) == 1 else _people(texts) for name, texts in answers.items()}
-    return {"id": task.get("id"), **task["data"], **said}
+    fields = {names.get(name, name): texts[0] if len(texts) == 1 else _people(texts) for name, texts in answers.items()}
+    return {"id": task.get("id"), **task["data"], **fields}
 
 
 def _people(answers: Sequence[Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Where a table's images lie: beside it, in a folder that has their names, or in `data.options.images`.
+"""Where a table's images are: beside it, in a folder that has their names, or in `data.options.images`.
 
-No name leads out: a file is read only below the data folder, the folder of images that was named, or the one that was
-found beside the annotations.
+Files are read only below the data folder, the folder of images that was named, or the one that was found beside the
+annotations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vlmft.data.sources.split_names import SPLIT_NAMES, splits_in
 from vlmft.sample import BadRowError
 
 MOST_FOLDERS, MOST_DEPTH = 3_000, 3
-"""Folders that are looked into for images that are not where their names say."""
+"""Limits on the search for images that are not where their names say."""
 SAMPLED_NAMES = 64
 LAST_NUMBER = re.compile(r"(\d+)$")
 SKIPPED = ("__MACOSX", "__pycache__", "node_modules")
@@ -33,20 +33,20 @@ ADDED_SUFFIXES = (".jpg", ".png", ".jpeg", ".webp", ".JPG", ".PNG")
 
 @dataclass(frozen=True)
 class ImageFolders:
-    """Where the images of one table's rows are looked for."""
+    """Where the images of one table's rows are searched."""
 
     root: Path
     """The table's own folder, where names begin."""
     top: Path
-    """The data folder: nothing above it is read."""
+    """The data folder: nothing outside it is read."""
     named: Path | None = None
     """`data.options.images`: names begin there and nowhere else."""
     found: tuple[Path, ...] = ()
-    """Folders that have the names, looked for because `root`, or `named`, has them not."""
+    """Folders that have the names, found by a search because `root`, or `named`, does not have them."""
     strip: str = ""
-    """How names begin that is left out below `found`."""
+    """Prefix of the names that is removed below `found`."""
     numbers: Mapping[int, str] = field(default_factory=dict, hash=False, compare=False)
-    """Of images that rows call by a number: the file's name in the only folder of `found`."""
+    """For images that rows name by a number: the file's name in the only folder of `found`."""
 
     def file(self, value: str | int) -> Path:
         """The file that a row names; the path is not resolved, so that a link's change shows in the file's stamp.
@@ -57,14 +57,14 @@ class ImageFolders:
         return _located(self, value)
 
     def has(self, value: object) -> bool:
-        """Whether a row that says so names a file."""
+        """Whether a row's value names an existing file."""
         try:
             return isinstance(value, (str, int)) and self.file(value).is_file()
         except BadRowError:
             return False
 
     def _places(self, text: str) -> Iterator[tuple[Path, Path]]:
-        """(path, the folder that it must not leave) in the order in which they are tried."""
+        """(path, the folder that it must stay in), in the order in which they are tried."""
         if not self.found or not (_foreign(text) or text.startswith("../")):
             yield (self.root / text, self.top) if self.named is None else (self.named / text, self.named)
         bare = _bare(text)
@@ -93,12 +93,12 @@ def _located(folders: ImageFolders, value: str | int) -> Path:
 
 
 def _only_file(places: Iterable[tuple[Path, Path, str]]) -> Path | None:
-    """The one of (path, fence, name) that is there; raises BadRowError for two files, and as `_is_file`."""
+    """The only existing path of (path, fence, name); raises BadRowError for two files, and as `_is_file`."""
     files = [path for path, fence, name in places if _is_file(path, fence, name)]
     there = {(file.stat().st_dev, file.stat().st_ino): file for file in reversed(files)}
     if len(there) > 1:
-        told = " and ".join(map(str, sorted(there.values())[:2]))
-        raise BadRowError(f"Expected one image of that name, got {told}; write its suffix or its folder into the row")
+        several = " and ".join(map(str, sorted(there.values())[:2]))
+        raise BadRowError(f"Expected one image of that name, got {several}; write its suffix or folder into the row")
     return next(iter(there.values()), None)
 
 
@@ -126,9 +126,9 @@ def plain_name(text: str) -> str:
 
 
 def _is_file(path: Path, fence: Path, name: str) -> bool:
-    """Raises BadRowError for a path that leaves `fence`, by its own words or over a link."""
+    """Raises BadRowError for a path that leaves `fence`, by ".." or over a link."""
     shown = f"{name[:200]!r}"
-    inside = Path(os.path.normpath(path.absolute()))  # ".." is taken by its words: what it leads to is resolved below
+    inside = Path(os.path.normpath(path.absolute()))  # ".." by text only: links are resolved below
     if not inside.is_relative_to(Path(os.path.normpath(fence.absolute()))):
         raise BadRowError(
             f"Expected an image path below the data folder {fence}, got {shown}; set data.options.images to its folder"
@@ -139,7 +139,7 @@ def _is_file(path: Path, fence: Path, name: str) -> bool:
         if path.resolve().is_relative_to(fence.resolve()):
             return True
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
-        raise BadRowError(f"Expected an image path, got {shown} ({error}); mend it") from error
+        raise BadRowError(f"Expected an image path, got {shown} ({error}); fix it") from error
     raise BadRowError(
         f"Expected an image inside {fence}, got a link out of it at {shown}; copy the file, or set "
         "data.options.images to the folder that the link leads to"
@@ -156,9 +156,9 @@ def _missing(folders: ImageFolders, text: str) -> str:
         names = ()
     name = PurePosixPath(text).name.lower()
     if same := [other for other in names if other.lower() == name]:
-        hint = f"there is {same[0]!r}, in other letter case: rename one"
+        hint = f"there is {same[0]!r}, which differs in case: rename one"
     elif same := [other for other in names if PurePosixPath(other).stem.lower() == PurePosixPath(name).stem]:
-        hint = f"there is {same[0]!r}: mend the suffix"
+        hint = f"there is {same[0]!r}: fix the suffix"
     return f"Expected an image file {text[:200]!r} in {place}, got none; {hint}"
 
 
@@ -168,13 +168,13 @@ def _names_in(folder: Path) -> tuple[str, ...]:
 
 
 def settled(folders: ImageFolders, values: Sequence[str | int], split: str, beside: bool) -> tuple[ImageFolders, str]:
-    """`folders`, with folders found for a table's sampled names where its own folder has them not; and a sentence.
+    """`folders`, with folders found for a table's sampled names if its own folder does not have them; and a note.
 
     `split`: that of the rows, which chooses between folders that are named like splits. `beside`: whether folders
-    beside the data folder may be looked into, too, where there are none below it: the user named a single file.
+    beside the data folder may be searched, too, where there are none below it: the user named a single file.
 
     Raises:
-        ConfigError: two folders have the same names, and they are other files.
+        ConfigError: two folders have the same names for different files.
     """
     every = max(1, len(values) // SAMPLED_NAMES)
     some = [*dict.fromkeys(values[::every])][: 2 * SAMPLED_NAMES]
@@ -193,14 +193,14 @@ def settled(folders: ImageFolders, values: Sequence[str | int], split: str, besi
             (folder, strip, here)
             for folder, entries in _folders(folders, place)
             for strip, firsts in begins.items()
-            if not firsts.isdisjoint(entries)  # thousands of folders are looked into: most end here
+            if not firsts.isdisjoint(entries)  # thousands of folders are searched: most end here
             if (here := {name: path for name in bare if (path := _existing(folder, name, strip)) is not None})
         ]
-        for strip in begins:  # the more of a name is there, the better
+        for strip in begins:  # the longer the part of a name that matches, the better
             same = [fit for fit in fits if fit[1] == strip]
             if same and max(len(here) for *_, here in same) >= least:
                 if place == folders.top.parent and len({frozenset(here.items()) for *_, here in same}) > 1:
-                    break  # not far from the data lie several that could be meant, or none
+                    break  # several folders beside the data could be meant: none is taken
                 return _fitting(folders, same, split)
     return folders, ""
 
@@ -215,7 +215,7 @@ def _stages(folders: ImageFolders, every: int, beside: bool) -> list[tuple[Path,
 
 
 Fit: TypeAlias = "tuple[Path, str, Mapping[str, str]]"
-"""A folder, what names leave out below it, and of the names that it has the files."""
+"""A folder, the prefix that is removed from names, and the files of the names that it has."""
 
 
 def _exists(folder: Path, name: str) -> bool:
@@ -236,7 +236,7 @@ def _existing(folder: Path, name: str, strip: str) -> str | None:
 
 
 def _fitting(folders: ImageFolders, fits: Sequence[Fit], split: str) -> tuple[ImageFolders, str]:
-    """The fit that has most names; several folders where no name is in two of them."""
+    """The fit with the most names; several folders if no name is in two of them."""
     most = max(len(here) for *_, here in fits)
     best = [fit for fit in fits if len(fit[2]) == most]
     named = [fit for fit in best if splits_in(fit[0].name, SPLIT_NAMES) == {split}]
@@ -247,9 +247,9 @@ def _fitting(folders: ImageFolders, fits: Sequence[Fit], split: str) -> tuple[Im
         if sum(len(here) for *_, here in used) > len(_names_of(used)):
             raise ConfigError(_twice([fit[0] for fit in best]))
     found = tuple(dict.fromkeys(folder for folder, *_ in used))
-    told = " and ".join(map(str, found))
+    places = " and ".join(map(str, found))
     left_out = f", without the {used[0][1]!r} at their beginning" if used[0][1] else ""
-    note = f"images are taken from {told}, which has their names{left_out} (data.options.images)"
+    note = f"images are taken from {places}, which has their names{left_out} (data.options.images)"
     return replace(folders, found=found, strip=used[0][1]), note
 
 
@@ -258,8 +258,8 @@ def _names_of(fits: Sequence[Fit]) -> set[str]:
 
 
 def _twice(places: Sequence[Path]) -> str:
-    told = " and in ".join(sorted({str(place) for place in places})[:3])
-    return f"data.options.images: the images' names stand in {told}, and these are other files; say which folder"
+    folders = " and in ".join(sorted({str(place) for place in places})[:3])
+    return f"data.options.images: different files have the images' names in {folders}; name the folder"
 
 
 def _strips(names: Sequence[str]) -> list[str]:
@@ -270,16 +270,16 @@ def _strips(names: Sequence[str]) -> list[str]:
 
 
 def _first_parts(names: Sequence[str], strip: str) -> set[str]:
-    """How the names below `strip` begin: a folder, or a file with one of the suffixes that a name may lack."""
+    """First parts of the names below `strip`: a folder, or a file, also with a suffix that the name lacks."""
     parts = [name.removeprefix(strip).split("/") for name in names if name.startswith(strip)]
     lone = {first for first, *rest in parts if not rest}
     return {first for first, *_ in parts} | {first + end for first in lone for end in ADDED_SUFFIXES}
 
 
 def _folders(folders: ImageFolders, top: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Every folder in which images may lie and what is in it, `top` first, at most `MOST_FOLDERS`.
+    """Every folder that may hold images and what is in it, `top` first, at most `MOST_FOLDERS`.
 
-    Beside the data folder those are left out that hold tables: the images there belong to other data.
+    Beside the data folder, folders with tables are skipped: the images there belong to other data.
     """
     seen, level = 0, [top]
     for depth in range(MOST_DEPTH + 1 if folders.named is None else 1):
@@ -307,7 +307,7 @@ def _listed(folder: Path) -> tuple[set[str], list[Path]]:
     try:
         with os.scandir(folder) as found:
             names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in found}
-    except OSError:  # not for this user
+    except OSError:  # no permission
         return set(), []
     inner = sorted(name for name, is_folder in names.items() if is_folder)
     return set(names), [folder / name for name in inner if not name.startswith(".") and name not in SKIPPED]

@@ -1,4 +1,4 @@
-"""Which column of a table is the image, the question, the answer: by its name in any case, else by what it holds."""
+"""Which column of a table is the image, the question, the answer: by its name in any case, else by its content."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "input": ("input",),
     "choices": ("choices", "options"),
 }
-"""Columns that are taken where the config names none, the first that is there."""
+"""Columns that are used where the config names none: the first that exists."""
 NONE = "none"
-"""Said of a role: no column, though one has its usual name."""
+"""Setting of a role: no column, although one has its usual name."""
 
 
 @lru_cache(maxsize=1 << 12)
@@ -67,17 +67,17 @@ def usual(role: str, there: Sequence[str], taken: Iterable[str] = ()) -> str | N
 
 
 def roles_of(
-    said: Mapping[str, str | None], there: Sequence[str], rows: Sequence[Mapping[str, Any]], *, asks: bool
+    settings: Mapping[str, str | None], there: Sequence[str], rows: Sequence[Mapping[str, Any]], *, asks: bool
 ) -> dict[str, str]:
-    """Role -> column: those that the settings name, then those of usual names, then an image column by its look.
+    """Role -> column: those that the settings name, then those of usual names, then an image column by its content.
 
-    `asks`: whether a question's column is wanted, because the settings have no fixed text.
+    `asks`: whether a column of questions is needed, because the settings have no fixed text.
 
     Raises:
         ConfigError: no such column, no answers, several columns that look like images and none of a usual name.
     """
-    found = {r: column_named(f"data.options.{r}", c, there) for r, c in said.items() if c not in (None, NONE)}
-    refused = {role for role, column in said.items() if column == NONE}
+    found = {r: column_named(f"data.options.{r}", c, there) for r, c in settings.items() if c not in (None, NONE)}
+    refused = {role for role, column in settings.items() if column == NONE}
     for role in USUAL_NAMES:
         if role in found or role in refused or (role == "question" and not asks):
             continue
@@ -97,18 +97,18 @@ def _has_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _image_by_look(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> dict[str, str]:
-    looks = image_columns(there, rows, taken)
-    if len(looks) > 1:
-        told = " and ".join(looks)
+    columns = image_columns(there, rows, taken)
+    if len(columns) > 1:
+        names = " and ".join(columns)
         raise ConfigError(
-            f"data.options.image: Expected one column of images, got {told}; say which is the image, or write them "
+            f"data.options.image: Expected one column of images, got {names}; say which is the image, or write them "
             "into one column as a list"
         )
-    return {"image": looks[0]} if looks else {}
+    return {"image": columns[0]} if columns else {}
 
 
 def image_columns(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> list[str]:
-    """Columns that hold images by their look in half of the rows or more, and have no role."""
+    """Columns without a role whose cells look like images in at least half of the rows."""
     found = []
     for column in there:
         cells = [row.get(column) for row in rows[:200] if row.get(column) not in (None, "")]
@@ -140,7 +140,7 @@ def _is_turns(value: Any) -> bool:
 
 
 def unread_of(there: Sequence[str], rows: Sequence[Mapping[str, Any]], read: Iterable[str]) -> dict[str, str]:
-    """Columns that no one reads, each with the first value that is there."""
+    """Columns that are not read, each with its first value."""
     found = {}
     for column in there:
         if column not in set(read) and column not in ("", None):
@@ -151,7 +151,7 @@ def unread_of(there: Sequence[str], rows: Sequence[Mapping[str, Any]], read: Ite
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """One value in a line, cut where it is long."""
+    """One value on one line, cut if it is long."""
     text = "an image" if isinstance(value, (bytes, bytearray)) else repr(value)
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), (bytes, bytearray)):
         text = "an image"

@@ -1,4 +1,4 @@
-"""The rows of one split, wherever they lie."""
+"""The rows of one split, from any source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vlmft.data.survey.cache import sha256
 from vlmft.sample import BadRowError
 
 SAMPLED_ROWS, MOST_STORED = 2_000, 100
-"""Rows from which is told what a table's columns hold, and so many where rows hold their images."""
+"""Rows that are sampled to find out what a table's columns hold; fewer where rows hold their images."""
 
 
 class Chained(Sequence[Any]):
@@ -39,13 +39,13 @@ class Table:
     rows: Any
     """By number: a sequence of mappings, or a `datasets.Dataset`."""
     folders: tuple[ImageFolders | None, ...]
-    """Where the images of each of its files lie; None where images are stored in the rows."""
+    """Where the images of each of its files are; None where images are stored in the rows."""
     numbers: Sequence[int]
     """Those of this split, in order."""
     sources: tuple[str, ...] | None = None
-    """What the rows come from and nothing else: files with size and time, or the library's mark. None: unknown."""
+    """All that the rows come from: files with size and time, or the fingerprint of `datasets`. None: unknown."""
     ends: tuple[int, ...] = ()
-    """Rows of its files, added up, where they are several."""
+    """Cumulative numbers of rows of its files, where there are several."""
 
     def row(self, number: int) -> dict[str, Any]:
         """Raises BadRowError where the row is not a mapping of the table's columns."""
@@ -54,14 +54,14 @@ class Table:
             raise BadRowError(f"Expected the number of a row, got {number}; take ids from index()")
         row = self.rows[number]
         if not isinstance(row, Mapping):
-            raise BadRowError(f"Expected an object with named fields, got {str(row)[:80]!r}; mend the row")
+            raise BadRowError(f"Expected an object with named fields, got {str(row)[:80]!r}; fix the row")
         if None in row:
             found = f"{row[None]} more" if row[None] > 0 else f"{-row[None]} fewer"
             raise BadRowError(f"Expected a cell for each column, got {found}; quote texts that hold the separator")
         return dict(row)
 
     def folders_of(self, number: int) -> ImageFolders | None:
-        """Where the images of a row lie."""
+        """Where the images of a row are."""
         return self.folders[bisect.bisect_right(self.ends, number) if len(self.folders) > 1 else 0]
 
     @property
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns, of all of the rows that are sampled: many tools leave out what one row has not."""
+        """Names of the columns of all sampled rows: many tools leave out a field that a row does not have."""
         if hasattr(self.rows, "column_names"):
             return list(self.rows.column_names)
         return list(dict.fromkeys(name for row in self.sample() for name in row))
@@ -88,7 +88,7 @@ class Table:
         return {name: value for name, value in vars(self).items() if name != "_sampled"}
 
     def sample_of(self, part: int) -> list[dict[str, Any]]:
-        """The same of one of its files."""
+        """The same for one of its files."""
         start = self.ends[part - 1] if part else 0
         end = self.ends[part] if self.ends else len(self.rows)
         first, last = bisect.bisect_left(self.numbers, start), bisect.bisect_left(self.numbers, end)
@@ -124,5 +124,5 @@ def table_of(lists: Sequence[Any], folders: Sequence[ImageFolders | None], sourc
 
 
 def table_in_memory(lists: Sequence[list[Any]], images: Path) -> Table:
-    """The same of rows that no one reads again, their images below one folder: what they come from is themselves."""
+    """The same for rows in memory, their images below one folder; the rows themselves are the source."""
     return table_of(lists, [ImageFolders(images, images)] * len(lists), (sha256(*map(repr, lists)),))

@@ -1,4 +1,4 @@
-"""From a path or a Hub id to tables by split: files, folders of them, what `save_to_disk` wrote, WebDataset shards."""
+"""From a path or a Hub id to tables by split: files, folders of them, `save_to_disk` folders, WebDataset shards."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ NO_TABLES = frozenset(
     "preprocessor_config.json processor_config.json tokenizer_config.json tokenizer.json classes.json labels.json "
     "class_names.json croissant.json bad_rows.jsonl".split()
 )
-"""Files that lie beside rows and hold none."""
+"""Files beside tables that hold no rows."""
 
 
 @dataclass
 class Loaded:
-    """Tables, and what is said about where they come from."""
+    """Tables, with a description of where they come from."""
 
     tables: dict[Split, Table] = field(default_factory=dict)
     told: dict[Split, str] = field(default_factory=dict)
-    """Of each split: its files, their form, and what says that they are this split."""
+    """Of each split: its files, their form, and why they are this split."""
     declared: bool = False
-    """Whether a name says a split."""
+    """Whether any name gives a split."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -63,8 +63,8 @@ def load_tables(
 ) -> Loaded:
     """The tables of a file, of a folder or of a Hub dataset, by split; "train" where nothing names a split.
 
-    `split_names` are the source's names for splits beside `SPLIT_NAMES`, each with ours or "none". Where the name of
-    any file says its split, files whose names say none are train if no other is, else they are left out, which is told.
+    `split_names` are the source's names for splits beside `SPLIT_NAMES`, each with ours or "none". If the name of any
+    file gives its split, files whose names give none are train if no other is, else they are left out with a note.
 
     Raises:
         ConfigError: there is no table at that place, it cannot be read, or what it declares cannot be used.
@@ -145,29 +145,29 @@ def _no_tables(place: Path) -> str:
         return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}, which is not there"
     there_too = list(itertools.islice(place.rglob("*"), 5_000))
     near = [f for f in there_too if f.suffix.lower() in {*MENDS, ".txt"}]
-    mend = "name the file itself if it is a table"
-    hint = f"; there is {near[0].name}: {MENDS.get(near[0].suffix.lower(), mend)}" if near else ""
+    remedy = "name the file itself if it is a table"
+    hint = f"; there is {near[0].name}: {MENDS.get(near[0].suffix.lower(), remedy)}" if near else ""
     if any(f.suffix.lower() in IMAGE_SUFFIXES for f in there_too):
         hint += "; images in class folders, or with .txt captions beside them, are data=imagefolder"
     return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}{hint}"
 
 
 def _require_other_names(files: Iterable[Path]) -> None:
-    """Raises ConfigError for two files whose names differ in their suffix alone, as those of rows in two forms do."""
+    """Raises ConfigError for two files whose names differ only in their suffix: the same rows in two forms."""
     first: dict[Path, Path] = {}
     for file in files:
         other = first.setdefault(file.with_suffix(""), file)
         if other != file:
             raise ConfigError(
                 f"data.path: Expected the rows once, got {other.name} and {file.name} in {file.parent}; name one of "
-                "them, or move the other away"
+                "them, or move the other one"
             )
 
 
 def _read(
     files: Mapping[Path, str | None], top: Path, names: Names, encoding: str | None
 ) -> tuple[list[Part], list[str]]:
-    """The parts of the files, and which files are left out because they hold no answers in words."""
+    """The parts of the files, and which files are left out because they hold no text answers."""
     parts: list[Part] = []
     refused: dict[Path, NoAnswersError] = {}
     for file, split in files.items():
@@ -181,28 +181,28 @@ def _read(
 
 
 def _parts(
-    file: Path, said: str | None, top: Path, names: Names, encoding: str | None, several: bool
+    file: Path, of_card: str | None, top: Path, names: Names, encoding: str | None, several: bool
 ) -> Iterator[Part]:
-    """`said`: the split that the card of a repository gives the file; `several`: whether there are other files."""
+    """`of_card`: the file's split in the card of its repository; `several`: whether there are other files."""
     found: File = read_file(file, encoding)
     below = file.relative_to(top)
     lists = {name: splits_in(name, names) for name in found.parts if name}
     declared = {name: next(iter(splits)) for name, splits in lists.items() if len(splits) == 1}
     halves = found.form.startswith("VQA's")
     if len(found.parts) > 1 and declared.keys() != lists.keys():
-        told = next(name for name in lists if name not in declared)
+        unknown = next(name for name in lists if name not in declared)
         as_what = "none" if "train" in declared.values() else "train"
         raise ConfigError(
             f"{file}: Expected one list of rows, or lists named train, val and test, got {', '.join(lists)}; save one "
-            f"alone, or set data.options.split_names={{{told}: {as_what}}}, with none for what is left out"
+            f"alone, or set data.options.split_names={{{unknown}: {as_what}}}, with none for what is left out"
         )
     by_name, notes = split_of(below, names), list(found.notes)
-    if said is not None:
-        by_name = next(iter(splits_in(str(said), names)), None)
+    if of_card is not None:
+        by_name = next(iter(splits_in(str(of_card), names)), None)
         if by_name is None:
-            raise ConfigError(f"README.md: Expected train, val or test for {below}, got {said!r}; set split_names")
+            raise ConfigError(f"README.md: Expected train, val or test for {below}, got {of_card!r}; set split_names")
     elif not several and by_name not in ("train", None):
-        notes.append(f"its name says {by_name}, but it is the only file and is taken for all that there is")
+        notes.append(f"its name says {by_name}, but it is the only file and is read as the whole dataset")
         by_name = None
     for name, rows in found.parts.items():
         split = declared.get(name) or by_name
@@ -214,60 +214,60 @@ def _parts(
 def _joined(parts: Sequence[Part]) -> list[Part]:
     """VQA's files of questions and of annotations as one table each; all others as they are."""
     halves: dict[str, list[Part]] = {"questions": [], "annotations": []}
-    found: list[Part] = []
+    joined: list[Part] = []
     for part in parts:
-        (found if part.split == LEFT_OUT else halves.get(part.form, found)).append(part)
-    for asked in halves["questions"]:
-        ids = {question.get("question_id") for question in asked.rows}
+        (joined if part.split == LEFT_OUT else halves.get(part.form, joined)).append(part)
+    for questions in halves["questions"]:
+        ids = {question.get("question_id") for question in questions.rows}
         shared = {
             part.name: len(ids & {note.get("question_id") for note in part.rows}) for part in halves["annotations"]
         }
-        told = max(halves["annotations"], key=lambda part: shared[part.name], default=None)
-        if told is None or not shared[told.name]:
-            stem = asked.split or "test"
+        answers = max(halves["annotations"], key=lambda part: shared[part.name], default=None)
+        if answers is None or not shared[answers.name]:
+            split = questions.split or "test"
             raise ConfigError(
-                f"{asked.file}: Expected a file of annotations for its questions in the same folder, got none; put it "
-                f"there, or leave the questions out (data.options.split_names={{{stem}: none}})"
+                f"{questions.file}: Expected a file of annotations for its questions in the same folder, got none; put "
+                f"it there, or leave the questions out (data.options.split_names={{{split}: none}})"
             )
         try:
-            rows = joined_vqa(asked.rows, told.rows)
+            rows = joined_vqa(questions.rows, answers.rows)
         except FormError as error:
-            raise ConfigError(f"{asked.file}: {error} (annotations: {told.name})") from error
-        found.append(replace(asked, rows=rows, form=f"VQA's questions, answers in {told.name}"))
+            raise ConfigError(f"{questions.file}: {error} (annotations: {answers.name})") from error
+        joined.append(replace(questions, rows=rows, form=f"VQA's questions, answers in {answers.name}"))
     if halves["annotations"] and not halves["questions"]:
         raise ConfigError(
             f"{halves['annotations'][0].file}: Expected VQA's questions beside it, got none; put both there"
         )
-    return found
+    return joined
 
 
 def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
-    found = Loaded()
-    says = [part for part in parts if part.split is not None]
-    silent = [part for part in parts if part.split is None]
-    if says and silent and any(part.split == "train" for part in says):
-        left_out = ", ".join(part.name for part in silent)
-        found.notes.append(f"not read, for its name says no split: {left_out}")
-        silent = []
+    loaded = Loaded()
+    named = [part for part in parts if part.split is not None]
+    unnamed = [part for part in parts if part.split is None]
+    if named and unnamed and any(part.split == "train" for part in named):
+        left_out = ", ".join(part.name for part in unnamed)
+        loaded.notes.append(f"not read, because the name says no split: {left_out}")
+        unnamed = []
     by_split: dict[str, list[Part]] = {}
-    for part in [*silent, *says]:
+    for part in [*unnamed, *named]:
         by_split.setdefault(part.split or "train", []).append(part)
     if dropped := by_split.pop(LEFT_OUT, []):
-        found.notes.append(f"left out by split_names: {', '.join(part.name for part in dropped)}")
+        loaded.notes.append(f"left out by split_names: {', '.join(part.name for part in dropped)}")
     for split in SPLITS:
         some = by_split.get(split)
         if some:
-            found.tables[split] = _table(some)
+            loaded.tables[split] = _table(some)
             forms = ", ".join(dict.fromkeys(part.form for part in some))
             listed = ", ".join(part.name for part in some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
             why = ", by name" if any(part.split is not None for part in some) else ""
-            found.told[split] = f"{listed} ({forms}){why}"
-    found.declared = bool(says)
-    if not found.tables:
+            loaded.told[split] = f"{listed} ({forms}){why}"
+    loaded.declared = bool(named)
+    if not loaded.tables:
         raise ConfigError(
-            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; mend split_names"
+            f"data.path: Expected rows of train, val or test, got none in {parts[0].name}; fix split_names"
         )
-    return found
+    return loaded
 
 
 def _table(parts: Sequence[Part]) -> Table:
@@ -280,8 +280,8 @@ def library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folders
     found = Loaded(declared=True)
     known: dict[str, list[str]] = {}
     for name in loaded:
-        said = splits_in(name, names)
-        known.setdefault(next(iter(said)) if len(said) == 1 else "", []).append(name)
+        splits = splits_in(name, names)
+        known.setdefault(next(iter(splits)) if len(splits) == 1 else "", []).append(name)
     if not known.keys() & set(SPLITS) and len(loaded) == 1:
         known = {"train": list(loaded)}
     if not known.keys() & set(SPLITS):

@@ -1,4 +1,4 @@
-"""The text of a file in whatever encoding it was saved; a code page that had to be guessed is told."""
+"""The text of a file in any encoding; a guessed code page is reported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 CODE_PAGES = "cp1252 cp1251 gb18030 cp932 euc_kr big5 cp866 koi8_r cp1253 cp1256".split()
-"""What office programs save without a word, told apart by their letters."""
+"""Code pages of office programs, distinguished by their letters."""
 LOOKED_AT_BYTES = 1 << 16
-"""Beginning of a file from which UTF-16 without a mark is told."""
+"""Beginning of a file in which UTF-16 without a mark is detected."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Text:
 
 
 def read_text(file: Path, encoding: str | None = None) -> Text:
-    """The whole text of a file, under `encoding` or as `decoded` finds out.
+    """The whole text of a file, under `encoding` or as `decoded` detects it.
 
     Raises:
-        ConfigError: it cannot be read, or is no text under that encoding.
+        ConfigError: it cannot be read, or is not text in that encoding.
     """
     try:
         return decoded(file.read_bytes(), encoding)
@@ -40,15 +40,15 @@ def read_text(file: Path, encoding: str | None = None) -> Text:
         raise ConfigError(f"{file}: Expected a file that can be read, got {error.strerror}; check the path") from error
     except (UnicodeDecodeError, LookupError) as error:
         how = f"text in {encoding}" if encoding else "text in UTF-8, UTF-16 or a known code page"
-        mend = "save it as UTF-8, or name its encoding (data.options.encoding=cp1250)"
-        raise ConfigError(f"{file}: Expected {how}, got {error}; {mend}") from error
+        remedy = "save it as UTF-8, or name its encoding (data.options.encoding=cp1250)"
+        raise ConfigError(f"{file}: Expected {how}, got {error}; {remedy}") from error
 
 
 def decoded(data: bytes, encoding: str | None = None) -> Text:
     """By `encoding`; else by a byte order mark, as UTF-8, as UTF-16 without a mark; else by the letters.
 
     Raises:
-        UnicodeDecodeError: no text, or none in that encoding.
+        UnicodeDecodeError: not text, or not in that encoding.
         LookupError: no such encoding.
     """
     if encoding is not None:

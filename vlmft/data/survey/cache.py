@@ -1,6 +1,6 @@
-"""What was computed from files once and holds while they stay as they are. To lose it costs time and nothing else.
+"""A cache of what was computed from files, valid while they do not change. Losing it costs only time.
 
-It lies in `$VLMFT_CACHE`, else in `vlmft` below `$HF_HOME`, `$XDG_CACHE_HOME` or `~/.cache`; where none can be written,
+It is in `$VLMFT_CACHE`, else in `vlmft` below `$HF_HOME`, `$XDG_CACHE_HOME` or `~/.cache`; where none can be written,
 nothing is kept.
 """
 
@@ -25,7 +25,7 @@ import vlmft.sample
 
 Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
-"""A file that changed so lately is not trusted: its next change could bear the same time."""
+"""A file that changed this recently is not trusted: its next change could have the same time."""
 UNUSED_DAYS = 90
 OWN_FILE = re.compile(r"\.?(rows|answers)-[0-9a-f]{32}\.npz(\.\d+\.partial)?")
 """What may be removed: VLMFT_CACHE can name a folder with other things in it."""
@@ -48,7 +48,7 @@ def _writable(place: str) -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """The folder, made where it is not there; None where it cannot be written."""
+    """The folder, created if missing; None where it cannot be written."""
     parent = os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return _writable(os.environ.get("VLMFT_CACHE") or str(Path(parent) / "vlmft"))
 
@@ -98,7 +98,7 @@ def code_files(dataset_class: type) -> set[Path]:
 
 
 def kept(name: str, fingerprint: str | None, make: Callable[[], Arrays]) -> Arrays:
-    """What `make` returns, or returned when it was last asked under this name and fingerprint; None keeps nothing."""
+    """The result of `make`, cached by name and fingerprint; without a fingerprint nothing is cached."""
     folder = cache_folder() if fingerprint is not None else None
     if folder is None or fingerprint is None:
         return make()
@@ -116,10 +116,10 @@ def _loaded(file: Path, fingerprint: str) -> Arrays | None:
             if str(stored["fingerprint"]) != fingerprint:
                 return None
             found = {name: stored[name] for name in stored.files}  # zip's checksums are compared on the way
-    except OSError:  # not there, or not for this user
+    except OSError:  # missing, or no permission
         return None
     except DAMAGE as error:
-        tell(f"{file} is damaged ({type(error).__name__}) and thrown away")
+        tell(f"{file} is damaged ({type(error).__name__}) and was deleted")
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
         return None

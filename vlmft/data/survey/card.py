@@ -1,4 +1,4 @@
-"""What a dataset looks like, before anything is trained on it: counted while its images are hashed."""
+"""Statistics of a dataset before training, counted while its images are hashed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Spread:
         return sum(value * count for value, count in self.counts.items()) / max(1, self.n)
 
     def quantile(self, share: float) -> int:
-        """The least value that `share` of all do not exceed; 0 where there are none."""
+        """The smallest value that `share` of all do not exceed; 0 where there are none."""
         values = sorted(self.counts)
         reached = itertools.accumulate(self.counts[value] for value in values)
         return next((value for value, n in zip(values, reached, strict=True) if n >= share * self.n), 0)
@@ -52,9 +52,9 @@ class SplitCard:
     """One split in numbers."""
 
     rows: int
-    """As used, those that cannot be read included."""
+    """As used, including those that cannot be read."""
     looked_at: int
-    """Rows that all other numbers are of: fewer only where no image can stand in two splits and a sample will do."""
+    """Rows that all other numbers are of: fewer only where no image can be in two splits and a sample is enough."""
     bad: int
     """Rows that cannot be read."""
     images: int
@@ -67,7 +67,7 @@ class SplitCard:
     top_answers: Mapping[str, float]
     """The most frequent answers, at most `KEPT_ANSWERS`, each with its share of the rows; the most frequent first."""
     repeated: int
-    """Rows that show, ask and answer what an earlier one does."""
+    """Rows with the images, the question and the answer of an earlier one."""
     classes: int
     """Different values of the tag `class`; 0 where rows have none."""
     sizes: Mapping[tuple[int, int], int]
@@ -108,7 +108,7 @@ def spread_of(values: np.ndarray) -> Spread:
 
 
 def _all_of(facts: Facts) -> np.ndarray:
-    """(n,) uint64: a hash of what each row shows, in any order, what it asks and what it answers."""
+    """(n,) uint64: a hash of each row's images, in any order, its question and its answer."""
     asks, answers = (facts.rows[name].astype(np.uint64) for name in ("asks", "answers"))
     found: np.ndarray = asks * np.uint64(0x9E3779B97F4A7C15) ^ answers
     heads = np.frombuffer(facts.contents.tobytes(), np.uint64)[:: LOOK.itemsize // 8]
@@ -117,20 +117,20 @@ def _all_of(facts: Facts) -> np.ndarray:
 
 
 def suspicions(cards: Mapping[Split, SplitCard]) -> list[str]:
-    """What costs nothing to see and is seldom meant, in words."""
+    """Warnings about data that are rarely intended, a sentence each."""
     found = []
-    for split, told in cards.items():
-        answers = list(told.top_answers)
-        if told.answers == 1 and told.rows - told.bad >= FEW_ROWS:
-            found.append(f"every answer of {split} is {answers[0]!r}: nothing to learn, or another field was meant")
+    for split, card_of in cards.items():
+        answers = list(card_of.top_answers)
+        if card_of.answers == 1 and card_of.rows - card_of.bad >= FEW_ROWS:
+            found.append(f"every answer of {split} is {answers[0]!r}: nothing to learn, or the wrong field")
         named = [answer for answer in answers if answer.strip().lower() in SPLIT_NAMES]
-        if named and told.answers <= FEW_ANSWERS:
+        if named and card_of.answers <= FEW_ANSWERS:
             found.append(f"answers of {split} are names of splits ({', '.join(named)}): were folders of splits meant?")
-        if told.repeated * 2 >= told.looked_at >= FEW_ROWS:
+        if card_of.repeated * 2 >= card_of.looked_at >= FEW_ROWS:
             found.append(
-                f"{told.repeated:,} of {told.looked_at:,} rows of {split} repeat others: is a file read twice?"
+                f"{card_of.repeated:,} of {card_of.looked_at:,} rows of {split} repeat others: is a file read twice?"
             )
         for gap in [answer for answer in answers if answer in GAPS]:
-            share = told.top_answers[gap]
-            found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a gap")
+            share = card_of.top_answers[gap]
+            found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a missing value")
     return found

@@ -1,8 +1,8 @@
-"""What one pass over some rows finds out: a few numbers for each, so that a million rows take tens of megabytes.
+"""The facts that one pass over rows collects: a few numbers for each, so that a million rows take tens of megabytes.
 
-The pass is kept for the next start where the dataset can say which files its rows come from (`cache.py`).
-Of what images show only their paths are kept with it: their pixels have a store of their own. Rows that could not be
-read are never kept, but tried again.
+The pass is cached for the next start if the dataset knows which files its rows come from (`cache.py`). Of images only
+the paths are cached with it: hashes of pixels have a store of their own. Rows that could not be read are never cached,
+but read again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Poll = Callable[[], None]
 CONTENT = f"S{LOOK.itemsize}"
 NUMBERS = ("asks", "answers", "words", "classes", "text_bytes", "marked", "images", "form")
 ROW = np.dtype([(name, "<i8") for name in NUMBERS])
-"""What is kept of each row.
+"""The facts of each row.
 
 * asks, answers: hashes of the texts of the prompt and of the answer. form: of the roles of its messages, in order.
 * words: of the answer. images: of the row, repeated ones too. classes: a hash of its tag `CLASS`, 0 without one.
 * text_bytes: in UTF-8, of all texts of the prompt and of the answer; no tokenizer makes more tokens of them.
-* marked: which of `MARKS` stand in a text of the row, as `marks_in` says it.
+* marked: which of `MARKS` occur in a text of the row, as in `marks_in`.
 """
 MARKS = ("<", "[")
-"""Signs of which special tokens of models hold one: a text without it does not hold the token."""
+"""Every special token of a model contains one of these: a text without it does not contain the token."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Facts:
         return found
 
     def groups(self, *, with_near_duplicates: bool = False) -> np.ndarray:
-        """(n,) the number of the least content that each row hangs together with, -1 for a bad row.
+        """(n,) the smallest content number in the group of each row, -1 for a bad row.
 
         A group is a connected component: rows that share an image (exactly the same decoded pixels), a conversation or
         a tag `GROUP`, over any chain of rows; rows without an image share their text. `with_near_duplicates` ties those
@@ -131,12 +131,12 @@ class Facts:
         return found
 
     def group_names(self, groups: np.ndarray) -> dict[int, str]:
-        """Number of a group -> the hash of its least content, hex: the same name in any set of rows."""
+        """Number of a group -> the hash of its smallest content, hex: the same name in any set of rows."""
         return {int(g): self.contents[g].ljust(32, b"\0")[:32].hex() for g in np.unique(groups) if g >= 0}
 
 
 def connected(n_contents: int, pairs: np.ndarray) -> np.ndarray:
-    """(n_contents,) for each content the least that it hangs together with, over `pairs` (m, 2) of contents."""
+    """(n_contents,) for each content the smallest in its connected component; `pairs`: (m, 2) edges."""
     from scipy.sparse import coo_array, csgraph  # slow to import, and not needed to check a config
 
     edges = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(n_contents, n_contents))
@@ -146,14 +146,14 @@ def connected(n_contents: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def group_sizes(groups: np.ndarray) -> tuple[int, int]:
-    """(how many groups, members of the largest), without those of none (-1)."""
+    """(number of groups, members of the largest), without rows of no group (-1)."""
     _, sizes = np.unique(groups[groups >= 0], return_counts=True)
     return len(sizes), int(sizes.max(initial=0))
 
 
 @dataclass
 class Reading:
-    """Facts as they come, row by row. Images in files stand as their paths."""
+    """Facts collected row by row. Images in files are held as paths."""
 
     rows: array[int] = field(default_factory=lambda: array("q"))
     """The numbers of `ROW`, one row after another."""
@@ -164,10 +164,10 @@ class Reading:
     digests: dict[bytes, int] = field(default_factory=dict)
     bad: dict[int, str] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
-    """Loaders of images that lie in no file of their own -> their `LOOK`."""
+    """Loaders of images that are not in files of their own -> their `LOOK`."""
 
     def add(self, sample: Sample) -> None:
-        """Raises BadRowError where an image that lies in its row cannot be decoded."""
+        """Raises BadRowError where an image stored in its row cannot be decoded."""
         row = len(self)
         images, messages = sample.prompt.images, sample.prompt.messages
         for content in [self._content(image) for image in images] or [self._text(sample)]:
@@ -225,7 +225,7 @@ def marks_in(texts: Iterable[str]) -> int:
 
 
 def sources_of(dataset: Dataset) -> tuple[str, ...] | None:
-    """What the rows come from; None for a class of a user's own that has only inherited to say so: it may read more."""
+    """What the rows come from; None for a user's class that only inherits `comes_from`: it may read more files."""
     own = type(dataset).__module__.startswith("vlmft.data.") or "comes_from" in vars(type(dataset))
     return dataset.comes_from() if own else None
 
@@ -260,7 +260,7 @@ class FactsOfRows:
         self._facts: Facts | None = None
 
     def of(self, places: np.ndarray, poll: Poll = lambda: None) -> Facts:
-        """The facts of the rows at these places of `ids`, in this order; raises BadRowError as the ledger says."""
+        """The facts of the rows at these places of `ids`, in this order; raises BadRowError as the ledger does."""
         new = np.setdiff1d(places, self._places)
         if len(new) or self._facts is None:
             found = survey(self.dataset, self.ids.take(new), poll)
@@ -286,7 +286,7 @@ def _read(dataset: Dataset, rows: Ids, poll: Poll) -> Reading:
 
 
 def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
-    """The facts of a reading, once the images in files have been looked at."""
+    """The facts of a reading, once the images in files are hashed."""
     paths = arrays["files"].tobytes().decode(errors="surrogatepass")
     files = paths.split("\0") if paths else []
     hashes = image_hashes(files, poll)

@@ -1,7 +1,7 @@
-"""The pixel hash of each image file, computed once for each content of the file: it is decoded, the hash remembered.
+"""The pixel hash of each image file, computed once for each content of the file and stored.
 
-Only good images are remembered, by path, size and mtime; what cannot be decoded is looked at anew at each start. The
-store is a SQLite file: killed anywhere it stays whole, and several processes may write it.
+Only good images are stored, by path, size and mtime; files that cannot be decoded are tried again at each start. The
+store is a SQLite file: it survives a kill at any moment, and several processes may write it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Store:
         self.file = None if folder is None else folder / f"images-{sha256(PIL.__version__, TABLE, code)}.sqlite"
 
     def known(self, paths: Sequence[str], marks: Sequence[Stamp | None]) -> list[bytes | None]:
-        """The hash of each file that stands here with this very stamp, else None."""
+        """The hash of each file that is stored with exactly this stamp, else None."""
 
         def look(connection: sqlite3.Connection) -> list[bytes | None]:
             return [_stored(connection, path, mark) for path, mark in zip(paths, marks, strict=True)]
@@ -79,7 +79,7 @@ class Store:
         return self._do(look) or [None] * len(paths)
 
     def keep(self, found: Sequence[tuple[str, Stamp | None, bytes | str | None]]) -> None:
-        """Writes down those that have a stamp and a hash."""
+        """Stores those that have a stamp and a hash."""
         rows = [
             (os.fsencode(path), str(mark), digest, _checksum(path, mark, digest))
             for path, mark, digest in found
@@ -88,7 +88,7 @@ class Store:
         self._do(lambda connection: connection.executemany("REPLACE INTO images VALUES (?, ?, ?, ?)", rows))
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
-        """Does it in one transaction; None where the store cannot be used, which is told."""
+        """Runs `work` in one transaction; None where the store cannot be used, which is printed."""
         if self.file is None:
             return None
         try:
@@ -99,7 +99,7 @@ class Store:
             tell(f"{self.file} cannot be used ({error}); images are checked without it")
             self.file = None
         except sqlite3.DatabaseError as error:
-            tell(f"{self.file} is damaged ({error}) and thrown away")
+            tell(f"{self.file} is damaged ({error}) and was deleted")
             for suffix in ("", "-journal"):  # an old journal would be played back into the new file
                 Path(f"{self.file}{suffix}").unlink(missing_ok=True)
         return None
@@ -116,5 +116,5 @@ def _stored(connection: sqlite3.Connection, path: str, mark: Stamp | None) -> by
 
 
 def _checksum(path: str, mark: Stamp, digest: bytes) -> int:
-    """SQLite keeps none: a changed byte would be another picture."""
+    """SQLite has no checksums: a changed byte would be another picture."""
     return zlib.crc32(os.fsencode(path) + f" {mark} ".encode() + digest)

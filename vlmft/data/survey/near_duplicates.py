@@ -1,8 +1,8 @@
 """Pictures that look alike though their pixels differ: saved again, scaled, cropped by a hair, brightened.
 
 The hash is a perceptual one of the discrete cosine transform's lowest frequencies (the method of pHash, Zauner 2010,
-https://phash.org/docs/pubs/thesis_zauner.pdf), with 256 bits: with the usual 64, charts of one layout fall together.
-It sees no colour.
+https://phash.org/docs/pubs/thesis_zauner.pdf), with 256 bits: with the usual 64, charts of one layout collide.
+It ignores colour.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import PIL.Image
 from vlmft.sample import Split, pixels_sha256
 
 DISTANCE = 32
-"""Bits by which two near-duplicates differ at most, of 256.
+"""Most bits, of 256, by which two near-duplicates differ.
 
 Measured on 250 charts (31,125 pairs of different ones), 400 photographs, 72 drawn charts and 2,600 generated scenes:
 no such pair is that near (the nearest: charts 34, drawn charts 52, scenes 64, photographs 94). Found again were 97 to
 100 % after JPEG at quality 50 or 20, at half or quarter size and at brightness * 1.1, 94 to 100 % with 1 % cropped from
 each side, 33 to 78 % with 2 %. Hashes of 64 bits find as much at distance 4, and call 41 pairs of different charts
-alike. At 40 it is 7 pairs here, too, and seven charts of one layout hang together in a chain, at 48 ten. Of 300 emoji 9
+alike. At 40 it is 7 pairs here, too, and seven charts of one layout form one chain, at 48 ten. Of 300 emoji 9
 pairs are near: flags, hearts and circles of other colours. Not found are pictures with 5 % cropped from each side, and
 turned ones.
 """
@@ -63,8 +63,8 @@ def perceptual_hash(picture: PIL.Image.Image) -> bytes:
 
 
 LOOK = np.dtype([("sha256", "V32"), ("width", "<u4"), ("height", "<u4"), ("perceptual", "<u8", 4)])
-"""What is kept of an image that was decoded: enough to tell it from others, and what it costs a model. A perceptual
-hash of zeros is none: the picture is of one colour."""
+"""What is kept of a decoded image: enough to tell it from others, and its size. A perceptual hash of zeros means
+none: the picture is of one colour."""
 
 
 def look(picture: PIL.Image.Image) -> bytes:
@@ -78,7 +78,7 @@ def near(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Near-duplicates between two arrays of hashes, (n, 4) uint64: positions in both, some at a time, and bits apart.
 
-    Every hash is compared with every other, so the time does not hang on what the pictures show: 1 to 2.5 s for 10,000
+    Every hash is compared with every other, so the time does not depend on the pictures: 1 to 2.5 s for 10,000
     against 100,000 on one core, a hundredth of what decoding them takes. Where both are the same array, each pair comes
     once, and none with itself; a hash of zeros has none.
     """

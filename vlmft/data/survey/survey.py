@@ -1,4 +1,4 @@
-"""What the splits hold as they are used: counted once, and seen to share no row and no image."""
+"""The contents of the splits as used: counted once, and checked to share no row and no image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlmft.data.survey.near_duplicates import NearPair, Shown, near_across
 from vlmft.sample import SPLITS, Sample, Split
 
 SAMPLED_ROWS = 300
-"""Rows of a split that its card is counted from where no image can stand in two splits."""
+"""Rows of a split that its card is counted from where no image can be in two splits."""
 
 Pairs = Mapping[tuple[Split, Split], list[NearPair]]
 
@@ -29,18 +29,18 @@ class Survey:
 
     rows: Rows
     looked_at: Mapping[Split, tuple[Ids, Facts]]
-    """The rows that all else is of, all or a sample of them, and their facts."""
+    """The rows that were examined, all or a sample, and their facts."""
     cards: Mapping[Split, SplitCard]
     groups: Mapping[Split, tuple[int, int]]
     """Groups of rows that share an image, a conversation or a group, and the rows of the largest."""
     near_duplicates: Pairs
     mirrored: Pairs
-    """Of those that are not near as they are."""
+    """Mirrored ones, without pairs of `near_duplicates`."""
 
     def contents(self, split: Split) -> list[str] | None:
-        """Of what the rows of a split show, or ask where they have no image, the first 16 hex digits of its hash.
+        """The first 16 hex digits of the hash of each image of a split, or of the text of a row without images.
 
-        Sorted. None where not all rows were looked at, because no image can stand in two splits.
+        Sorted. None where not all rows were examined, because no image can be in two splits.
         """
         if self.rows.dataset.disjoint_by_construction or split not in self.looked_at:
             return None
@@ -48,7 +48,7 @@ class Survey:
         return [facts.contents[place].ljust(32, b"\0").hex()[:16] for place in np.unique(facts.shows[:, 1])]
 
     def some(self, split: Split, most: int) -> list[tuple[Sample, list[tuple[int, int]]]]:
-        """At most so many good rows of a seeded shuffle, with the (width, height) in pixels of their different images,
+        """At most `most` good rows of a seeded shuffle, with the (width, height) in pixels of their different images,
         which are not decoded for it."""
         ids, facts = self.looked_at[split]
         places = np.sort(epoch_order(len(ids), self.rows.seed, epoch=0)[:most])
@@ -58,17 +58,17 @@ class Survey:
 
 
 def survey_splits(rows: Rows, poll: Callable[[], None] = lambda: None) -> Survey:
-    """Makes sure that no row and no image stands in two of the splits as used; looks at every image once.
+    """Checks that no row and no image is in two of the splits as used; decodes every image once.
 
-    Counts on the way, and refuses rows that cannot be read. `poll` is called before each row and now and then between
-    images; it raises where the run was asked to stop.
+    Also counts for the data card, and refuses rows that cannot be read. `poll` is called before each row and now and
+    then between images; it raises where the run was asked to stop.
 
     Raises:
         ConfigError: with the count and one pair of rows by name; or there is nothing to train on.
-        BadRowError: as the ledger says.
+        BadRowError: as the ledger raises it.
     """
     if not rows.ids["train"]:
-        raise ConfigError("data: the training split has no rows; choose other splits or mend the data")
+        raise ConfigError("data: the training split has no rows; choose other splits or fix the data")
     if len(rows.splits.declared) > 1:  # the ids of one declared split differ
         assert_disjoint(rows.ids)
     most = SAMPLED_ROWS if rows.dataset.disjoint_by_construction else None
