@@ -28,6 +28,7 @@ PAGES: dict[str, int] = {
     "docs/models.md": 0,
     "docs/notebook.md": 0,
     "docs/quickstart.md": 8,
+    "docs/security.md": 0,
     "docs/sweeps.md": 4,
     "docs/tracking.md": 4,
     "docs/training.md": 14,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
-    "config": 1_957,
+    "config": 1_835,
     "data": 7_300,
     "evaluation": 2_880,
     "labels": 1_255,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,7 +15,7 @@ from vlmft.config import schema, tool_schema
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.schema import EvaluateConfig
-from vlmft.config.setting_types import Constraint, Count, constraints
+from vlmft.config.setting_types import Constraint, Count, all_settings, constraints
 
 SCHEMAS = (
     schema.TrainConfig,
@@ -29,26 +29,16 @@ SCHEMAS = (
 )
 
 
-def settings_of(group: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and type of each setting, with what its type says beside the plain type."""
-    for name, annotation in typing.get_type_hints(group, include_extras=True).items():
-        inner = [kind for kind in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(kind)]
-        if inner and isinstance(inner[0], type):
-            yield from settings_of(inner[0], f"{prefix}{name}.")
-        else:
-            yield prefix + name, annotation
-
-
 def is_number(annotation: Any) -> bool:
     return annotation in (int, float) or any(is_number(inner) for inner in typing.get_args(annotation))
 
 
 def numbers_without_a_range(group: type) -> set[str]:
-    return {key for key, kind in settings_of(group) if is_number(kind) and not [*constraints(kind)]}
+    return {key for key, kind in all_settings(group).items() if is_number(kind) and not [*constraints(kind)]}
 
 
 def test_every_number_has_a_range() -> None:
-    assert len({key for root in SCHEMAS for key, kind in settings_of(root) if is_number(kind)}) > 25
+    assert len({key for root in SCHEMAS for key, kind in all_settings(root).items() if is_number(kind)}) > 25
     assert not {key for root in SCHEMAS for key in numbers_without_a_range(root)}
 
 
@@ -57,7 +47,13 @@ def test_a_number_without_a_range_is_seen() -> None:
     assert numbers_without_a_range(dataclasses.make_dataclass("Root", [("bare", bare)])) == {"bare.n", "bare.share"}
 
 
-RANGES = {found for root in SCHEMAS for _, kind in settings_of(root) if is_number(kind) for found in constraints(kind)}
+RANGES = {
+    found
+    for root in SCHEMAS
+    for _, kind in all_settings(root).items()
+    if is_number(kind)
+    for found in constraints(kind)
+}
 
 
 @pytest.mark.parametrize("limit", sorted(RANGES, key=lambda limit: limit.expected), ids=lambda limit: limit.expected)
@@ -67,7 +63,7 @@ def test_nothing_takes_nan_or_minus_two(limit: Constraint, value: float) -> None
 
 
 def test_what_evaluate_changes_is_checked_like_what_train_sets() -> None:
-    trained, changed = dict(settings_of(EvaluationConfig)), dict(settings_of(EvaluateConfig))
+    trained, changed = all_settings(EvaluationConfig), all_settings(EvaluateConfig)
     for key, kind in trained.items():
         assert [*constraints(changed[f"evaluation.{key}"])] == [*constraints(kind)]
 

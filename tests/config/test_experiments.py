@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from vlmft.config.contradictions import value_at
 from vlmft.config.entry import conf_dir
 from vlmft.config.schema import TrainConfig
+from vlmft.config.setting_types import value_at
 from vlmft.metrics import CORPUS_METRICS, METRICS
 
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

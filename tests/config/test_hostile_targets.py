@@ -1,4 +1,7 @@
-"""A config names classes, and classes are code: only ours, or the user's own vlmft_plugins, are ever imported."""
+"""A run folder may be somebody else's: its config names classes of vlmft and vlmft_plugins, or none is imported.
+
+The command line and conf/ are the user's, and name any class.
+"""
 
 from __future__ import annotations
 
@@ -9,59 +12,50 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import HydraException
+import yaml
 
+from vlmft.config import contradictions
 from vlmft.config.check import ConfigError, import_allowed
-from vlmft.config.entry import explained
 from vlmft.data.datasets.shapes import Shapes
+from vlmft.data.make import make_dataset
+from vlmft.run.folder import plain, read_run
 
-HOSTILE = [
-    "data.dataset=os:system",
-    "data.dataset=os.system",
-    "data.dataset=torch:load",
-    "data.dataset=torch.hub:load",
-    "data.dataset=pandas:read_pickle",
-    "data.dataset=joblib:load",
-    "data.dataset=builtins:eval",
-    "data.dataset=canary_module:Canary",
-    "data.dataset=canary_package.inner:Canary",
-    "data.dataset='canary_module:Canary#vlmft.data.datasets.shapes:Shapes'",
-    "data.dataset=vlmftx.canary:Canary",
-    "data.dataset=vlmft..canary_module:Canary",
-    "data.dataset=vlmft.__main__:main",
-    "data.dataset='vlmft.data.datasets.shapes:Shapes.__init__'",
-    "data.dataset=vlmft.data.datamodule:L.Trainer",
-    "data.dataset=vlmft.config.check:importlib",
-    "data.dataset=vlmft.config.check:import_allowed",
-    "data.dataset=vlmft.data.ledger:Path",
-    "data.dataset=vlmft.config.check:DictConfig",
-    "data.dataset=vlmft.config.check:ConfigError",
-    "data.dataset=vlmft.data.dataset:Dataset",
-    "data.dataset=vlmft.data.datasets.shapes:Nothing",
-    "model.family=subprocess:Popen",
-    "model.family=pathlib:Path.unlink",
-    "model.family=canary_module:Canary",
-    "+data._target_=canary_module.Canary",
-    "+model._target_=canary_module.Canary",
-    "+model.trust_remote_code=true",
-    "++model.quantization.trust_remote_code=true",
-    "+hydra.callbacks.x._target_=canary_module.Canary",
-    "++hydra.callbacks.x={_target_: canary_module.Canary}",
-    "++hydra.job_logging.handlers.x={'()': canary_module.Canary}",
-    "++hydra.callbacks=${data}",
-    "++hydra.callbacks={x: ${data.options}}",
-    "++hydra.job_logging=${data.options}",
-    "hydra.job.env_set={LD_PRELOAD: canary_module}",
-    "+hydra.job.env_set.PATH=canary_module",
-    "++hydra.job.env_set.PATH={}",
-    "++hydra.job.env_set=${hydra.sweeper}",
-    "++hydra.job.env_copy=[HOME]",
-    "++hydra.launcher.x={_target_: canary_module.Canary}",
-    "++hydra.sweeper.x={_target_: canary_module.Canary}",
-    "+hydra.sweeper._args_=[{_target_: canary_module.Canary}]",
-    "++hydra.sweeper.params={x: {_target_: canary_module.Canary}}",
+PARTS = {"parts": {"x": {"dataset": "canary_module:Canary"}}}
+HOSTILE: list[dict[str, Any]] = [
+    {"data": {"dataset": "os:system"}},
+    {"data": {"dataset": "os.system"}},
+    {"data": {"dataset": "torch:load"}},
+    {"data": {"dataset": "torch.hub:load"}},
+    {"data": {"dataset": "pandas:read_pickle"}},
+    {"data": {"dataset": "joblib:load"}},
+    {"data": {"dataset": "builtins:eval"}},
+    {"data": {"dataset": "canary_module:Canary"}},
+    {"data": {"dataset": "canary_package.inner:Canary"}},
+    {"data": {"dataset": "canary_module:Canary#vlmft.data.datasets.shapes:Shapes"}},
+    {"data": {"dataset": "vlmftx.canary:Canary"}},
+    {"data": {"dataset": "vlmft..canary_module:Canary"}},
+    {"data": {"dataset": "vlmft.__main__:main"}},
+    {"data": {"dataset": "vlmft.data.datasets.shapes:Shapes.__init__"}},
+    {"data": {"dataset": "vlmft.data.datamodule:L.Trainer"}},
+    {"data": {"dataset": "vlmft.config.check:importlib"}},
+    {"data": {"dataset": "vlmft.config.check:import_allowed"}},
+    {"data": {"dataset": "vlmft.data.ledger:Path"}},
+    {"data": {"dataset": "vlmft.config.check:DictConfig"}},
+    {"data": {"dataset": "vlmft.config.check:ConfigError"}},
+    {"data": {"dataset": "vlmft.data.dataset:Dataset"}},
+    {"data": {"dataset": "vlmft.data.datasets.shapes:Nothing"}},
+    {"data": {"dataset": "${data.revision}", "revision": "canary_module:Canary"}},
+    {"model": {"family": "subprocess:Popen"}},
+    {"model": {"family": "pathlib:Path.unlink"}},
+    {"model": {"family": "canary_module:Canary"}},
+    {"data": {"_target_": "canary_module.Canary"}},
+    {"data": {"dataset": "vlmft.data.mixture:Mixture", "options": PARTS}},
+    {"model": {"_target_": "canary_module.Canary"}},
+    {"model": {"trust_remote_code": True}},
+    {"model": {"quantization": {"trust_remote_code": True}}},
+    {"hydra": {"callbacks": {"x": {"_target_": "canary_module.Canary"}}}},
 ]
-"""Each tries to have code of somebody else's imported or called. The canaries would leave a file."""
+"""What each changes in a stored config, to have code of somebody else's imported. The canaries would leave a file."""
 
 
 @pytest.fixture
@@ -82,10 +76,20 @@ def foreign_modules() -> set[str]:
     return {name for name in sys.modules if name.split(".")[0] != "vlmft"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def good_config_first(compose: Callable[..., object]) -> None:
-    """What a good config imports is there before anything is counted."""
-    compose()
+@pytest.fixture
+def stored(compose: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The folder of a run with this in its config.yaml, met by a command that has named no class itself."""
+    config = plain(compose("logger=none"))
+    monkeypatch.setattr(contradictions, "NAMED_BY_USER", set())
+    monkeypatch.setattr("vlmft.config.check.NAMED_BY_USER", contradictions.NAMED_BY_USER)
+
+    def written(changes: dict[str, Any]) -> str:
+        for group, values in changes.items():
+            config.setdefault(group, {}).update(values)
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        return str(tmp_path)
+
+    return written
 
 
 def test_the_canary_sings(canary: Path) -> None:
@@ -93,9 +97,9 @@ def test_the_canary_sings(canary: Path) -> None:
     assert canary.exists()
 
 
-@pytest.mark.parametrize("override", HOSTILE)
+@pytest.mark.parametrize("changes", HOSTILE, ids=str)
 def test_refused_before_anything_foreign_is_imported(
-    override: str, canary: Path, compose: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], canary: Path, stored: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     really = importlib.import_module
@@ -104,46 +108,21 @@ def test_refused_before_anything_foreign_is_imported(
         asked.append(name)
         return really(name, package)
 
-    before = foreign_modules()
+    folder, before = stored(changes), foreign_modules()
     monkeypatch.setattr(importlib, "import_module", recorded)
-    with pytest.raises((ConfigError, HydraException)) as refused:
-        compose(override)
-    error = refused.value
-    line = str(error) if isinstance(error, ConfigError) else explained(error)
-    assert override.lstrip("+").split("=")[0] in line and "\n" not in line
-    assert {name.split(".")[0] for name in asked} <= {"vlmft", "hydra"}  # Hydra looks for its own conf folder
+    with pytest.raises(ConfigError) as refused:
+        make_dataset(read_run(folder).data)
+    assert str(refused.value).startswith(next(iter(changes))) and "\n" not in str(refused.value)
+    assert {name.split(".")[0] for name in asked} <= {"vlmft"}
     assert not canary.exists()
     assert foreign_modules() <= before
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "hydra: {callbacks: {x: {_target_: canary_module.Canary}}}",
-        'hydra: {job_logging: {handlers: {x: {"()": canary_module.Canary}}}}',
-        'hydra: {hydra_logging: {formatters: {x: {"()": canary_module.Canary}}}}',
-        "hydra: {callbacks: '${data.options}'}\ndata: {options: {x: {_target_: canary_module.Canary}}}",
-        "hydra: {callbacks: {x: '${data.options}'}}\ndata: {options: {_target_: canary_module.Canary}}",
-        "hydra: {job: {env_set: {PATH: /evil}}}",
-        "hydra: {job: {env_set: {PATH: {a: b}}}}",
-        "hydra: {job: {env_set: '${hydra.sweeper}'}, sweeper: {PATH: /evil}}",
-        "hydra: {job: {env_copy: [HOME]}}",
-        "hydra: {job: {env_copy: {HOME: {}}}}",
-        "data: {dataset: 'canary_module:Canary'}",
-        "data: {_target_: canary_module.Canary}",
-    ],
-)
-def test_an_experiment_file_from_elsewhere_runs_nothing(
-    content: str, canary: Path, compose: Callable[..., object], tmp_path: Path
-) -> None:
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment/gift.yaml").write_text(f"# @package _global_\n{content}\n", encoding="utf-8")
-    with pytest.raises((ConfigError, HydraException)):
-        compose(f"hydra.searchpath=[file://{tmp_path}]", "experiment=gift")
-    assert not canary.exists()
+def test_the_same_run_with_classes_of_ours_is_read(stored: Callable[..., str]) -> None:
+    assert isinstance(make_dataset(read_run(stored({})).data), Shapes)
 
 
-def test_a_class_imported_into_an_allowed_module_is_refused_by_its_origin() -> None:
+def test_a_class_imported_into_an_allowed_module_is_refused_by_its_origin(stored: Callable[..., str]) -> None:
     with pytest.raises(ConfigError, match=r"^data\.dataset: Expected .* got 'pathlib:Path'"):
         import_allowed("data.dataset", "vlmft.data.ledger:Path")
 
@@ -161,17 +140,37 @@ class Mine(Shapes):
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "vlmft_plugins").mkdir()
-    (tmp_path / "vlmft_plugins/mine.py").write_text(PLUGIN, encoding="utf-8")
+    for package in ("vlmft_plugins", "birdwatch"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "mine.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    for name in ("vlmft_plugins.mine", "vlmft_plugins"):
+    for name in ("vlmft_plugins.mine", "vlmft_plugins", "birdwatch.mine", "birdwatch"):
         sys.modules.pop(name, None)
 
 
-def test_own_classes_come_from_vlmft_plugins(plugin: None, compose: Callable[..., Any]) -> None:
-    config = compose("data.dataset=vlmft_plugins.mine:Mine", "data.options.words=[a,b]", "data.options.ratio=2")
+@pytest.mark.parametrize("package", ["vlmft_plugins", "birdwatch"])
+def test_own_classes_come_from_any_package(plugin: None, package: str, compose: Callable[..., Any]) -> None:
+    config = compose(f"data.dataset={package}.mine:Mine", "data.options.words=[a,b]", "data.options.ratio=2")
     assert issubclass(import_allowed("data.dataset", config.data.dataset), Shapes)
+
+
+def test_a_stored_class_of_one_s_own(
+    plugin: None, stored: Callable[..., str], compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of vlmft_plugins always; of another package once its owner says so, or names it again (as resume=true does)."""
+    assert read_run(stored({"data": {"dataset": "vlmft_plugins.mine:Mine"}})).data.dataset == "vlmft_plugins.mine:Mine"
+    folder = stored({"data": {"dataset": "birdwatch.mine:Mine"}})
+    with pytest.raises(ConfigError, match=r"^data\.dataset: .*; if it is yours, set VLMFT_PLUGINS=birdwatch in the e"):
+        read_run(folder)
+    assert "birdwatch.mine" not in sys.modules
+    with monkeypatch.context() as environment:
+        environment.setenv("VLMFT_PLUGINS", "other,birdwatch")
+        assert read_run(folder).data.dataset == "birdwatch.mine:Mine"
+    with pytest.raises(ConfigError, match="VLMFT_PLUGINS"):
+        read_run(folder)
+    compose("data.dataset=birdwatch.mine:Mine")
+    assert read_run(folder).data.dataset == "birdwatch.mine:Mine"
 
 
 @pytest.mark.parametrize(
@@ -181,9 +180,11 @@ def test_own_classes_come_from_vlmft_plugins(plugin: None, compose: Callable[...
         ("data.options.ratio=true", "data.options.ratio: Expected float, got True"),
         ("data.options.rest=1", "data.options.rest: Mine has no such option"),
         ("data.options.other=1", "data.options.other: Mine has no such option; expected one of ratio, words"),
-        ("data.dataset=vlmft_plugins.mine:PurePath", "data.dataset: Expected .* got 'pathlib:PurePath'"),
+        ("data.dataset=vlmft_plugins.mine:PurePath", "data.dataset: Expected a class with index, read and to_sample"),
         ("data.dataset=vlmft_plugins.mine:pathlib", "data.dataset: Expected a class, got .* a module"),
         ("data.dataset=vlmft_plugins.miner:Mine", "data.dataset: 'vlmft_plugins.miner:Mine' cannot be imported"),
+        ("data.dataset=os:system", "data.dataset: Expected a class, got 'os:system', a builtin"),
+        ("data.dataset=birds.Birds", "data.dataset: Expected module.path:ClassName, got 'birds.Birds'"),
     ],
 )
 def test_mistakes_about_own_classes(plugin: None, override: str, said: str, compose: Callable[..., object]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,13 +128,6 @@ def test_the_environment_is_not_written_into_the_config(value: str, compose: Cal
 def test_the_environment_is_not_written_into_lists(compose: Callable[..., TrainConfig]) -> None:
     with pytest.raises(ConfigError, match=r"^logger\.tags: Expected a value"):
         compose("logger.tags=[a,'${oc.env:HOME}']")
-
-
-def test_hydra_writes_no_files_of_its_own(tmp_path: Path) -> None:
-    own = [sys.executable, str(ROOT / "train.py"), "hydra.output_subdir=.hydra", f"output_root={tmp_path}"]
-    found = subprocess.run(own, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 2 and "hydra.output_subdir: closed here" in found.stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

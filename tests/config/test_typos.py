@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config import schema
-from vlmft.config.check import ELSEWHERE, ConfigError, all_keys, nearest, nearest_key
+from vlmft.config.check import ELSEWHERE, ConfigError, nearest, nearest_key
 from vlmft.config.entry import conf_dir, explained
+from vlmft.config.setting_types import all_settings
 
-KEYS = list(all_keys(schema.TrainConfig))
-OWN_EVALUATE_KEYS = [key for key in all_keys(schema.EvaluateConfig) if key not in KEYS]
+KEYS = list(all_settings(schema.TrainConfig))
+OWN_EVALUATE_KEYS = [key for key in all_settings(schema.EvaluateConfig) if key not in KEYS]
 
 
 def refusal(compose: Callable[..., object], *overrides: str) -> str:

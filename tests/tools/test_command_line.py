@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import vlmft
-from vlmft.config.check import ConfigError, all_keys
+from vlmft.config.check import ConfigError
 from vlmft.config.entry import conf_dir
+from vlmft.config.setting_types import all_settings
 from vlmft.config.tool_schema import AskConfig, CompareConfig, ScoreConfig
 from vlmft.config.tools import compose_tool
 from vlmft.tools import cli
@@ -38,7 +39,7 @@ def test_help_lists_every_setting(
     shown = called(monkeypatch, capsys, command, "--help")
     assert shown == called(monkeypatch, capsys, command, "run=x", "-h")
     lines = shown.splitlines()
-    keys = [*all_keys(COMMANDS[command])]
+    keys = [*all_settings(COMMANDS[command])]
     groups = [key for key in keys if any(other.startswith(f"{key}.") for other in keys)]
     for key in keys:
         (line,) = [line for line in lines if line.split(" (")[0].split(":")[0].split(",")[0].strip() == key]
@@ -70,7 +71,7 @@ def test_the_examples_are_settings() -> None:
     for name, tool in cli.TOOLS.items():
         for example in tool.examples:
             words = [word for word in example.replace("'", "").split() if "=" in word]
-            legal = {*all_keys(tool.schema_class)}
+            legal = {*all_settings(tool.schema_class)}
             assert {word.split("=")[0] for word in words} <= legal, name
 
 
@@ -140,7 +141,7 @@ def test_files_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_defaults_and_docs_are_the_schema_s() -> None:
     found = {setting.key: setting for setting in settings_of(AskConfig)}
-    assert [*found] == [*all_keys(AskConfig)]
+    assert [*found] == [*all_settings(AskConfig)]
     assert (found["rows_per_batch"].type_name, found["rows_per_batch"].default) == ("a whole number >= 1", "8")
     assert (found["run"].type_name, found["run"].default) == ("str or null", "null")
     assert (found["image"].default, found["model"].default) == ("", "null")

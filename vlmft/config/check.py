@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vlmft.config import schema
-from vlmft.config.contradictions import AnyConfig, contradictions, foreign_target
+from vlmft.config.contradictions import NAMED_BY_USER, contradictions, foreign_target
+from vlmft.config.setting_types import all_settings, group_in
 from vlmft.config.trainer_schema import NOT_OF_THE_TRAINER
 
-Config = TypeVar("Config", bound=AnyConfig)
+Config = TypeVar("Config")
 
 ELSEWHERE: Mapping[str, str] = {
     "accumulate_grad_batches": "train.rows_per_batch",
@@ -61,16 +62,23 @@ class ConfigError(Exception):
     """A user's mistake in the settings: shown as one line, exit code 2."""
 
 
-def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config]) -> Config:
-    """The composed `cfg` as dataclasses.
+def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config], *, stored: bool = False) -> Config:
+    """The composed `cfg` as dataclasses; `stored`: as somebody may have written it into a run folder.
 
     Raises:
         ConfigError: a key that the schema does not have, a value of the wrong type, settings that contradict, or
-            options that the dataset does not have, or the environment's secrets to be written down.
+            options that the dataset does not have, the environment's secrets to be written down, or in a stored config
+            a class from elsewhere.
     """
     try:
-        _raise_if(from_environment(OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else dict(cfg)))
+        _raise_if(
+            f"{key}: Expected a value, got {text!r}, which would be stored resolved; let the shell fill it in"
+            for key, text in texts(OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else dict(cfg))
+            if "oc.env" in text
+        )
         values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+        if not stored:
+            NAMED_BY_USER.update(text for _, text in texts(values))
         _raise_if(unknown_keys(typing.cast(dict[str, Any], values), schema_class))
         merged = OmegaConf.merge(OmegaConf.structured(schema_class), values)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
@@ -83,16 +91,16 @@ def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config]) -> 
     return config
 
 
-def from_environment(values: Any, key: str = "") -> Iterator[str]:
-    """A sentence for each value that is taken from the environment: it would stand resolved in stored files."""
+def texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and value of each text at any depth."""
     if isinstance(values, Mapping):
         for name, value in values.items():
-            yield from from_environment(value, f"{key}.{name}" if key else str(name))
+            yield from texts(value, f"{key}.{name}" if key else str(name))
     elif isinstance(values, list):
         for value in values:
-            yield from from_environment(value, key)
-    elif isinstance(values, str) and "oc.env" in values:
-        yield f"{key}: Expected a value, got {values!r}, which would be stored resolved; let the shell fill it in"
+            yield from texts(value, key)
+    elif isinstance(values, str):
+        yield key, values
 
 
 def _raise_if(problems: Iterator[str]) -> None:
@@ -113,27 +121,22 @@ def one_line(error: OmegaConfBaseException) -> str:
     return f"{key}: {text}" if key else text
 
 
-def unknown_keys(values: Mapping[str, Any], schema_class: type) -> Iterator[str]:
+def unknown_keys(values: Mapping[str, Any], schema_class: type, prefix: str = "") -> Iterator[str]:
     """A sentence for each key, at any depth, that `schema_class` has no field for."""
-
-    def below(values: Mapping[str, Any], group: type, prefix: str) -> Iterator[str]:
-        hints = typing.get_type_hints(group)
-        for key, value in values.items():
-            if key not in hints:
-                yield no_such_setting(f"{prefix}{key}", schema_class)
-                continue
-            inner = _dataclass_in(hints[key])
-            if inner is not None and isinstance(value, Mapping):
-                yield from below(value, inner, f"{prefix}{key}.")
-
-    return below(values, schema_class, "")
+    settings = all_settings(schema_class)
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key not in settings:
+            yield no_such_setting(key, schema_class)
+        elif group_in(settings[key]) is not None and isinstance(value, Mapping):
+            yield from unknown_keys(value, schema_class, f"{key}.")
 
 
 def no_such_setting(key: str, schema_class: type | None) -> str:
     """The sentence for an unknown dotted key, with the nearest legal one where `schema_class` is known."""
     if schema_class is None or not dataclasses.is_dataclass(schema_class):
         return f"{key}: no such setting"
-    return f"{key}: no such setting; {nearest_key(key, [k for k in all_keys(schema_class) if k != key])}"
+    return f"{key}: no such setting; {nearest_key(key, [k for k in all_settings(schema_class) if k != key])}"
 
 
 def nearest_key(key: str, legal: Sequence[str]) -> str:
@@ -142,6 +145,8 @@ def nearest_key(key: str, legal: Sequence[str]) -> str:
     def likeness(one: str, other: str) -> float:
         return difflib.SequenceMatcher(None, one, other).ratio()
 
+    if key.startswith("hydra."):
+        return "a + before it adds it to Hydra's own"
     name = key.rpartition(".")[2]
     if ELSEWHERE.get(name) in legal:
         return f"did you mean {ELSEWHERE[name]!r}?"
@@ -162,22 +167,8 @@ def nearest(name: str, legal: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(legal)) or 'none'}"
 
 
-def _dataclass_in(annotation: Any) -> type | None:
-    candidates = [annotation, *typing.get_args(annotation)]
-    return next((c for c in candidates if dataclasses.is_dataclass(c) and isinstance(c, type)), None)
-
-
-def all_keys(schema_class: type, prefix: str = "") -> Iterator[str]:
-    """Every key of a schema, dotted, leaves and groups."""
-    for key, annotation in typing.get_type_hints(schema_class).items():
-        yield prefix + key
-        inner = _dataclass_in(annotation)
-        if inner is not None:
-            yield from all_keys(inner, f"{prefix}{key}.")
-
-
 def import_allowed(key: str, target: str) -> Any:
-    """The class that `target` ("module.path:ClassName") names, written in an allowed package.
+    """The class that `target` ("module.path:ClassName") names: of an allowed package, or named by the user.
 
     Raises:
         ConfigError: another form, another package, or no such class; `key` is the setting that named it.
@@ -190,8 +181,8 @@ def import_allowed(key: str, target: str) -> Any:
         raise ConfigError(f"{key}: {target!r} cannot be imported ({error}); check its spelling") from error
     if not inspect.isclass(found):
         raise ConfigError(f"{key}: Expected a class, got {target!r}, a {type(found).__name__}")
-    # An allowed module may have imported a class from anywhere, such as pathlib's Path.
-    _raise_if(foreign_target(key, f"{found.__module__}:{found.__name__}"))
+    if target not in NAMED_BY_USER:  # an allowed module may have imported a class from anywhere, as pathlib's Path
+        _raise_if(foreign_target(key, f"{found.__module__}:{found.__name__}"))
     return found
 
 

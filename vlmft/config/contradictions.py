@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from vlmft.config import evaluation_schema, schema, tool_schema
-from vlmft.config.setting_types import refused_values
+from vlmft.config.setting_types import refused_values, value_at
 
-ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins")
-"""A config may name classes of these packages and no others. `vlmft_plugins` is yours: a folder on the Python path."""
-TARGET = re.compile(rf"({'|'.join(ALLOWED_PACKAGES)}|benchmarks\.tiny)(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
-
-AnyConfig: TypeAlias = (
-    schema.TrainConfig
-    | schema.EvaluateConfig
-    | tool_schema.CheckConfig
-    | tool_schema.TraceConfig
-    | tool_schema.ExportConfig
-    | tool_schema.AskConfig
-    | tool_schema.GradeConfig
-    | tool_schema.AnnotateConfig
-    | tool_schema.JudgeConfig
-    | tool_schema.ScoreConfig
-    | tool_schema.CompareConfig
-    | tool_schema.SeedsConfig
-)
-
+ALLOWED_PACKAGES = ("vlmft", "vlmft_plugins", "benchmarks.tiny")
+"""A stored config may name classes of these, and of those that VLMFT_PLUGINS in the environment lists with commas.
+`vlmft_plugins` is yours: a folder on the Python path."""
+TARGET = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
+NAMED_BY_USER: set[str] = set()
+"""All texts of the settings that this process was given by command line and conf/: what is a class among them may be
+imported, from whatever module."""
 
 MOONDREAMS_OF_GPT2 = ("2025-01-09", "2025-03-27", "2025-04-14")
 """Revisions with GPT-2's token ids; their files do not tell."""
@@ -36,7 +25,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 """A repository on the Hub: owner and name."""
 
 
-def contradictions(config: AnyConfig) -> Iterator[str]:
+def contradictions(config: object) -> Iterator[str]:
     """A sentence for each thing about `config` that does not hold."""
     yield from refused_values(config)
     run: str | None = value_at(config, "run")
@@ -62,7 +51,7 @@ def contradictions(config: AnyConfig) -> Iterator[str]:
         yield from _annotation_contradictions(config)
 
 
-def _bad_arms(config: AnyConfig) -> Iterator[str]:
+def _bad_arms(config: object) -> Iterator[str]:
     evaluation: evaluation_schema.EvaluationConfig | evaluation_schema.EvaluationChanges | None = value_at(
         config, "evaluation"
     )
@@ -84,15 +73,7 @@ def _bad_arms(config: AnyConfig) -> Iterator[str]:
         yield "evaluation.arms: Expected at least one arm, got none; set it"
 
 
-def value_at(config: AnyConfig, key: str) -> Any:
-    """The value of a dotted key; None where a group on the way is null or not part of this config."""
-    node: Any = config
-    for name in key.split("."):
-        node = getattr(node, name, None)
-    return node
-
-
-def _foreign_classes(config: AnyConfig) -> Iterator[str]:
+def _foreign_classes(config: object) -> Iterator[str]:
     for key in ("data.dataset", "model.family"):
         value = value_at(config, key)
         if value is not None and (key, value) != ("model.family", "generic"):
@@ -100,11 +81,14 @@ def _foreign_classes(config: AnyConfig) -> Iterator[str]:
 
 
 def foreign_target(key: str, target: str) -> Iterator[str]:
-    """A sentence if `target` is no module.path:ClassName of an allowed package. Looks at the text alone."""
+    """A sentence if `target` is no module.path:ClassName that may be imported. Looks at the text alone."""
+    packages = (*ALLOWED_PACKAGES, *os.environ.get("VLMFT_PLUGINS", "").split(","))
     if not TARGET.fullmatch(target):
+        yield f"{key}: Expected module.path:ClassName, got {target!r}"
+    elif target not in NAMED_BY_USER and not target.replace(":", ".").startswith(tuple(f"{p}." for p in packages)):
         yield (
-            f"{key}: Expected module.path:ClassName inside {' or '.join(ALLOWED_PACKAGES)}, got {target!r}; "
-            "put own classes into a folder vlmft_plugins/ on the Python path"
+            f"{key}: Expected module.path:ClassName inside vlmft or vlmft_plugins, got {target!r}, which this command "
+            f"does not name itself; if it is yours, set VLMFT_PLUGINS={re.split('[.:]', target)[0]} in the environment"
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
+import io
 import logging
 import os
 import re
@@ -21,14 +23,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config import schema
-from vlmft.config.check import Config, ConfigError, all_keys, checked, nearest, nearest_key, one_line
+from vlmft.config.check import Config, ConfigError, checked, nearest, nearest_key, one_line
 from vlmft.config.failures import machine_failure
-from vlmft.config.hydra_section import CLOSED, close_hydra_section, is_closed, register_plugins
+from vlmft.config.hydra_plugins import register_plugins, store_choices
 from vlmft.config.secrets import read_dotenv, redacted_override, redacted_text
+from vlmft.config.setting_types import all_settings
 from vlmft.sample import BadRowError
 
 EXIT_FAILURE, EXIT_MISTAKE = 1, 2
@@ -51,7 +54,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=schema.TrainConfig)
     store.store(name="evaluate_schema", node=schema.EvaluateConfig)
-    close_hydra_section()
+    store_choices()
 
 
 def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
@@ -64,10 +67,11 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
         def job(cfg: DictConfig) -> None:
             nonlocal composed
             composed = True
-            _drop_sweep_file()
             with mistakes_in_one_line():  # here already: Hydra writes a line of its own about an exception in a job
-                _refuse_to_sweep_in_process(schema_class)
-                main(checked(cfg, schema_class))
+                _drop_sweep_file()
+                config = checked(cfg, schema_class)
+                _leave_the_test_split_alone(config)
+                main(config)
 
         app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
 
@@ -75,13 +79,17 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
         def start() -> None:
             nonlocal composed
             composed = False
-            _refuse_unknown_flags()
+            flags = _known_flags()
             sys.argv[1:] = map(forced, sys.argv[1:])
             register_plugins()
             try:
-                app()
-            except ValueError as error:
-                if composed or isinstance(error, OmegaConfBaseException):
+                if flags.cfg in ("job", "all") and flags.package is None:
+                    _show_checked(app, schema_class)
+                else:
+                    app()
+            except (ValueError, RuntimeError, ImportError) as error:  # of Hydra: about a flag, or about a plugin
+                of_hydra = isinstance(error, ValueError) or "plugin" in str(error).lower()
+                if composed or isinstance(error, OmegaConfBaseException) or not of_hydra:
                     raise
                 raise ConfigError(_in_hydras_words(error)) from error
 
@@ -113,11 +121,21 @@ def _drop_sweep_file() -> None:
         (Path(settings.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
 
 
-def _refuse_to_sweep_in_process(schema_class: type) -> None:
-    if schema_class is schema.TrainConfig and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise ConfigError(
-            "hydra/launcher: Expected processes, got basic; jobs inside one process would each meet the test split"
-        )
+def _leave_the_test_split_alone(config: object) -> None:
+    """A job of another launcher than ours, which sees to it itself."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(config, schema.TrainConfig) and config.test:
+        raise ConfigError("test: Expected false in a sweep, got true; the winner alone meets the test split")
+
+
+def _show_checked(app: Callable[[], None], schema_class: type[Config]) -> None:
+    """`--cfg`: Hydra prints what it composed and calls no job; here it is checked, too."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        app()
+    composed = OmegaConf.create(shown.getvalue())
+    assert isinstance(composed, DictConfig)
+    composed.pop("hydra", None)
+    checked(composed, schema_class)
+    print(shown.getvalue(), end="")
 
 
 @contextlib.contextmanager
@@ -142,16 +160,18 @@ def _mistake(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
     sys.exit(code)
 
 
-def _refuse_unknown_flags() -> None:
-    """Hydra's parser would print its whole usage."""
+def _known_flags() -> argparse.Namespace:
+    """Those of Hydra; about another one its parser would print its whole usage."""
 
     def refuse(message: str) -> NoReturn:
         _mistake(f"{message}; settings are written without dashes, as in train.lr=1e-4, and --help lists them")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    if parser.parse_args().experimental_rerun is not None:
+    flags = parser.parse_args()
+    if flags.experimental_rerun is not None:
         _mistake("--experimental-rerun reads a pickle, which can run code; give the overrides again instead")
+    return flags
 
 
 def forced(override: str) -> str:
@@ -176,7 +196,6 @@ def explained(error: Exception) -> str:
     cause = error.__cause__ or error.__context__
     file = re.match(r"In '(\w+/[^']+)'", text)
     prefix = f"in {file[1]}.yaml: " if file else ""
-    override = re.match(r"Error merging override \+*([^=]+)=", text)
     unknown = re.search(r"Could not override '([^'@]+)'\.", text)
     if isinstance(cause, ConfigError):  # raised by a plugin of ours while Hydra made it
         return str(cause)
@@ -192,10 +211,9 @@ def explained(error: Exception) -> str:
     if prefix and "Key 'experiment' not in" in text:
         return f"{prefix}Expected '# @package _global_' as the first line of an experiment, got none; add it"
     if isinstance(cause, OmegaConfBaseException):
-        key = override[1] if override else str(cause.full_key)
-        return prefix + (f"{key}: {CLOSED}" if is_closed(key) else one_line(cause))
+        return prefix + one_line(cause)
     if unknown:  # as a group, so that it is not said of which schema
-        legal = {*all_keys(schema.TrainConfig), *all_keys(schema.EvaluateConfig)} - {unknown[1]}
+        legal = {*all_settings(schema.TrainConfig), *all_settings(schema.EvaluateConfig)} - {unknown[1]}
         return f"{prefix}{unknown[1]}: no such setting; {nearest_key(unknown[1], sorted(legal))}"
     return _in_hydras_words(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import typing
@@ -57,26 +58,49 @@ def constraints(annotation: Any) -> Iterator[Constraint]:
         yield from constraints(inner)
 
 
-def refused_values(config: Any, prefix: str = "") -> Iterator[str]:
-    """A sentence for each value, in groups too, that its type does not take."""
-    for name, annotation in typing.get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            yield from refused_values(value, f"{prefix}{name}.")
+def group_in(annotation: Any) -> type | None:
+    """The dataclass that a type is, or that it is when it is not null."""
+    kinds = (kind for kind in (annotation, *typing.get_args(annotation)) if isinstance(kind, type))
+    return next(filter(dataclasses.is_dataclass, kinds), None)
+
+
+@functools.cache
+def all_settings(schema_class: type) -> dict[str, Any]:
+    """Dotted key -> type with its constraints, of every setting and group of settings."""
+    found = {}
+    for name, annotation in typing.get_type_hints(schema_class, include_extras=True).items():
+        found[name] = annotation
+        if (group := group_in(annotation)) is not None:
+            found |= {f"{name}.{key}": kind for key, kind in all_settings(group).items()}
+    return found
+
+
+def value_at(config: object, key: str) -> Any:
+    """The value of a dotted key; None where a group on the way is null or not part of this config."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def refused_values(config: Any) -> Iterator[str]:
+    """A sentence for each value that the type of its setting does not take."""
+    schema_class: type = type(config)
+    for key, annotation in all_settings(schema_class).items():
+        value = value_at(config, key)
         for constraint in constraints(annotation):
             if value == []:
-                yield f"{prefix}{name}: Expected at least one of {constraint.expected}, got none"
+                yield f"{key}: Expected at least one of {constraint.expected}, got none"
             for item in value if isinstance(value, list) else [value]:
                 if item is not None and not constraint.holds(item):
-                    yield f"{prefix}{name}: Expected {constraint.expected}, got {item!r}"
+                    yield f"{key}: Expected {constraint.expected}, got {item!r}"
 
 
 def all_optional(group: type) -> type:
     """The dataclass `group` with null for every setting, in groups too: what a command changes, and nothing else."""
     fields: list[tuple[str, Any, Any]] = []
     for name, annotation in typing.get_type_hints(group, include_extras=True).items():
-        if dataclasses.is_dataclass(annotation):
-            inner = all_optional(typing.cast(type, annotation))
+        if (inner := group_in(annotation)) is not None:
+            inner = all_optional(inner)
             fields.append((name, inner, dataclasses.field(default_factory=inner)))
         else:
             fields.append((name, Optional[annotation], None))

@@ -218,7 +218,7 @@ def read_run(folder: str) -> TrainConfig:
             f"run: Expected all settings in {path}, got {REDACTED} for {', '.join(lost)}, which looked like a secret; "
             "write its value there by hand, and give secrets in the environment instead of in settings"
         )
-    return checked(loaded, TrainConfig)  # type: ignore[arg-type]
+    return checked(loaded, TrainConfig, stored=True)  # type: ignore[arg-type]
 
 
 def _redacted_keys(value: Any, key: str = "") -> list[str]:

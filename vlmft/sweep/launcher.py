@@ -35,6 +35,7 @@ KILL_AFTER_SECONDS = 600.0
 
 NOT_OF_A_SWEEP = ("resume", "output_root", "name", "test", "logger")
 """Settings that do not make it another sweep."""
+OF_A_SWEEP = ("hydra.mode", "hydra.launcher", "hydra.sweep")  # settings of Hydra that its jobs do not get
 
 
 def key_of(override: str) -> str:
@@ -53,10 +54,12 @@ class Jobs:
     def __init__(self, config: DictConfig, context: HydraContext) -> None:
         """
         Raises:
-            ConfigError: several names.
+            ConfigError: several names, or jobs in batches.
         """
         self.config, self.context = config, context
         section = config.hydra
+        if (most := section.sweeper.get("max_batch_size")) is not None:
+            raise ConfigError(f"hydra.sweeper.max_batch_size: Expected null, got {most}; a sweep is ranked as a whole")
         for override in OverridesParser.create().parse_overrides(list(section.overrides.task)):
             if override.get_key_element() == "name" and override.is_sweep_override():
                 raise ConfigError(f"name: Expected one name for a sweep, got {override.input_line}")
@@ -133,8 +136,8 @@ class Jobs:
             "--config-dir": flags.config_dir,
         }
         hydra_flags = [text for flag, value in places.items() if value is not None for text in (flag, value)]
-        paths = [o for o in self.config.hydra.overrides.hydra if key_of(o) == "hydra.searchpath"]
-        return [sys.executable, *program(), *hydra_flags, *paths, *overrides]
+        own = [o for o in self.config.hydra.overrides.hydra if not key_of(o).replace("/", ".").startswith(OF_A_SWEEP)]
+        return [sys.executable, *program(), *hydra_flags, *own, *overrides]
 
 
 def _wait(process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[], bool]) -> bool:
@@ -175,9 +178,8 @@ class ProcessLauncher(Launcher):
                 sweep already, and `resume` is not set.
             SystemExit: 1 where a job failed, 128 + signal where the sweep was stopped; all is written by then.
         """
-        (self.jobs.folder.parent / "multirun.yaml").unlink(
-            missing_ok=True
-        )  # Hydra's: the whole config, secrets in clear
+        # Hydra's: the whole config, secrets in clear
+        (self.jobs.folder.parent / "multirun.yaml").unlink(missing_ok=True)
         settings = [self.jobs.own(overrides) for overrides in job_overrides]
         problems = [self.jobs.problem(overrides) for overrides in settings]
         if all(problems):
@@ -200,7 +202,8 @@ class ProcessLauncher(Launcher):
                     self.jobs.run(job, stop)
                     sweep.write()
         finish(sweep, stop)
-        return [_returned(job) for job in sweep.jobs]
+        done = JobStatus.COMPLETED
+        return [JobReturn(overrides=job.overrides, status=done, _return_value=job.exit_code) for job in sweep.jobs]
 
 
 def finish(sweep: Sweep, stop: StopRequest) -> None:
@@ -219,7 +222,3 @@ def finish(sweep: Sweep, stop: StopRequest) -> None:
 
 def _value(overrides: Sequence[str], key: str) -> str:
     return next((o.partition("=")[2] for o in overrides if key_of(o) == key), "")
-
-
-def _returned(job: Job) -> JobReturn:
-    return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.exit_code)

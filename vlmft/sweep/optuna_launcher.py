@@ -32,7 +32,7 @@ DONE_OVER = "done over"
 
 
 class OptunaSweeper(Sweeper):
-    """Asks a study for settings until it holds `n_trials` trials. Values come as texts, see hydra_section.py."""
+    """Asks a study for settings until it holds `n_trials` trials. Values come as texts, see hydra_plugins.py."""
 
     def __init__(self, n_trials: str, seed: str | None, pruning: str, n_startup_trials: str) -> None:
         self.n_trials = whole_number("n_trials", n_trials, at_least=1)
