@@ -16,25 +16,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
-    "config": 1_835,
-    "data": 7_300,
-    "evaluation": 2_880,
-    "labels": 1_255,
-    "metrics": 1_700,
-    "models": 2_875,
-    "pages": 270,
-    "predictions": 2_101,
-    "report": 2_020,
-    "run": 2_780,
-    "sample.py": 255,
-    "sweep": 900,
-    "tools": 1_188,
+    "config": 1_832,
+    "data": 7_295,
+    "evaluation": 2_884,
+    "labels": 1_254,
+    "metrics": 1_692,
+    "models": 2_874,
+    "pages": 267,
+    "predictions": 2_103,
+    "report": 2_017,
+    "run": 2_793,
+    "sample.py": 254,
+    "sweep": 898,
+    "tools": 1_187,
     "training": 1_772,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
 MAX_MEDIAN_LINES = 120
-MAX_FILES_OF_TRAINING = 152
-MAX_LINES_OF_TRAINING = 19_850
+MAX_FILES_OF_TRAINING = 158
+MAX_LINES_OF_TRAINING = 19_650
 
 IMPORTED = """
 import json, pathlib, runpy, sys

@@ -81,7 +81,8 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
             composed = False
             flags = _known_flags()
             sys.argv[1:] = map(forced, sys.argv[1:])
-            register_plugins()
+            if flags.multirun or flags.info or any(word.startswith("hydra.mode=") for word in sys.argv):
+                register_plugins()  # a single run has no use for sweeps, whose code takes time to import
             try:
                 if flags.cfg in ("job", "all") and flags.package is None:
                     _show_checked(app, schema_class)
