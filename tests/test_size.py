@@ -29,7 +29,7 @@ MAX_LINES = {
     "sample.py": 254,
     "sweep": 898,
     "tools": 1_187,
-    "training": 1_772,
+    "training": 1_775,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
 MAX_MEDIAN_LINES = 120

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from vlmft.evaluation.intervals import wilson_interval
 from vlmft.sweep.launcher import sweep_name
@@ -204,7 +205,9 @@ def test_real_jobs_with_a_failing_one_and_finished_trackers(tmp_path: Path) -> N
         "preflight=false", "logger.mode=offline", "logger.init_timeout_seconds=120", "train.lr=1e-3,2e-3,3e-3",
         "model.lora.target_modules=[q_proj],[nope]",
     )  # fmt: skip
+    wandb.setup()  # sets WANDB_SERVICE: the jobs are written by this process's service, with another working directory
     code, output, errors = swept(tmp_path, *settings, script=ROOT / "train.py")
+    wandb.teardown()
     assert code == 1
     assert "going on with metrics.jsonl alone" not in output + errors
     jobs = sweep_of(tmp_path)["jobs"]

@@ -215,7 +215,8 @@ class Wandb(Logger):
         arguments: dict[str, Any] = {
             "project": redacted(config.project),
             "entity": redacted(config.entity),
-            "dir": str(self.folder),
+            # Absolute: where WANDB_SERVICE is set, a service with another working directory writes it.
+            "dir": str(self.folder.absolute()),
             "config": dict(settings),
             "tags": redacted(config.tags),
             "settings": quiet,
@@ -229,7 +230,9 @@ class Wandb(Logger):
             self.run = wandb.init(mode="offline", **arguments)
             print(redacted_text(f"wandb: {error}; logging offline"), file=sys.stderr)
         self.id, self.rows_there = str(self.run.id), int(self.run.starting_step)
-        self.where = str(Path(self.run.dir).parent if self.run.offline else self.run.url or mode)
+        own = Path(self.run.dir).parent
+        own = own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own
+        self.where = str(own if self.run.offline else self.run.url or mode)
         stored = json.dumps({"id": self.id, "where": self.where, "group": about["group"]})
         write_whole(self.folder / WANDB_FILE, (stored + "\n").encode())
         self.run.define_metric("*", step_metric=STEP)
