@@ -1,17 +1,6 @@
-"use strict";
-// What the pages of vlmft share. Texts enter as text nodes alone.
+// What the pages of a local server share.
 
 const byId = (id) => document.getElementById(id);
-
-function make(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (typeof value === "function") node.addEventListener(key, value);
-    else node.setAttribute(key, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 // Asks the program behind the page. What goes wrong is shown, and thrown.
 async function act(name, value = null) {

@@ -62,14 +62,14 @@ def html_page(title: str, body: str, script: str, styles: Sequence[str] = ()) ->
     """A tool's own HTML (markup), script and styles (files of this folder) inside what its pages share.
 
     The page loads nothing but its pictures, runs this script alone, and talks to its own server alone. The script may
-    use what local_page.js has: `act`, `byId`, `make`, `onKeys`.
+    use what make.js and local_page.js have: `make`, `act`, `byId`, `onKeys`.
     """
     return whole_page(
         "local_page.html",
         title,
         {"body": Markup(body)},
         styles=("page.css", "local_page.css", *styles),
-        script=packaged("local_page.js") + script,
+        script=packaged("make.js") + packaged("local_page.js") + script,
         served=True,
     )
 

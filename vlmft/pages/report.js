@@ -1,4 +1,3 @@
-"use strict";
 // Pictures that grow when they are chosen, and folds that open when a link leads into them.
 (() => {
   const dialog = document.createElement("dialog");
@@ -37,16 +36,6 @@
   // Positions in data.arms; first is null where one arm is looked at alone.
   const state = { first: data.first, second: data.second, tab: data.first === null ? "wrong" : "fixed", query: "", page: 0 };
   const haystacks = new Map();
-
-  function make(name, attributes = {}, ...children) {
-    const node = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (typeof value === "function") node.addEventListener(key, value);
-      else node.setAttribute(key, value);
-    }
-    node.append(...children);
-    return node;
-  }
 
   const isRight = (answer) => answer[1] >= data.right_score;
 

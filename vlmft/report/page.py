@@ -42,7 +42,7 @@ def page_text(report: Report) -> str:
         "gallery": gallery(report),
         "bar_lanes": bar_lanes,
     }
-    return whole_page("report.html", report.title, values, script=packaged("report.js"))
+    return whole_page("report.html", report.title, values, script=packaged("make.js") + packaged("report.js"))
 
 
 def badge(report: Report) -> tuple[str, str]:
