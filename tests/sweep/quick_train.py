@@ -8,7 +8,7 @@ import time
 
 from vlmft.config.entry import entry, run_entry
 from vlmft.config.schema import TrainConfig
-from vlmft.run.folder import SUMMARY_FILE, find_folder, make_folder, tell_folder, write_json
+from vlmft.run.folder import SUMMARY_FILE, find_folder, make_folder, report_folder, write_json
 from vlmft.training.interruption import Interrupted, stop_request
 
 N = 100
@@ -25,7 +25,7 @@ def main(config: TrainConfig) -> None:
     assert not config.test and config.name is None
     folder, finished = find_folder(config)
     make_folder(config)
-    tell_folder(folder)
+    report_folder(folder)
     with (folder / "calls").open("a") as calls:
         calls.write("finished already\n" if finished else "ran\n")
     if finished:

@@ -120,24 +120,26 @@ def _training_contradictions(config: schema.TrainConfig) -> Iterator[str]:
             yield f"train.lr_by_part.{part}: this part is not trained; set model.train.{part}=lora, or leave it out"
     if config.train.lora_plus_ratio is not None and schema.Tuning.lora not in vars(parts).values():
         yield "train.lora_plus_ratio: no part is trained by lora, got a ratio of its matrices; leave it out"
-    if config.ckpt_path not in (None, "last", "best") and not Path(config.ckpt_path).is_dir():
+    if config.ckpt_path not in (None, *schema.OWN_CHECKPOINTS) and not Path(config.ckpt_path).is_dir():
         yield f"ckpt_path: Expected last, best or a checkpoint's folder, got {config.ckpt_path!r}; check it"
-    yield from _without_target("callbacks", config.callbacks)
-    yield from _without_target("logger.lightning", config.logger.lightning)
-    plugins = {str(i): plugin for i, plugin in enumerate(config.trainer.plugins)}
-    yield from _without_target("trainer.plugins", plugins)
-    for key in ("strategy", "profiler"):
-        if isinstance(value := getattr(config.trainer, key), Mapping):
-            yield from _without_target("trainer", {key: value})
+    for key, value in objects_of(config):
+        if not (isinstance(value, Mapping) and isinstance(value.get("_target_"), str)):
+            yield f"{key}: Expected a mapping with _target_: module.Class, got {value!r}; check its spelling"
     if config.train.early_stopping_patience is not None and config.trainer.limit_val_batches == 0:
         yield "train.early_stopping_patience: needs validation, got trainer.limit_val_batches=0; set one of the two"
 
 
-def _without_target(key: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each of these, null left out, that names no class to make."""
-    for name, value in settings.items():
-        if value is not None and not (isinstance(value, Mapping) and isinstance(value.get("_target_"), str)):
-            yield f"{key}.{name}: Expected a mapping with _target_: module.Class, got {value!r}; check its spelling"
+def objects_of(config: schema.TrainConfig) -> Iterator[tuple[str, Any]]:
+    """Key and settings of each object that a run makes by `_target_`; null is left out."""
+    chosen = {name: getattr(config.trainer, name) for name in ("strategy", "profiler")}
+    groups: dict[str, Mapping[str, Any]] = {
+        "callbacks": config.callbacks,
+        "logger.lightning": config.logger.lightning,
+        "trainer.plugins": {str(i): plugin for i, plugin in enumerate(config.trainer.plugins)},
+        "trainer": {name: value for name, value in chosen.items() if isinstance(value, Mapping)},  # else a name
+    }
+    for group, members in groups.items():
+        yield from ((f"{group}.{name}", value) for name, value in members.items() if value is not None)
 
 
 def _export_contradictions(config: tool_schema.ExportConfig) -> Iterator[str]:

@@ -239,6 +239,10 @@ class OptimizationConfig:
     """Validations without a better metric before training stops; null never stops early."""
 
 
+OWN_CHECKPOINTS = ("last", "best")
+"""Values of ckpt_path that mean one of the run's own, and so change no result."""
+
+
 @dataclass
 class TrainConfig:
     """python train.py"""

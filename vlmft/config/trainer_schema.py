@@ -8,15 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Optional, Union
 
-from vlmft.config.setting_types import (
-    Constraint,
-    Count,
-    CountOrAll,
-    CountOrUnlimited,
-    CountOrZero,
-    Positive,
-    one_of,
-)
+from vlmft.config.setting_types import Constraint, Count, CountOrAll, CountOrUnlimited, CountOrZero, Positive, one_of
 
 
 def _batches(value: float) -> bool:

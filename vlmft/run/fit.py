@@ -17,10 +17,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from vlmft.config.check import ConfigError
-from vlmft.config.schema import TrainConfig
+from vlmft.config.schema import OWN_CHECKPOINTS, TrainConfig
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.run.build import Built
-from vlmft.run.folder import OWN_CHECKPOINTS
 from vlmft.run.module import make_module
 from vlmft.training.callbacks import StepCheckpoint, StopWhenAsked, early_stopping
 from vlmft.training.checkpoint import CheckpointError, FolderCheckpointIO, latest_whole, read_checkpoint, steps_in
@@ -28,7 +27,7 @@ from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import progress_bar
-from vlmft.training.ranks import WindowRanks, gathered, leave_ranks
+from vlmft.training.ranks import WindowRanks, gathered, leave_ranks, n_processes
 from vlmft.training.targets import made
 from vlmft.training.tracking import MetricsFile, Wandb, replay
 
@@ -113,7 +112,7 @@ def strategy_of(settings: TrainerConfig) -> Any:
     """One process a device whose gradients are summed once a window, or the user's own."""
     if isinstance(settings.strategy, Mapping):
         return made("trainer.strategy", settings.strategy)
-    return WindowRanks() if settings.devices * settings.num_nodes > 1 else "auto"
+    return WindowRanks() if n_processes(settings) > 1 else "auto"
 
 
 def profiler_of(settings: TrainerConfig, folder: Path) -> Profiler | None:
@@ -172,7 +171,7 @@ def fit(
     )
     callbacks = make_callbacks(config, monitor, stop, checkpoints)
     # One of several ranks that stopped in the middle of a validation would leave the others waiting.
-    poll = stop.check if config.trainer.devices * config.trainer.num_nodes == 1 else lambda: None
+    poll = stop.check if n_processes(config.trainer) == 1 else lambda: None
     module = make_module(built, config, poll, folder / SKIPPED_FILE)
     for logger in loggers:
         if isinstance(logger, Wandb) and monitor is not None:
@@ -226,13 +225,12 @@ def resume_point(folder: Path, loggers: Sequence[Logger], ckpt_path: str | None 
         print(f"  {sentence}")
     if start is not None and ckpt_path == "best":
         start = _best_alone(start)
+    step = int(start.name.removeprefix("step-")) if start is not None else 0
     if start is None and ckpt_path not in (None, *OWN_CHECKPOINTS):
         start = Path(str(ckpt_path))
-    if start is None:
-        step = 0
-    else:
-        print(f"  going on from {start.name}")
         step = _whole_step(start)
+    if start is not None:
+        print(f"  going on from {start.name}")
     metrics = next((logger for logger in loggers if isinstance(logger, MetricsFile)), None)
     if metrics is not None:
         metrics.cut_back(step)

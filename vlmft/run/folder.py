@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.files import write_whole
-from vlmft.config.schema import EvaluateConfig, Scale, TrainConfig
+from vlmft.config.schema import OWN_CHECKPOINTS, EvaluateConfig, Scale, TrainConfig
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.run.lock import locked
@@ -30,7 +30,7 @@ SUMMARY_FILE = "summary.json"
 CARD_FILE = "data_card.json"
 ADAPTER = "adapter"
 """Folder in it of what was trained."""
-FOLDER_TOLD_IN = "VLMFT_RUN_FOLDER_TOLD_IN"
+FOLDER_FILE_VARIABLE = "VLMFT_RUN_FOLDER_FILE"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
 OUTSIDE_THE_HASH = ("name", "output_root", "task_name", "tags", "extras", "logger", "resume", "scale")
 """Settings that change no result, `scale` because of what it puts into others; so do those of `INNER`."""
@@ -55,8 +55,6 @@ OF_THE_MACHINE = (
     "callbacks",
 )
 """Settings that people change to get an interrupted run going again, and that make another run of it."""
-OWN_CHECKPOINTS = ("last", "best")
-"""Values of ckpt_path that mean one of the run's own, and so change no result."""
 
 
 def plain(config: Any) -> Any:
@@ -102,7 +100,7 @@ def find_folder(config: TrainConfig) -> tuple[Path, bool]:
     folder = folder_of(config)
     finished = (folder / SUMMARY_FILE).exists()
     if not (folder / CONFIG_FILE).exists():
-        if resumes(config) and config.name is None and FOLDER_TOLD_IN not in os.environ:
+        if resumes(config) and config.name is None and FOLDER_FILE_VARIABLE not in os.environ:
             _refuse_to_leave_behind(config, folder.parent)
     else:
         if not resumes(config):
@@ -195,10 +193,10 @@ def opened(config: TrainConfig, ledger: Ledger) -> Iterator[Callable[[], None]]:
         yield make
 
 
-def tell_folder(folder: Path) -> None:
+def report_folder(folder: Path) -> None:
     """Answers a sweep that asks which folder its job took: only the job knows, because it infers settings first."""
-    if FOLDER_TOLD_IN in os.environ:
-        write_whole(Path(os.environ[FOLDER_TOLD_IN]), str(folder).encode())
+    if FOLDER_FILE_VARIABLE in os.environ:
+        write_whole(Path(os.environ[FOLDER_FILE_VARIABLE]), str(folder).encode())
 
 
 def read_run(folder: str) -> TrainConfig:

@@ -104,11 +104,8 @@ def note_trained_rows(evaluation: Evaluation, rows: Rows, places: Mapping[str, s
     """
     given = {arm: place for arm, place in places.items() if place is not None and arm in evaluation.arms}
     if run_of(base) is not None:
-        given = (
-            {next(iter(evaluation.arms)): base, **given}
-            if "untuned" not in evaluation.arms
-            else {"untuned": base, **given}
-        )
+        arm_of_base = "untuned" if "untuned" in evaluation.arms else next(iter(evaluation.arms))
+        given = {arm_of_base: base, **given}
     for arm, place in given.items():
         run = run_of(place)
         trained, chosen = (

@@ -31,7 +31,7 @@ from vlmft.run.folder import (
     folder_of,
     opened,
     plain,
-    tell_folder,
+    report_folder,
 )
 from vlmft.run.present import print_inferred, print_phases, where
 from vlmft.run.quiet import apply_extras, quiet_libraries
@@ -42,7 +42,7 @@ from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import follows, local_rank, node
+from vlmft.training.ranks import follows, local_rank, n_processes, node
 from vlmft.training.targets import require_targets
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
@@ -66,7 +66,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     if follows():
         return _follow(plan.config, dataset)
     folder, finished = find_folder(plan.config)
-    tell_folder(folder)
+    report_folder(folder)
     _print_plan(plan, folder, finished=finished)
     if finished:
         return folder
@@ -125,7 +125,7 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
 def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
     """What a rank other than 0 does: its share of the training. It prints and writes nothing."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
-    if config.trainer.devices * config.trainer.num_nodes == 1:
+    if n_processes(config.trainer) == 1:
         raise ConfigError(
             "trainer.devices: Expected the number of processes that were started, got 1 in one of a higher rank; set "
             "it, or unset LOCAL_RANK, NODE_RANK and GROUP_RANK"

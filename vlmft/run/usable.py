@@ -65,9 +65,7 @@ def _suspects(
     most = family.max_images
     suspect |= np.zeros(len(facts), bool) if most is None else facts.rows["images"] > most
     overhead = 0
-    for form in np.unique(
-        facts.rows["form"][good]
-    ):  # one of each is shown to the template; its own text counts as overhead
+    for form in np.unique(facts.rows["form"][good]):  # the template gets one row of each; its own text is overhead
         places = np.flatnonzero(good & (facts.rows["form"] == form))
         try:
             overhead = max(overhead, family.text_tokens(sample_of(int(places[0]))))

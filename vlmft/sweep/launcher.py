@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.schema import TrainConfig
-from vlmft.run.folder import FOLDER_TOLD_IN, program
+from vlmft.run.folder import FOLDER_FILE_VARIABLE, program
 from vlmft.run.lock import locked
 from vlmft.sweep.result import STOPPED, SWEEP_FILE, Job, Sweep, shown
 from vlmft.training.interruption import StopRequest, stop_request
@@ -107,7 +107,7 @@ class Jobs:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, FOLDER_TOLD_IN: str(folder_file)},
+                env={**os.environ, FOLDER_FILE_VARIABLE: str(folder_file)},
                 start_new_session=True,  # Ctrl-C comes to the sweep, which asks the job once
             )
             pruned = _wait(

@@ -19,7 +19,7 @@ import yaml
 from vlmft.config.check import Config, ConfigError, checked
 from vlmft.config.entry import conf_dir
 from vlmft.config.schema import MISSING
-from vlmft.config.setting_types import constraints
+from vlmft.config.setting_types import constraints, group_in
 
 TAKEN_BY_HYDRA = re.compile(r"[\w./:+@%*?|-]+|\[.*\]|\{.*\}", re.ASCII)
 """Values that need no quotes in Hydra's grammar."""
@@ -40,8 +40,7 @@ class Setting:
     @property
     def group(self) -> type | None:
         """The dataclass whose settings are below this one."""
-        candidates = (self.annotation, *typing.get_args(self.annotation))
-        return next((one for one in candidates if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
+        return group_in(self.annotation)
 
     @property
     def is_text(self) -> bool:

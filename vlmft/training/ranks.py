@@ -15,6 +15,8 @@ import torch
 import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy
 
+from vlmft.config.trainer_schema import TrainerConfig
+
 T = TypeVar("T")
 
 
@@ -31,6 +33,11 @@ def node() -> int:
 def follows() -> bool:
     """Whether this process only computes: another one, rank 0, prints and writes."""
     return any(int(os.environ.get(name, "0")) > 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def n_processes(trainer: TrainerConfig) -> int:
+    """How many processes a run asks for: one for each device of each node."""
+    return trainer.devices * trainer.num_nodes
 
 
 def n_ranks() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra.utils
@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config.check import ConfigError, nearest
+from vlmft.config.contradictions import objects_of
 from vlmft.config.schema import TrainConfig
 
 Settings = Mapping[str, Any]
@@ -31,22 +32,13 @@ INSTEAD = {
 """Lightning's callbacks that contradict the optimiser window, and what does that here."""
 
 
-def settings_with_target(config: TrainConfig) -> Iterator[tuple[str, Settings]]:
-    """Key and settings of each object that a run makes."""
-    groups = {"callbacks": config.callbacks, "logger.lightning": config.logger.lightning}
-    groups["trainer"] = {name: getattr(config.trainer, name) for name in ("strategy", "profiler")}
-    groups["trainer.plugins"] = {str(i): plugin for i, plugin in enumerate(config.trainer.plugins)}
-    for group, members in groups.items():
-        yield from ((f"{group}.{name}", value) for name, value in members.items() if isinstance(value, Mapping))
-
-
 def require_targets(config: TrainConfig) -> None:
     """Checks that each class exists and takes its arguments, before anything is made.
 
     Raises:
         ConfigError: it does not; or it is one that contradicts the optimiser window.
     """
-    for key, settings in settings_with_target(config):
+    for key, settings in objects_of(config):
         target = target_of(key, settings)
         name = getattr(target, "__name__", "")
         if target.__module__.startswith("lightning.") and name in INSTEAD:
