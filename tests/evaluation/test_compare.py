@@ -19,7 +19,7 @@ from vlmft.evaluation.compare import (
     connected_groups,
     holm,
     mcnemar_exact,
-    rows_told,
+    rows_sentence,
     sign_flip_p_value,
 )
 from vlmft.evaluation.intervals import student_quantile, wilson_interval
@@ -152,7 +152,7 @@ def test_one_image_is_no_evidence() -> None:
     comparison = compare("untuned", first, "tuned", second, dict.fromkeys(first, "the same image"))
     assert (comparison.p_value, comparison.n_groups, comparison.verdict) == (1.0, 1, "not distinguishable")
     assert comparison.interval == (-1.0, 1.0)
-    assert (comparison.interval_method, comparison.rows_told) == ("Tango's score by group", "40 rows, 1 group")
+    assert (comparison.interval_method, comparison.rows_sentence) == ("Tango's score by group", "40 rows, 1 group")
 
 
 def test_copies_are_no_evidence() -> None:
@@ -164,7 +164,7 @@ def test_copies_are_no_evidence() -> None:
     comparison = compare("untuned", first, "tuned", second, images, "images")
     assert mcnemar_exact(0, 20) == pytest.approx(1.9e-6, rel=0.01)
     assert (comparison.p_value, comparison.verdict) == (1.0, "not distinguishable")
-    assert comparison.rows_told == "120 rows, 6 images"
+    assert comparison.rows_sentence == "120 rows, 6 images"
     low, high = comparison.interval
     assert low < 0 and high > 0.5  # one image of six
     one = {image: float(image == "3") for image in "012345"}
@@ -270,8 +270,8 @@ def test_of_twenty_equal_arms_one_looks_better_without_holm() -> None:
     table = adjusted([same, alone, same])
     assert [one.verdict for one in table] == ["not distinguishable"] * 3
     assert table[1].p_value == pytest.approx(3 * alone.p_value)
-    assert table[1].verdict_told == "not distinguishable as one of 3 comparisons"
-    assert table[0].verdict_told == single.verdict_told.replace("better", "not distinguishable")
+    assert table[1].verdict_sentence == "not distinguishable as one of 3 comparisons"
+    assert table[0].verdict_sentence == single.verdict_sentence.replace("better", "not distinguishable")
     assert table[1].to_dict()["verdict"] == "not distinguishable"
     assert table[1].to_dict()["p_holm"] == table[1].p_value
 
@@ -321,6 +321,6 @@ def test_rows_hang_together_over_chains() -> None:
 
 
 def test_rows_are_told_with_their_groups() -> None:
-    assert rows_told(500, 500) == "500 rows"
-    assert rows_told(120, 6, "images") == "120 rows, 6 images"
-    assert (rows_told(20, 1, "images"), rows_told(1, 1)) == ("20 rows, 1 image", "1 row")
+    assert rows_sentence(500, 500) == "500 rows"
+    assert rows_sentence(120, 6, "images") == "120 rows, 6 images"
+    assert (rows_sentence(20, 1, "images"), rows_sentence(1, 1)) == ("20 rows, 1 image", "1 row")

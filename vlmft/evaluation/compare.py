@@ -55,8 +55,8 @@ class Comparison:
     """All scores are 0 or 1."""
 
     @property
-    def rows_told(self) -> str:
-        return rows_told(self.n, self.n_groups, self.kind)
+    def rows_sentence(self) -> str:
+        return rows_sentence(self.n, self.n_groups, self.kind)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: strings, finite numbers, and the interval as a list of two."""
@@ -128,7 +128,7 @@ def _verdict(difference: float, p_value: float) -> Verdict:
     return "better" if difference > 0 else "worse"
 
 
-def rows_told(n: int, n_groups: int, kind: str = "groups") -> str:
+def rows_sentence(n: int, n_groups: int, kind: str = "groups") -> str:
     """ "500 rows", or "120 rows, 6 images" where rows share them."""
     units = "" if n_groups == n else f", {n_groups} {kind if n_groups > 1 else kind.removesuffix('s')}"
     return f"{n} row{'s' if n > 1 else ''}{units}"
@@ -169,7 +169,7 @@ class Adjusted:
     n_comparisons: int = 1
 
     @property
-    def verdict_told(self) -> str:
+    def verdict_sentence(self) -> str:
         """The verdict; with the reason where it is another than the comparison's own p-value and interval say."""
         if self.verdict == self.comparison.verdict:
             return self.verdict

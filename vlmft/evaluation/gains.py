@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from vlmft.evaluation.arms import CONTROLS, SIXTEEN_BIT
-from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, p_words, rows_told
+from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, p_words, rows_sentence
 from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, Clusters, student_quantile
 from vlmft.evaluation.numbers import SHARE, console, percent
 
@@ -49,7 +49,7 @@ class FormatAndSkill:
         return console(
             f"Of {SHARE.difference(self.tuned - self.untuned)}, {by_format}; {SHARE.signed(skill.difference)} (95 % "
             f"interval {SHARE.difference_interval(skill.interval)}, {p_words(self.skill.p_value)} by Holm) are skill: "
-            f"{self.skill.verdict_told}.{caution}"
+            f"{self.skill.verdict_sentence}.{caution}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
 
     As if a group changed as one: what its rows add beyond that is not known before they are answered.
     """
-    units = rows_told(n, n_groups, kind)
+    units = rows_sentence(n, n_groups, kind)
     if n_groups < SMALLEST_SIGNIFICANT:
         what = "rows" if n == n_groups else kind
         return f"{units} cannot show any difference of two arms at p < 0.05: that takes {SMALLEST_SIGNIFICANT} {what}"

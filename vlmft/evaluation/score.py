@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, arm_interval, compare, expect_same_ids, rows_told
+from vlmft.evaluation.compare import SMALLEST_SIGNIFICANT, arm_interval, compare, expect_same_ids, rows_sentence
 from vlmft.evaluation.intervals import SIGNIFICANCE
 from vlmft.evaluation.numbers import SHARE, console, percent
 from vlmft.metrics import Labels, beside
@@ -72,8 +72,8 @@ class ArmSummary:
     """What the groups are, such as images."""
 
     @property
-    def rows_told(self) -> str:
-        return rows_told(self.n, self.n_groups, self.kind)
+    def rows_sentence(self) -> str:
+        return rows_sentence(self.n, self.n_groups, self.kind)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: strings, finite numbers, None, and the interval as a list of two."""
@@ -204,7 +204,7 @@ def too_few(summary: ArmSummary) -> list[str]:
     not."""
     if summary.n_groups >= SMALL_N:
         return []
-    return [f"With {summary.rows_told} {_smallest_claim(summary.n, summary.n_groups, summary.kind)}."]
+    return [f"With {summary.rows_sentence} {_smallest_claim(summary.n, summary.n_groups, summary.kind)}."]
 
 
 def _smallest_claim(n: int, n_groups: int, kind: str) -> str:

@@ -132,7 +132,7 @@ def _print_by(each: Sequence[Scored]) -> None:
 
 def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
     first = results[0].comparison
-    print(f"{each[0].metric} on {first.rows_told}")
+    print(f"{each[0].metric} on {first.rows_sentence}")
     is_share = all(one.is_share for one in each)
     for one in each:
         content = scored_content(one)
@@ -156,5 +156,5 @@ def sentence(result: Adjusted, *, is_share: bool = True, several: bool = False) 
     return (
         f"{pair.first} -> {pair.second}: {difference}{' points' if is_share else ''} (95 % interval {low} to "
         f"{high}), {test} {p_words(result.p_value)}, {pair.only_second} {up}, {pair.only_first} {down}: "
-        f"{result.verdict_told}"
+        f"{result.verdict_sentence}"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import ScoreConfig
-from vlmft.evaluation.compare import rows_told
+from vlmft.evaluation.compare import rows_sentence
 from vlmft.metrics import Table, variant
 from vlmft.predictions.extracted import EXTRACTIONS, extracted, extractions_of
 from vlmft.predictions.read_otherwise import Beside, beside_it
@@ -55,7 +55,7 @@ def score(config: ScoreConfig) -> None:
         print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
         return
     groups, kind = units_of(rows)
-    n_rows = rows_told(len(rows.rows), len(set(groups.values())), kind)
+    n_rows = rows_sentence(len(rows.rows), len(set(groups.values())), kind)
     print(f"{rows.path}: {n_rows}; {', '.join(f'{use} = {name}' for use, name in rows.columns.items())}")
     print_notes(rows)
     for one, other in zip(each, more, strict=True):

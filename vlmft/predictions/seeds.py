@@ -43,7 +43,7 @@ class Together:
         low, high = (100 * bound for bound in self.comparison.interval)
         low_seed, high_seed = (100 * bound for bound in seeds_interval(self.differences))
         return (
-            f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.rows_told} {low:+.1f} to "
+            f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.rows_sentence} {low:+.1f} to "
             f"{high:+.1f}, {p_words(self.comparison.p_value)}, over seeds {low_seed:+.1f} to {high_seed:+.1f}: "
             f"{self.verdict}"
         )

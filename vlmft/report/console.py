@@ -70,7 +70,7 @@ def print_grid(title: str, grid: Grid, columns: int | None = None) -> None:
 def _print_arms(arms: Mapping[str, ArmSummary]) -> None:
     first = next(iter(arms.values()))
     summaries = [arm.to_dict() for arm in arms.values()]
-    print_grid(f"{first.metric} on {first.rows_told}", arm_table(summaries, SHARE), CONSOLE_COLUMNS)
+    print_grid(f"{first.metric} on {first.rows_sentence}", arm_table(summaries, SHARE), CONSOLE_COLUMNS)
     if first.n_groups < first.n:
         methods = dict.fromkeys(arm.interval_method for arm in arms.values())
         print(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
@@ -87,7 +87,7 @@ def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
     return (
         f"{found.first} -> {found.second}: {_points(found)} (95 % interval {_interval(found)}), {found.p_test} "
         f"{p_words(found.p_value)}{holm}, {found.only_second} rows {up}, {found.only_first} {down}, "
-        f"n = {n_told(found)}: {judged.verdict_told}"
+        f"n = {n_sentence(found)}: {judged.verdict_sentence}"
     )
 
 
@@ -99,9 +99,9 @@ def _interval(found: Comparison) -> str:
     return plain_signs(SHARE.difference_interval(found.interval))
 
 
-def n_told(found: Comparison) -> str:
+def n_sentence(found: Comparison) -> str:
     """ "500", or "120 rows, 6 images" """
-    return found.rows_told if found.n_groups < found.n else str(found.n)
+    return found.rows_sentence if found.n_groups < found.n else str(found.n)
 
 
 def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Adjusted]) -> str:
@@ -112,12 +112,12 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
     if judged is None:
         arm = arms.get("tuned", next(iter(arms.values())))
         value, interval = (plain_signs(text) for text in (share(arm.value), SHARE.interval(arm.interval)))
-        return f"{model} ({arm.arm}) reaches {value} {arm.metric} {interval} on {arm.rows_told} of {data}."
+        return f"{model} ({arm.arm}) reaches {value} {arm.metric} {interval} on {arm.rows_sentence} of {data}."
     found, metric = judged.comparison, next(iter(arms.values())).metric
     cannot = ": this test set cannot tell the two apart" if judged.verdict == "not distinguishable" else ""
     before, after = (plain_signs(share(value)) for value in (found.first_value, found.second_value))
     return (
         f"Tuning {model} on {data} moved {metric} from {before} to {after} ({_points(found)}, 95 % interval "
-        f"{_interval(found)}, {found.p_test} {p_words(found.p_value)}, n = {n_told(found)}): "
-        f"{judged.verdict_told}{cannot}."
+        f"{_interval(found)}, {found.p_test} {p_words(found.p_value)}, n = {n_sentence(found)}): "
+        f"{judged.verdict_sentence}{cannot}."
     )

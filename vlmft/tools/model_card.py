@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import redacted
 from vlmft.config.tool_schema import ExportConfig, ExportForm
-from vlmft.evaluation.compare import rows_told
+from vlmft.evaluation.compare import rows_sentence
 from vlmft.models.locate import locate
 from vlmft.run.folder import plain
 
@@ -57,7 +57,7 @@ def results(summary: dict[str, Any]) -> list[str]:
     lines = [f"| arm | n | {summary['metric']} | 95 % interval |", "|---|---|---|---|"]
     for arm in arms:
         low, high = arm["interval"]
-        n = rows_told(arm["n"], arm.get("n_groups") or arm["n"], arm.get("kind", "groups")).removesuffix(" rows")
+        n = rows_sentence(arm["n"], arm.get("n_groups") or arm["n"], arm.get("kind", "groups")).removesuffix(" rows")
         lines.append(f"| {arm['arm']} | {n} | {100 * arm['value']:.1f} % | {100 * low:.1f} - {100 * high:.1f} |")
     notes = [f"- {note}" for note in summary.get("notes", [])]
     return [str(summary["sentence"]), "\n".join(lines), *(["\n".join(notes)] if notes else [])]

@@ -9,7 +9,7 @@ from typing import ClassVar
 from vlmft.config.check import ConfigError
 from vlmft.data.dataset import Record
 from vlmft.data.datasets.columns import Columns
-from vlmft.data.sources.files import MENDS, SUFFIXES, json_value
+from vlmft.data.sources.files import REMEDIES, SUFFIXES, json_value
 from vlmft.data.sources.image_folders import NO_CAPTION, descended, folders_of, image_rows
 from vlmft.data.sources.roles import some_of
 from vlmft.data.sources.split_names import known_names, splits_in
@@ -64,7 +64,7 @@ class ImageFolder(Columns):
         root = Path(self.path).expanduser()
         tar = root.is_file() and webdataset_shards(root)
         if not root.is_dir() and not tar:
-            remedy = MENDS.get(root.suffix.lower(), "name the folder itself").partition(":")[0]
+            remedy = REMEDIES.get(root.suffix.lower(), "name the folder itself").partition(":")[0]
             raise ConfigError(f"data.path: Expected a folder of images, got {str(root)!r}; {remedy}")
         self.question_text = self.asked or QUESTION
         if tar or webdataset_shards(root) or _has_metadata(root, known_names(self.split_names)):
@@ -72,8 +72,8 @@ class ImageFolder(Columns):
         found = image_rows(root, known_names(self.split_names))
         names = sorted({row["class"] for rows in found.rows.values() for row in rows if "class" in row})
         if not names and not found.captions:
-            there = next((f.name for f in sorted(root.iterdir()) if f.suffix.lower() in (*SUFFIXES, *MENDS)), "")
-            remedy = MENDS.get(PurePath(there).suffix.lower(), "set data=columns for a table")
+            there = next((f.name for f in sorted(root.iterdir()) if f.suffix.lower() in (*SUFFIXES, *REMEDIES)), "")
+            remedy = REMEDIES.get(PurePath(there).suffix.lower(), "set data=columns for a table")
             raise ConfigError(
                 f"data.path: Expected images in class folders, with captions in .txt files or in a metadata.csv, got "
                 f"none below {str(root)!r}; {f'there is {there}: ' if there else ''}{remedy}"

@@ -33,7 +33,7 @@ FILLED = re.compile(r"\S")
 LINES, LISTS = (".jsonl", ".ndjson", ".jsonlines"), (".json",)
 CELLS, BINARY, SHEETS = (".csv", ".tsv", ".tab"), (".parquet", ".arrow"), (".xlsx", ".xlsm")
 SUFFIXES = (*LINES, *LISTS, *CELLS, *BINARY, *SHEETS)
-MENDS: Mapping[str, str] = {
+REMEDIES: Mapping[str, str] = {
     **dict.fromkeys((".xls", ".ods", ".numbers"), "save it as .xlsx or as CSV in UTF-8"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tgz"), "unpack it"),
     ".tar": "unpack it: images with texts beside them are data=imagefolder",
@@ -122,7 +122,7 @@ def read_file(file: Path, encoding: str | None = None) -> File:
     """
     suffix = file.suffix.lower()
     if suffix not in (*SUFFIXES, ".txt"):
-        remedy = MENDS.get(suffix, "write a table as JSON Lines, CSV or parquet")
+        remedy = REMEDIES.get(suffix, "write a table as JSON Lines, CSV or parquet")
         raise ConfigError(f"{file}: Expected a table ({', '.join(SUFFIXES)}), got {suffix or 'no suffix'}; {remedy}")
     if not file.is_file():
         raise ConfigError(f"{file}: Expected a file, got none there; check the path")

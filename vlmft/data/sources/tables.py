@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.data.sources.files import MENDS, SUFFIXES, File, NoAnswersError, read_file
+from vlmft.data.sources.files import REMEDIES, SUFFIXES, File, NoAnswersError, read_file
 from vlmft.data.sources.hub import load_saved, load_undecoded
 from vlmft.data.sources.hub_card import declared_files
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES, FormError, joined_vqa
@@ -144,9 +144,9 @@ def _no_tables(place: Path) -> str:
     if not place.exists():
         return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}, which is not there"
     there_too = list(itertools.islice(place.rglob("*"), 5_000))
-    near = [f for f in there_too if f.suffix.lower() in {*MENDS, ".txt"}]
+    near = [f for f in there_too if f.suffix.lower() in {*REMEDIES, ".txt"}]
     remedy = "name the file itself if it is a table"
-    hint = f"; there is {near[0].name}: {MENDS.get(near[0].suffix.lower(), remedy)}" if near else ""
+    hint = f"; there is {near[0].name}: {REMEDIES.get(near[0].suffix.lower(), remedy)}" if near else ""
     if any(f.suffix.lower() in IMAGE_SUFFIXES for f in there_too):
         hint += "; images in class folders, or with .txt captions beside them, are data=imagefolder"
     return f"data.path: Expected a table ({', '.join(SUFFIXES)}) or a folder of them, {there}{hint}"
