@@ -20,7 +20,7 @@ MAX_LINES = {
     "data": 7_295,
     "evaluation": 2_884,
     "labels": 1_254,
-    "metrics": 1_692,
+    "metrics": 1_623,
     "models": 2_874,
     "pages": 267,
     "predictions": 2_103,

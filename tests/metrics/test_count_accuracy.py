@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmft.metrics.count_accuracy import count_accuracy, extract_count
+from vlmft.metrics.counting import count_accuracy, extract_count
 from vlmft.metrics.numerals import NUMBER_WORDS
 
 OUTPUTS = (

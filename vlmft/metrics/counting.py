@@ -1,11 +1,51 @@
-"""How far off counts are, and which way."""
+"""Counts read out of texts: how many are right, how far off they are, and which way.
+
+The extraction of the number is spelled out: without it an accuracy of counting means nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlmft.metrics.count_accuracy import extract_count, reference_count
+from vlmft.metrics.final_answer import announced_answer, answer_slot
+from vlmft.metrics.numerals import numbers_in, whole_number
+from vlmft.metrics.score import Score, expect_references
 from vlmft.metrics.table import Row, Table, expect_rows
+
+
+def count_accuracy(prediction: str, references: Sequence[str]) -> Score:
+    """1 where the number read out of the prediction equals a reference; a prediction without a number is wrong.
+
+    Raises ValueError without references, or where one is not a whole number (digits or a word).
+    """
+    expect_references(references)
+    counts = [_reference_count(reference) for reference in references]
+    count = extract_count(prediction)
+    return Score(float(count is not None and count in counts), None if count is None else str(count))
+
+
+def extract_count(text: str) -> int | None:
+    """The count that `text` states, by the first rule that applies:
+
+    1. an answer slot (`<answer>`, `\\boxed{}`) holds a number and nothing else, or the text states none: the slot asks
+       for a number alone, as R1-V's evaluation does, https://github.com/Deep-Agent/R1-V;
+    2. the answer, after "The answer is" if that occurs, is a whole number or a number word;
+    3. the last whole number or number word in it. A model that reasons aloud ends with its result.
+    """
+    slot = answer_slot(text)
+    if slot is not None:
+        return whole_number(slot)
+    answer = announced_answer(text)
+    count = whole_number(answer)
+    numbers = numbers_in(answer) if count is None else [count]
+    return numbers[-1] if numbers else None
+
+
+def _reference_count(reference: str) -> int:
+    count = whole_number(reference)
+    if count is None:
+        raise ValueError(f"Expected a whole number as reference, got {reference!r}; score texts with exact_match")
+    return count
 
 
 def counting(rows: Sequence[Row]) -> Table:
@@ -18,7 +58,7 @@ def counting(rows: Sequence[Row]) -> Table:
     expect_rows(rows)
     errors: list[tuple[int, int | None]] = []
     for prediction, references in rows:
-        golds, count = [reference_count(reference) for reference in references], extract_count(prediction)
+        golds, count = [_reference_count(reference) for reference in references], extract_count(prediction)
         errors.append((golds[0], None if count is None else min((count - gold for gold in golds), key=abs)))
     read = [error for _, error in errors if error is not None]
     values: dict[str, float | None] = {
@@ -31,11 +71,11 @@ def counting(rows: Sequence[Row]) -> Table:
 
 
 def _of_count(gold: int, errors: Sequence[tuple[int, int | None]]) -> dict[str, float | int | None]:
-    mine = [error for truth, error in errors if truth == gold]
-    read = [error for error in mine if error is not None]
+    own = [error for truth, error in errors if truth == gold]
+    read = [error for error in own if error is not None]
     return {
         "count": gold,
-        "n": len(mine),
-        "accuracy": sum(error == 0 for error in mine) / len(mine),
+        "n": len(own),
+        "accuracy": sum(error == 0 for error in own) / len(own),
         "bias": sum(read) / len(read) if read else None,
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from vlmft.metrics.score import Score, expect_references
+from vlmft.metrics.words import composed
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> Score:
@@ -23,5 +23,4 @@ def exact_match(prediction: str, references: Sequence[str]) -> Score:
 
 def normalised(text: str) -> str:
     """NFC (a decomposed "й" equals the composed one), casefold, single spaces, no trailing full stop."""
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return " ".join(folded.split()).removesuffix(".").rstrip()
+    return " ".join(composed(text).split()).removesuffix(".").rstrip()

@@ -24,3 +24,9 @@ def announced_answer(text: str) -> str:
     answer = text.rpartition("</think>")[2].partition("<think>")[0]
     phrases = PHRASE.findall(answer)
     return str(phrases[-1] if phrases else answer).strip()
+
+
+def final_answer(text: str) -> str:
+    """What stands in the answer slot, without one what `announced_answer` gives."""
+    slot = answer_slot(text)
+    return announced_answer(text) if slot is None else slot

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from vlmft.metrics.final_answer import announced_answer, answer_slot
+from vlmft.metrics.final_answer import final_answer
 from vlmft.metrics.score import Metric, Score, expect_references
 from vlmft.metrics.table import CorpusMetric, Row, Table, expect_rows
 from vlmft.metrics.words import words
@@ -48,8 +48,7 @@ class Labels:
 
         No edit distance: "luge" is not "judo". Reasoning and what stands before "The answer is" are not read.
         """
-        slot = answer_slot(text)
-        answer = " ".join(words(announced_answer(text) if slot is None else slot))
+        answer = " ".join(words(final_answer(text)))
         if answer in self._label:
             return self._label[answer]
         found = {self._label[match] for match in self._spelling.findall(answer)}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeAlias
 
-from vlmft.metrics.final_answer import announced_answer, answer_slot
+from vlmft.metrics.final_answer import final_answer
 from vlmft.metrics.numerals import NUMBER_WORDS, folded
 from vlmft.metrics.score import Score, expect_references
 
@@ -120,8 +120,7 @@ def is_measure(text: str) -> bool:
 
 def _relaxed(prediction: str, references: Sequence[str], read: _Reader) -> Score:
     expect_references(references)
-    slot = answer_slot(prediction)
-    answer = _tidy(announced_answer(prediction) if slot is None else slot)
+    answer = _tidy(final_answer(prediction))
     right = bool(answer) and any(_matches(answer, _tidy(reference), read) for reference in references)
     return Score(float(right), answer or None)
 

@@ -1,10 +1,15 @@
-"""ROUGE of texts in any script, with recall, precision and F each."""
+"""ROUGE of texts in any script, with recall, precision and F each, over words or over Porter's stems.
+
+Published figures of captions and open answers are often of stems ("runs" meets "running").
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TypeAlias
 
 from vlmft.metrics.score import Score, expect_references
 from vlmft.metrics.sequences import lcs_length
@@ -21,62 +26,73 @@ class Overlap:
     f: float
 
 
-def overlap(shared: int, n_predicted: int, n_reference: int) -> Overlap:
-    """From counts; 0 throughout where nothing is shared."""
+Tokenise: TypeAlias = Callable[[str], list[str]]
+
+
+@lru_cache(maxsize=1)
+def _porter() -> Callable[[str], str]:
+    """The stemmer that rouge-score takes, nltk's own variant of Porter 1980. Raises ValueError without it."""
+    try:
+        from nltk.stem.porter import PorterStemmer
+    except ImportError as error:
+        raise ValueError("Expected nltk for its Porter stemmer, got none; pip install 'vlmft[rouge]'") from error
+    stem: Callable[[str], str] = PorterStemmer().stem
+    return stem
+
+
+@lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
+    return _porter()(word) if len(word) > 3 else word
+
+
+def stems(text: str) -> list[str]:
+    """`words`, those of more than three letters cut to their stem; raises ValueError where nltk is not installed."""
+    return [_stem(word) for word in words(text)]
+
+
+def _overlap(shared: int, n_predicted: int, n_reference: int) -> Overlap:
     if not shared:
         return Overlap(0.0, 0.0, 0.0)
     return Overlap(shared / n_reference, shared / n_predicted, 2 * shared / (n_predicted + n_reference))
 
 
-def rouge_n(prediction: Sequence[str], reference: Sequence[str], n: int) -> Overlap:
+def _rouge_n(prediction: Sequence[str], reference: Sequence[str], n: int) -> Overlap:
     """Shared runs of n words, each counted as often as both have it (Lin 2004, "ROUGE", section 2)."""
     predicted, expected = (
         Counter(zip(*(text[i:] for i in range(n)), strict=False)) for text in (prediction, reference)
     )
-    return overlap((predicted & expected).total(), predicted.total(), expected.total())
+    return _overlap((predicted & expected).total(), predicted.total(), expected.total())
 
 
-def rouge_lcs(prediction: Sequence[str], reference: Sequence[str]) -> Overlap:
-    """ROUGE-L of the whole text as one sentence (Lin 2004, section 3.1, with F instead of its beta)."""
-    return overlap(lcs_length(prediction, reference), len(prediction), len(reference))
-
-
-def rouge_of(prediction: str, references: Sequence[str]) -> dict[str, Overlap]:
+def rouge_of(prediction: str, references: Sequence[str], tokenise: Tokenise = words) -> dict[str, Overlap]:
     """ROUGE-1, -2 and -L, for each the reference with the best F. Raises ValueError without references.
 
-    On ASCII the numbers of https://github.com/google-research/google-research/tree/master/rouge without stemming; that
-    drops every letter beyond a-z, so that a Russian sentence scores 0 against itself.
+    On ASCII the numbers of https://github.com/google-research/google-research/tree/master/rouge, over `stems` those of
+    its `use_stemmer=True`; that drops every letter beyond a-z, so that a Russian sentence scores 0 against itself.
+    ROUGE-L takes the whole text as one sentence (Lin 2004, section 3.1, with F instead of its beta).
     """
     expect_references(references)
-    return rouge_of_words(words(prediction), [words(reference) for reference in references])
-
-
-def rouge_of_words(answer: Sequence[str], golds: Sequence[Sequence[str]]) -> dict[str, Overlap]:
-    """The same of texts that are cut into words already."""
-    found = {f"rouge{n}": [rouge_n(answer, gold, n) for gold in golds] for n in (1, 2)}
-    found["rougeL"] = [rouge_lcs(answer, gold) for gold in golds]
+    answer, golds = tokenise(prediction), [tokenise(reference) for reference in references]
+    found = {f"rouge{n}": [_rouge_n(answer, gold, n) for gold in golds] for n in (1, 2)}
+    found["rougeL"] = [_overlap(lcs_length(answer, gold), len(answer), len(gold)) for gold in golds]
     return {name: max(overlaps, key=lambda one: one.f) for name, overlaps in found.items()}
 
 
-def rouge1(prediction: str, references: Sequence[str]) -> Score:
-    """F of ROUGE-1 as `rouge_of` has it. There is no such score of ROUGE-2: a right answer of one word would have 0."""
-    return Score(rouge_of(prediction, references)["rouge1"].f, " ".join(words(prediction)) or None)
+def row_rouge(prediction: str, references: Sequence[str], *, name: str, tokenise: Tokenise) -> Score:
+    """F of one of `rouge_of`. There is no such score of ROUGE-2: a right answer of one word would have 0."""
+    return Score(rouge_of(prediction, references, tokenise)[name].f, " ".join(words(prediction)) or None)
 
 
-def rouge_l(prediction: str, references: Sequence[str]) -> Score:
-    """F of ROUGE-L as `rouge_of` has it."""
-    return Score(rouge_of(prediction, references)["rougeL"].f, " ".join(words(prediction)) or None)
+rouge1 = partial(row_rouge, name="rouge1", tokenise=words)
+rouge_l = partial(row_rouge, name="rougeL", tokenise=words)
+rouge1_stemmed = partial(row_rouge, name="rouge1", tokenise=stems)
+rouge_l_stemmed = partial(row_rouge, name="rougeL", tokenise=stems)
 
 
-def rouge(rows: Sequence[Row]) -> Table:
+def rouge(rows: Sequence[Row], tokenise: Tokenise = words) -> Table:
     """Means over the rows of r, p and f, as `rouge1_r` ...; ROUGE-2 is withheld where the answers are short."""
-    return rouge_table(rows, rouge_of)
-
-
-def rouge_table(rows: Sequence[Row], overlaps_of: Callable[[str, Sequence[str]], dict[str, Overlap]]) -> Table:
-    """The table of one way to count the overlaps of a row."""
     expect_rows(rows)
-    table = mean_overlaps([overlaps_of(prediction, references) for prediction, references in rows])
+    table = mean_overlaps([rouge_of(prediction, references, tokenise) for prediction, references in rows])
     reason = short_answers(rows, words)
     if reason is not None:
         table.values.update({name: None for name in table.values if name.startswith("rouge2")})
@@ -84,7 +100,15 @@ def rouge_table(rows: Sequence[Row], overlaps_of: Callable[[str, Sequence[str]],
     return table
 
 
+def rouge_stemmed(rows: Sequence[Row]) -> Table:
+    """`rouge` over stems. Stemming is English: words in other scripts stay as they are."""
+    table = rouge(rows, stems)
+    table.notes.append("English stems (Porter), as rouge-score with use_stemmer=True; not comparable with rouge")
+    return table
+
+
 def mean_overlaps(rows: Sequence[dict[str, Overlap]]) -> Table:
+    """The table of the means over the rows."""
     values: dict[str, float | None] = {}
     for name in rows[0]:
         for short, attribute in (("r", "recall"), ("p", "precision"), ("f", "f")):
