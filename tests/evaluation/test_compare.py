@@ -16,13 +16,13 @@ from vlmft.evaluation.compare import (
     adjusted,
     arm_interval,
     compare,
-    connected_groups,
     holm,
     mcnemar_exact,
     rows_sentence,
     sign_flip_p_value,
 )
 from vlmft.evaluation.intervals import student_quantile, wilson_interval
+from vlmft.evaluation.rows import connected_groups
 
 PAIRED = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared") / "fixtures/paired_chartqa"
 

@@ -40,7 +40,7 @@ def parted(**right: int) -> FormatAndSkill | None:
 
 def test_a_gain_that_another_prompt_gives_too_is_format() -> None:
     found = parted(untuned=20, fewshot=30, untuned_bare=55, tuned=60, tuned_bare=58)
-    assert found is not None and found.asked_otherwise == "untuned@bare"
+    assert found is not None and found.best_untuned_arm == "untuned@bare"
     assert found.format_gain == pytest.approx(0.35)
     assert found.skill.comparison.difference == pytest.approx(0.05)
     assert found.skill.comparison.p_value == pytest.approx(2 / 2**5)
@@ -52,7 +52,7 @@ def test_a_gain_that_another_prompt_gives_too_is_format() -> None:
 
 def test_a_gain_that_no_prompt_gives_is_skill() -> None:
     found = parted(untuned=20, fewshot=10, tuned=60)
-    assert found is not None and (found.asked_otherwise, found.format_gain) == ("untuned", 0)
+    assert found is not None and (found.best_untuned_arm, found.format_gain) == ("untuned", 0)
     assert found.skill.verdict == "better" and "none is format" in found.sentence
     assert found.to_dict()["skill"]["difference"] == pytest.approx(0.4)
 

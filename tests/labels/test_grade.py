@@ -203,7 +203,7 @@ def test_summary(run: Path, original: Path, capsys: pytest.CaptureFixture[str]) 
     grade(composed(run, "summary=true"))
     out = capsys.readouterr().out
     assert "anna: 32 answers judged\n  untuned        0.00 %  (0.00 to 24.25, Wilson)  0 of 12 accepted\n" in out
-    assert "untuned -> zebra: +100.00 points" in out and "12 fixed, 0 broken: better" in out
+    assert "untuned -> zebra: +100.00 points" in out and "12 rows fixed, 0 broken, n = 12: better" in out
     assert "mean of people  quokka        83.33 %" in out
     assert out.index("boris: 32") < out.index("judge-x (machine): 32") < out.index("anna and boris: Cohen's kappa")
     assert "judge-x and boris: Cohen's kappa 1.00 (32 answers, the same verdict on 100.0 %)" in out

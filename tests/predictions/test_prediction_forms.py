@@ -294,7 +294,7 @@ def test_lists_of_one_text_written_as_text(json_of: Json, tmp_path: Path) -> Non
     assert len(content["notes"]) == 1
     content = json_of(run_score, lines(tmp_path / "a.jsonl", rows[1:]))  # where a list can be one, so is a text
     (score,) = content["scores"]
-    assert score["value"] == 0 and score["read_otherwise"][0]["value"] == pytest.approx(7 / 9)
+    assert score["value"] == 0 and score["other_scores"][0]["value"] == pytest.approx(7 / 9)
 
 
 def test_lists_of_right_answers_written_as_text(json_of: Json, tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_objects_are_json_answers(json_of: Json, tmp_path: Path) -> None:
     texts = [{name: json.dumps(value) for name, value in row.items()} for row in rows]
     (score,) = json_of(run_score, table(tmp_path / "a.csv", texts))["scores"]
     assert (score["metric"], score["value"]) == ("json_match/exact-values@1", RIGHT)
-    (other,) = score["read_otherwise"]
+    (other,) = score["other_scores"]
     assert (other["option"], other["value"]) == ("--metric exact_match", 0.0)
     (score,) = json_of(run_score, table(tmp_path / "a.csv", texts), "--metric", "exact_match")["scores"]
-    assert [(one["option"], one["value"]) for one in score["read_otherwise"]] == [("--metric json_match", RIGHT)]
+    assert [(one["option"], one["value"]) for one in score["other_scores"]] == [("--metric json_match", RIGHT)]
 
 
 def test_several_answers_to_one_question_are_no_prediction(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_files_of_vlmevalkit(kind: str, json_of: Json) -> None:
     content = json_of(run_compare, *files)
     assert [arm["value"] for arm in content["arms"]] == [counted(file, "prediction", "answer") for file in files]
     assert [arm["value"] for arm in content["arms"]] == [0.2, 35 / 60]
-    (other,) = content["read_otherwise"]
+    (other,) = content["other_scores"]
     (found,) = other["comparisons"]
     assert (other["option"], found["first_value"], found["second_value"]) == ("--extract letter", 0.4, 52 / 60)
     (found,) = json_of(run_compare, *files, "--extract", "letter", "--by", "answer")["comparisons"]

@@ -80,7 +80,7 @@ def test_compare_of_the_published_arms(json_of: Json, capsys: pytest.CaptureFixt
     assert found["p_value"] == found["p_holm"] == pytest.approx(6.13e-88, rel=1e-2)
     run_compare([str(file) for file in files])
     shown = capsys.readouterr().out
-    assert "-30.76 points" in shown and "exact McNemar p = 6.1e-88, 3 fixed, 310 broken: worse" in shown
+    assert "-30.76 points" in shown and "exact McNemar p = 6.1e-88, 3 rows fixed, 310 broken, n = 998: worse" in shown
     assert "collapsed to one answer" in shown
 
 
@@ -301,7 +301,7 @@ def test_several_files_are_held_against_the_first_with_holm(
     assert [one["verdict"] for one in found] == ["better"] * 3
     run_compare([str(file) for file in files])
     shown = capsys.readouterr().out
-    assert shown.count("Holm p = ") == 3 and "Holm's for 3 comparisons" in shown
+    assert shown.count(" (Holm for 3: ") == 3 and "Holm's for 3 comparisons" in shown
 
 
 def test_groups_are_drawn_together(json_of: Json, tmp_path: Path) -> None:

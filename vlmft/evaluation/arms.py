@@ -6,8 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-CONTROLS = ("blank", "shuffled", "textonly")
-"""The images black, another row's, or none: what is still answered was not seen."""
+CONTROLS = {
+    "blank": "black images in place of its own",
+    "shuffled": "another row's images in place of its own",
+    "textonly": "no image at all",
+}
+"""Arms whose images are changed: what is still answered was not seen."""
 SIXTEEN_BIT = "untuned16"
 
 

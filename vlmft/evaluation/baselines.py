@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from vlmft.evaluation.readable_answers import END, Token, places_of, tokens, words_of
 from vlmft.metrics.score import Metric
@@ -41,9 +40,6 @@ class Baseline:
     """Rows to which it had an answer."""
     kinds: int
     """Kinds of question, or words that lead to answers, counted in train."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def baselines(train: Sequence[Sample], test: Sequence[Sample], metric: Metric) -> list[Baseline]:

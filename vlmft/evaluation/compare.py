@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import betainc
 
 from vlmft.evaluation.intervals import SIGNIFICANCE, Clusters, difference_interval, mean_interval
+from vlmft.evaluation.numbers import SHARE, Unit, console, p_words
 
 Verdict = Literal["better", "worse", "not distinguishable"]
 
@@ -58,6 +59,11 @@ class Comparison:
     def rows_sentence(self) -> str:
         return rows_sentence(self.n, self.n_groups, self.kind)
 
+    @property
+    def n_sentence(self) -> str:
+        """ "n = 500", or "n = 120 rows, 6 images"."""
+        return f"n = {self.rows_sentence if self.n_groups < self.n else self.n}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: strings, finite numbers, and the interval as a list of two."""
         return {**asdict(self), "interval": list(self.interval)}
@@ -80,7 +86,6 @@ def compare(
     scores = np.stack([_finite(first_name, first, ids), _finite(second_name, second, ids)])
     differences = scores[1] - scores[0]
     clusters = Clusters.of(differences, _groups_of(ids, groups))
-    only_first, only_second = int((differences < 0).sum()), int((differences > 0).sum())
     interval, method, p_value, p_test = paired_test(clusters, scores)
     difference = float(differences.mean())
     return Comparison(
@@ -95,8 +100,8 @@ def compare(
         interval_method=method,
         p_value=p_value,
         p_test=p_test,
-        only_first=only_first,
-        only_second=only_second,
+        only_first=int((differences < 0).sum()),
+        only_second=int((differences > 0).sum()),
         verdict=_verdict(difference, p_value),
         kind=kind,
         is_binary=bool(np.isin(scores, [0.0, 1.0]).all()),
@@ -134,29 +139,6 @@ def rows_sentence(n: int, n_groups: int, kind: str = "groups") -> str:
     return f"{n} row{'s' if n > 1 else ''}{units}"
 
 
-def connected_groups(shared: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Row id -> the name of its group: rows hang together that share one of their names, over any chain of rows.
-
-    Rows that show two images, of which each shares another one, are one group of three. A row without a name is one.
-    """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    firsts = {}
-    for row_id, names in shared.items():
-        first, *others = list(names) or [f"row {row_id}"]
-        firsts[row_id] = first
-        for other in others:
-            one, two = sorted([root(first), root(other)])
-            parent[two] = one
-    return {row_id: root(first) for row_id, first in firsts.items()}
-
-
 @dataclass(frozen=True)
 class Adjusted:
     """One of several comparisons with the same first arm, judged as one of several."""
@@ -175,6 +157,19 @@ class Adjusted:
             return self.verdict
         return f"{self.verdict} as one of {self.n_comparisons} comparisons"
 
+    def sentence(self, unit: Unit = SHARE) -> str:
+        """The paired result of two arms, to be quoted alone; the verdict counts in how many were compared."""
+        pair, several = self.comparison, self.n_comparisons > 1
+        holm = f" (Holm for {self.n_comparisons}: {self.p_value:.2g})" if several else ""
+        up, down = ("fixed", "broken") if pair.is_binary else ("up", "down")
+        measured = console(
+            f"{unit.difference(pair.difference)} (95 % interval {unit.difference_interval(pair.interval)})"
+        )
+        return (
+            f"{pair.first} -> {pair.second}: {measured}, {pair.p_test} {p_words(pair.p_value)}{holm}, "
+            f"{pair.only_second} rows {up}, {pair.only_first} {down}, {pair.n_sentence}: {self.verdict_sentence}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the comparison's, and "p_holm"; the verdict is the adjusted one."""
         return {**self.comparison.to_dict(), "p_holm": self.p_value, "verdict": self.verdict}
@@ -187,11 +182,6 @@ def adjusted(comparisons: Sequence[Comparison]) -> list[Adjusted]:
         Adjusted(one, p_value, _verdict(one.difference, p_value), len(comparisons))
         for one, p_value in zip(comparisons, p_values, strict=True)
     ]
-
-
-def p_words(p_value: float) -> str:
-    """ "p = 0.031"; a value too small for a float is no zero."""
-    return f"p = {p_value:.2g}" if p_value > 0 else "p < 1e-300"
 
 
 def arm_interval(
@@ -254,10 +244,10 @@ def sign_flip_p_value(sums: np.ndarray, resamples: int = RESAMPLES, seed: int = 
         for step in sums:
             every = np.concatenate([every + step, every - step])
         return float((abs(every) >= observed).mean()), "exact sign flips by group"
-    generator = np.random.default_rng(seed)
+    generator, step = np.random.default_rng(seed), max(1, _DRAWS_AT_ONCE // len(sums))
     as_extreme = 0
-    for part in _parts(resamples, len(sums)):
-        drawn = generator.integers(2, size=(part.stop - part.start, len(sums)), dtype=np.int8)
+    for start in range(0, resamples, step):
+        drawn = generator.integers(2, size=(min(step, resamples - start), len(sums)), dtype=np.int8)
         as_extreme += int((abs(sums.sum() - 2 * (drawn @ sums)) >= observed).sum())
     return (1 + as_extreme) / (1 + resamples), "sign-flip permutation by group"
 
@@ -297,9 +287,3 @@ def _groups_of(ids: Sequence[str], groups: Mapping[str, str]) -> list[str]:
     if missing:
         raise ValueError(f"Expected a group for every row, got none for {_some(missing)}; pass each row's image group")
     return [groups[row_id] for row_id in ids]
-
-
-def _parts(resamples: int, n_groups: int) -> Iterator[slice]:
-    step = max(1, _DRAWS_AT_ONCE // max(1, n_groups))
-    for start in range(0, resamples, step):
-        yield slice(start, min(start + step, resamples))

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from vlmft.evaluation.arms import CONTROLS, SIXTEEN_BIT
-from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, p_words, rows_sentence
+from vlmft.evaluation.compare import SEED, SMALLEST_SIGNIFICANT, Adjusted, rows_sentence
 from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, Clusters, student_quantile
-from vlmft.evaluation.numbers import SHARE, console, percent
+from vlmft.evaluation.numbers import SHARE, console, p_words, percent
 
 NORMAL_QUANTILE_80 = float(ndtri(0.8))
 USUAL_DISCORDANCE = 0.1
@@ -27,7 +27,7 @@ class FormatAndSkill:
     """The gain, split into what the untuned model also reaches under another prompt, and the rest."""
 
     untuned: float
-    asked_otherwise: str
+    best_untuned_arm: str
     """The untuned arm that does best: another prompt, or examples before the question."""
     best_untuned: float
     tuned: float
@@ -43,8 +43,8 @@ class FormatAndSkill:
         skill = self.skill.comparison
         by_format = "none is format (no other prompt and no examples raise the untuned model's score)"
         caution = ""
-        if self.asked_otherwise != "untuned":
-            by_format = f"{SHARE.signed(self.format_gain)} are format ({self.asked_otherwise} has them without tuning)"
+        if self.best_untuned_arm != "untuned":
+            by_format = f"{SHARE.signed(self.format_gain)} are format ({self.best_untuned_arm} has them without tuning)"
             caution = " The best of several untuned arms flatters it, so this skill is rather too small."
         return console(
             f"Of {SHARE.difference(self.tuned - self.untuned)}, {by_format}; {SHARE.signed(skill.difference)} (95 % "
@@ -188,9 +188,8 @@ def best_of_several(scores: Mapping[str, Mapping[str, float]], groups: Mapping[s
 
 def seeds_apart(differences: Sequence[float]) -> str:
     """Several training seeds of one experiment, in a sentence."""
-    mean = sum(differences) / len(differences)
-    low, high = min(differences), max(differences)
-    return f"{len(differences)} seeds: mean {100 * mean:+.1f} points, from {100 * low:+.1f} to {100 * high:+.1f}"
+    mean, ends = SHARE.difference(fmean(differences)), (min(differences), max(differences))
+    return console(f"{len(differences)} seeds: mean {mean}, from {SHARE.difference_interval(ends)}")
 
 
 def seeds_interval(differences: Sequence[float]) -> tuple[float, float]:

@@ -103,11 +103,9 @@ def mean_interval(clusters: Clusters, *, is_share: bool | None = None) -> tuple[
     low, high = float(values.min()), float(values.max())
     within_one = _within_one(values)
     ends = (0.0, 1.0) if within_one and _few_differ(clusters) else (low, high)
-    bounds = _between_ends(clusters, n, ends)
+    interval, _ = _between_ends(clusters, n, ends)
     name = "Student's t" if low < high or within_one else "Student's t, of scores all alike"
-    if within_one:
-        return (max(0.0, bounds.low), min(1.0, bounds.high)), clusters.method(name)
-    return (bounds.low, bounds.high), clusters.method(name)
+    return _inside(interval, 0.0, 1.0) if within_one else interval, clusters.method(name)
 
 
 def difference_interval(clusters: Clusters, scores: np.ndarray) -> tuple[Interval, float, str]:
@@ -128,9 +126,9 @@ def difference_interval(clusters: Clusters, scores: np.ndarray) -> tuple[Interva
     end = float(abs(values).max())
     if _few_differ(clusters):
         end = 1.0 if within_one else max(end, float(np.ptp(scores)))
-    bounds = _between_ends(clusters, n, (-end, end))
-    interval = (max(-1.0, bounds.low), min(1.0, bounds.high)) if within_one else (bounds.low, bounds.high)
-    return interval, 2 * student_tail(abs(bounds.score), clusters.freedom), clusters.method("Student's t")
+    interval, score = _between_ends(clusters, n, (-end, end))
+    interval = _inside(interval, -1.0, 1.0) if within_one else interval
+    return interval, 2 * student_tail(abs(score), clusters.freedom), clusters.method("Student's t")
 
 
 def _within_one(values: np.ndarray) -> bool:
@@ -142,22 +140,19 @@ def _few_differ(clusters: Clusters) -> bool:
     return int((abs(means - np.median(means)) > 1e-9 * float(abs(means).max())).sum()) < FEW_CHANGES
 
 
-@dataclass(frozen=True)
-class _Student:
-    low: float
-    high: float
-    score: float
-    """Mean over its standard error."""
+def _inside(interval: Interval, low: float, high: float) -> Interval:
+    return max(low, interval[0]), min(high, interval[1])
 
 
-def _between_ends(clusters: Clusters, n: float, ends: Interval) -> _Student:
-    """Student's t for `n` effective rows and one more at each end: what the rule of three is for shares."""
+def _between_ends(clusters: Clusters, n: float, ends: Interval) -> tuple[Interval, float]:
+    """Student's t for `n` effective rows and one more at each end: what the rule of three is for shares; and the mean
+    over its standard error."""
     values, low, high = clusters.values, *ends
     mean = (n * float(values.mean()) + low + high) / (n + 2)
     square = (n * float((values**2).mean()) + low**2 + high**2) / (n + 2)
     error = math.sqrt(max(0.0, square - mean**2) / (n + 2))
     half = student_quantile(clusters.freedom) * error if error else 0.0
-    return _Student(mean - half, mean + half, mean / error if error else 0.0)
+    return (mean - half, mean + half), mean / error if error else 0.0
 
 
 def wilson_interval(total: float, n: float, quantile: float = NORMAL_QUANTILE_975) -> Interval:

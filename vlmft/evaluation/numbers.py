@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vlmft.evaluation.compare import p_words
-
 DASH = "\u2013"
 MINUS = "\u2212"
 NO_BREAK = "\u00a0"
@@ -53,19 +51,13 @@ def count(value: object) -> str:
     return number(value, 0)
 
 
-def share(value: object) -> str:
-    """A fraction as per cent."""
-    known = finite(value)
-    return DASH if known is None else f"{number(100 * known, 1)}{NO_BREAK}%"
-
-
-def percent(value: object) -> str:
-    """`share` for the console and for sentences that are printed there, too."""
-    return console(share(value))
+def p_words(p_value: float) -> str:
+    """ "p = 0.031"; a value too small for a float is no zero."""
+    return f"p = {p_value:.2g}" if p_value > 0 else "p < 1e-300"
 
 
 def p_value(value: object) -> str:
-    """Such as `p = 0.031` or `p = 1.4e-104`."""
+    """`p_words`, kept on one line."""
     known = finite(value)
     return DASH if known is None else p_words(known).replace(" ", NO_BREAK)
 
@@ -80,26 +72,37 @@ class Unit:
     """How the values of a metric are written: as per cent where it is a share of right answers, else as they are."""
 
     is_share: bool
+    is_exact: bool = False
+    """As values of published predictions are quoted: per cent with two decimals, others with six digits."""
 
     def value(self, value: object) -> str:
-        return share(value) if self.is_share else number(value, 3)
+        return self._bare(value) + (f"{NO_BREAK}%" if self.is_share and finite(value) is not None else "")
+
+    def _bare(self, value: object) -> str:
+        known = finite(value)
+        if known is None:
+            return DASH
+        if self.is_share:
+            return number(100 * known, 2 if self.is_exact else 1)
+        return f"{known:.6g}".replace("-", MINUS) if self.is_exact else number(known, 3)
 
     def tick(self, value: float) -> str:
         """Short, for an axis."""
-        scaled = 100 * value if self.is_share else value
-        return f"{scaled:.6g}".replace("-", MINUS) + (f"{NO_BREAK}%" if self.is_share else "")
+        return self.difference_tick(value) + (f"{NO_BREAK}%" if self.is_share else "")
 
     def difference_tick(self, value: float) -> str:
         """As `tick`, in points where the metric is a share; without the unit, which would take too much room."""
-        return self.tick(value).removesuffix(f"{NO_BREAK}%")
+        return f"{100 * value if self.is_share else value:.6g}".replace("-", MINUS)
 
     def interval(self, interval: object) -> str:
         """[61.2, 65.4], in the same unit as `value`."""
         known = bounds(interval)
-        if known is None:
-            return DASH
-        scale, decimals = (100, 1) if self.is_share else (1, 3)
-        return f"[{number(scale * known[0], decimals)}, {number(scale * known[1], decimals)}]"
+        return DASH if known is None else f"[{self._bare(known[0])}, {self._bare(known[1])}]"
+
+    def bounds(self, interval: object) -> str:
+        """61.2 to 65.4, for a sentence."""
+        known = bounds(interval)
+        return DASH if known is None else f"{self._bare(known[0])} to {self._bare(known[1])}"
 
     def difference(self, value: object) -> str:
         """Signed, in points where the metric is a share."""
@@ -107,11 +110,8 @@ class Unit:
 
     def signed(self, value: object) -> str:
         """A difference without its unit."""
-        known = finite(value)
-        if known is None:
-            return DASH
-        text = number(100 * known, 1) if self.is_share else number(known, 3)
-        return text if text.startswith(MINUS) else f"+{text}"
+        text = self._bare(value)
+        return text if text.startswith((MINUS, DASH)) else f"+{text}"
 
     def difference_interval(self, interval: object) -> str:
         """+67.4 to +75.4, in the unit of `difference`."""
@@ -120,3 +120,13 @@ class Unit:
 
 
 SHARE = Unit(is_share=True)
+
+
+def share(value: object) -> str:
+    """A fraction as per cent."""
+    return SHARE.value(value)
+
+
+def percent(value: object) -> str:
+    """`share` for the console and for sentences that are printed there, too."""
+    return console(share(value))

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmft.evaluation.intervals import wilson_interval
+from vlmft.evaluation.numbers import SHARE, percent
 from vlmft.metrics.words import composed
 from vlmft.sample import Prompt, Sample
 
@@ -172,9 +173,8 @@ class Readable:
     @property
     def sentence(self) -> str:
         """Such as "3 of 500 rows (0.6 %), by chance 0.2 % (0.0 to 0.6)", and where, if it is flagged."""
-        low, high = (100 * bound for bound in self.chance_interval)
-        sentence = f"{self.rows:,} of {self.n:,} rows ({100 * self.share:.1f} %)"
-        sentence += f", by chance {100 * self.chance:.1f} % ({low:.1f} to {high:.1f})"
+        sentence = f"{self.rows:,} of {self.n:,} rows ({percent(self.share)})"
+        sentence += f", by chance {percent(self.chance)} ({SHARE.bounds(self.chance_interval)})"
         if not self.flagged:
             return sentence
         return f"{sentence}, in the {' and the '.join(self.places)} (first: {self.first})"

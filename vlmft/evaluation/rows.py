@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlmft.evaluation.compare import connected_groups
+import numpy as np
+
 from vlmft.metrics import Labels
 from vlmft.sample import CLASS, GROUP, Sample, Split
 
@@ -48,6 +49,26 @@ def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], str]:
     are_single = all(len(shown) == 1 for shown in images.values())
     are_images = are_single and len(set(groups.values())) == len(set().union(*images.values()))
     return groups, "images" if are_images else "groups"
+
+
+def connected_groups(shared: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Row id -> the name of its group: rows hang together that share one of their names, over any chain of rows.
+
+    Rows that show two images, of which each shares another one, are one group of three. A row without a name is one.
+    A group has the smallest of its names.
+    """
+    from scipy.sparse import coo_array, csgraph  # slow to import
+
+    own = {row_id: list(names) or [f"row {row_id}"] for row_id, names in shared.items()}
+    names = sorted({name for several in own.values() for name in several})
+    number = {name: i for i, name in enumerate(names)}
+    edges = np.array([(number[several[0]], number[name]) for several in own.values() for name in several]).reshape(
+        -1, 2
+    )
+    graph = coo_array((np.ones(len(edges), bool), edges.T), shape=(len(names), len(names)))
+    _, labels = csgraph.connected_components(graph, directed=False)
+    smallest = np.unique(labels, return_index=True)[1][labels]
+    return {row_id: names[smallest[number[several[0]]]] for row_id, several in own.items()}
 
 
 def repeated_rows(samples: Sequence[Sample]) -> list[str]:

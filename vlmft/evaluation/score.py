@@ -88,14 +88,14 @@ def score_answers(
     Raises ValueError where the ids differ, as a row left out would silently leave the denominator.
     """
     ids = expect_same_ids("references", references, "answers", answers)
-    return {row_id: _score_row(row_id, answers[row_id], references[row_id], metric) for row_id in ids}
-
-
-def _score_row(row_id: str, answer: Answer, references: Sequence[str], metric: Metric) -> ScoredRow:
-    try:
-        return ScoredRow(row_id, answer.text, answer.finish, metric(answer.text, references))
-    except ValueError as error:
-        raise ValueError(f"{error} (row {row_id})") from error
+    rows = {}
+    for row_id in ids:
+        answer = answers[row_id]
+        try:
+            rows[row_id] = ScoredRow(row_id, answer.text, answer.finish, metric(answer.text, references[row_id]))
+        except ValueError as error:
+            raise ValueError(f"{error} (row {row_id})") from error
+    return rows
 
 
 def summarise(
@@ -202,24 +202,18 @@ def warnings(summary: ArmSummary) -> list[str]:
 def too_few(summary: ArmSummary) -> list[str]:
     """What the rows of `summary`, and of every arm beside it, are too few for, in a sentence; empty where they are
     not."""
-    if summary.n_groups >= SMALL_N:
+    n, n_groups, least = summary.n, summary.n_groups, SMALLEST_SIGNIFICANT  # by exact sign flips
+    if n_groups >= SMALL_N:
         return []
-    return [f"With {summary.rows_sentence} {_smallest_claim(summary.n, summary.n_groups, summary.kind)}."]
-
-
-def _smallest_claim(n: int, n_groups: int, kind: str) -> str:
-    """The smallest difference of two arms that these rows can show (exact sign flips), as half a sentence."""
-    if n_groups < SMALLEST_SIGNIFICANT:
-        return (
-            f"no difference between two arms can be distinguished from chance, which takes {SMALLEST_SIGNIFICANT} "
-            f"{'rows' if n == n_groups else kind} or more"
-        )
-    if n_groups < n:
-        return (
-            f"no difference can be distinguished from chance in which fewer than {SMALLEST_SIGNIFICANT} {kind} change"
-        )
-    points = 100 * SMALLEST_SIGNIFICANT / n
-    return f"a difference below {points:.1f} points ({SMALLEST_SIGNIFICANT} rows) cannot be distinguished from chance"
+    if n_groups < least:
+        units = "rows" if n == n_groups else summary.kind
+        claim = f"no difference between two arms can be distinguished from chance, which takes {least} {units} or more"
+    elif n_groups < n:
+        claim = f"no difference can be distinguished from chance in which fewer than {least} {summary.kind} change"
+    else:
+        points = console(SHARE.difference(least / n)).removeprefix("+")
+        claim = f"a difference below {points} ({least} rows) cannot be distinguished from chance"
+    return [f"With {summary.rows_sentence} {claim}."]
 
 
 TREATED: dict[str, Callable[[ScoredRow], bool]] = {

@@ -6,21 +6,16 @@ Nothing here asks a model. The `blank`, `shuffled` and `textonly` arms, where th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from vlmft.evaluation.arms import CONTROLS
 from vlmft.evaluation.baselines import Baseline, baselines
 from vlmft.evaluation.compare import Adjusted
 from vlmft.evaluation.numbers import SHARE, console, percent, share
 from vlmft.evaluation.readable_answers import Readable, readable
 from vlmft.metrics.score import Metric
 from vlmft.sample import Sample, Split
-
-CONTROLS = {
-    "blank": "black images in place of its own",
-    "shuffled": "another row's images in place of its own",
-    "textonly": "no image at all",
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class WithoutLooking:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        rules = [rule.to_dict() for rule in self.baselines]
+        rules = [asdict(rule) for rule in self.baselines]
         return {"readable_answers": self.readable.to_dict(), "baselines": rules, "controls": self.controls}
 
 

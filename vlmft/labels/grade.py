@@ -28,9 +28,9 @@ from vlmft.evaluation.grading import (
     summarise_grading,
     text_sha256,
 )
+from vlmft.evaluation.numbers import Unit, console, percent
 from vlmft.pages import packaged
 from vlmft.pages.local_page import Page, html_page, picture_bytes, serve
-from vlmft.predictions.compare import sentence
 from vlmft.predictions.rows import read_rows
 from vlmft.report import put_grading
 from vlmft.report.graded import kappa_words
@@ -38,10 +38,9 @@ from vlmft.report.stored import REPORT_HTML
 from vlmft.run.folder import CONFIG_FILE, SUMMARY_FILE, read_run, write_json
 from vlmft.sample import BadRowError, Sample
 
+GRADED = Unit(is_share=True, is_exact=True)
 LATER_DRAW = re.compile(r"fewshot-([2-9]|[1-9]\d+)")
 """Other examples before the same questions: judged only where they are named."""
-
-
 OTHER_PROMPT = re.compile(r"@|^(fewshot|blank|shuffled|textonly)")
 """Arms that are not asked the dataset's own prompt."""
 
@@ -297,13 +296,13 @@ def _print(grading: Grading) -> None:
     for rater in (one for one in grading.raters if not one.is_judge):
         _print_rater(rater)
     for arm, value in grading.mean_of_people.items():
-        print(f"mean of people  {arm:<12} {100 * value:6.2f} %")
+        print(f"mean of people  {arm:<12} {console(GRADED.value(value)):>8}")
     for rater in (one for one in grading.raters if one.is_judge):
         _print_rater(rater)
         if all(one.is_judge for one in grading.raters):
             print("  not calibrated: no person has judged these answers")
     for kappa in grading.kappas:
-        same = f", the same verdict on {100 * kappa.agreement:.1f} %" if kappa.agreement is not None else ""
+        same = f", the same verdict on {percent(kappa.agreement)}" if kappa.agreement is not None else ""
         words = kappa_words(vars(kappa))
         print(f"{kappa.first} and {kappa.second}: Cohen's kappa {words} ({kappa.n} answers{same})")
     for note in grading.notes:
@@ -313,8 +312,7 @@ def _print(grading: Grading) -> None:
 def _print_rater(rater: RaterResult) -> None:
     print(f"{rater.rater}{' (machine)' if rater.is_judge else ''}: {rater.n_texts} answers judged")
     for arm in rater.arms:
-        low, high = (100 * end for end in arm.interval)
-        rate = f"{100 * arm.value:6.2f} %  ({low:.2f} to {high:.2f}, {arm.interval_method})"
-        print(f"  {arm.arm:<12} {rate}  {arm.accepted} of {arm.n} accepted")
+        value, interval = console(GRADED.value(arm.value)), console(GRADED.bounds(arm.interval))
+        print(f"  {arm.arm:<12} {value:>8}  ({interval}, {arm.interval_method})  {arm.accepted} of {arm.n} accepted")
     for pair in rater.comparisons:
-        print(f"  {sentence(pair, several=len(rater.comparisons) > 1)}")
+        print(f"  {pair.sentence(GRADED)}")

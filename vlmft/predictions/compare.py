@@ -9,10 +9,11 @@ from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import CompareConfig
-from vlmft.evaluation.compare import Adjusted, adjusted, compare, p_words
+from vlmft.evaluation.compare import Adjusted, adjusted, compare
 from vlmft.evaluation.gains import best_of_several
+from vlmft.evaluation.numbers import Unit, console
 from vlmft.evaluation.score import unequal_treatment
-from vlmft.predictions.read_otherwise import others_of
+from vlmft.predictions.other_scores import others_of
 from vlmft.predictions.same_rows import aligned, unrelated
 from vlmft.predictions.scoring import (
     OF_A_SET,
@@ -24,7 +25,6 @@ from vlmft.predictions.scoring import (
     readings_of,
     scored,
     scored_content,
-    shown,
     units_of,
 )
 
@@ -57,7 +57,7 @@ def compare_files(config: CompareConfig) -> None:
         arms = [{"file": str(one.rows.path), "form": one.rows.form, **scored_content(one)} for one in each]
         content: dict[str, Any] = {"metric": each[0].metric, "arms": arms}
         content["comparisons"] = [one.to_dict() for one in results]
-        content["read_otherwise"] = [
+        content["other_scores"] = [
             {"option": option, "comparisons": [one.to_dict() for one in pairs]} for option, pairs in changed.items()
         ]
         content["by_value"] = by_value_of(each)
@@ -70,9 +70,9 @@ def compare_files(config: CompareConfig) -> None:
     for option, pairs in changed.items():
         print(f"with {option}:")
         for result in pairs:
-            is_share = all(one.is_share for one in each)
-            print(f"  {_values_of(result, is_share)}")
-            print(f"  {sentence(result, is_share=is_share, several=len(pairs) > 1)}")
+            pair, unit = result.comparison, _unit_of(each)
+            print(console(f"  {unit.value(pair.first_value)} -> {unit.value(pair.second_value)}"))
+            print(f"  {result.sentence(unit)}")
     _print_by(each)
     for note in notes:
         print(f"note: {note}")
@@ -95,9 +95,9 @@ def _cautions(each: Sequence[Scored]) -> list[str]:
     return sentences
 
 
-def _values_of(result: Adjusted, is_share: bool) -> str:
-    pair, unit = result.comparison, " %" if is_share else ""
-    return f"{shown(pair.first_value, is_share)}{unit} -> {shown(pair.second_value, is_share)}{unit}"
+def _unit_of(each: Sequence[Scored]) -> Unit:
+    """Per cent where all files are."""
+    return next((one.unit for one in each if not one.unit.is_share), each[0].unit)
 
 
 def by_value_of(each: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
@@ -118,43 +118,29 @@ def by_value_of(each: Sequence[Scored]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _print_by(each: Sequence[Scored]) -> None:
-    content, is_share = by_value_of(each), all(one.is_share for one in each)
+    content, unit = by_value_of(each), _unit_of(each)
     if content:
         print(f"by {each[0].rows.by_name}:")
     for name, comparisons in content.items():
         for part in comparisons:
-            numbers = (part["difference"], *part["interval"])
-            difference, low, high = (shown(number, is_share, "+") for number in numbers)
-            before, after = (shown(part[key], is_share) for key in ("first_value", "second_value"))
+            values = f"{unit.value(part['first_value'])} -> {unit.value(part['second_value'])}"
+            difference = f"{unit.difference(part['difference'])} ({unit.difference_interval(part['interval'])})"
             which = f" ({part['second']})" if len(comparisons) > 1 else ""
-            print(f"  {name}, {part['n']} rows: {before} -> {after}, {difference} ({low} to {high}){which}")
+            print(f"  {name}, {part['n']} rows: {console(f'{values}, {difference}')}{which}")
 
 
 def _print(each: Sequence[Scored], results: Sequence[Adjusted]) -> None:
     first = results[0].comparison
     print(f"{each[0].metric} on {first.rows_sentence}")
-    is_share = all(one.is_share for one in each)
+    unit = _unit_of(each)
     for one in each:
         content = scored_content(one)
-        value, low, high = (shown(number, is_share) for number in (content["value"], *content["interval"]))
-        unit = " %" if is_share else ""
-        print(f"  {value:>6}{unit}  ({low} to {high}, {content['interval_method']})  {one.rows.path}")
+        value, interval = console(unit.value(one.value)), console(unit.bounds(content["interval"]))
+        width = 8 if unit.is_share else 6
+        print(f"  {value:>{width}}  ({interval}, {content['interval_method']})  {one.rows.path}")
     for result in results:
-        print(sentence(result, is_share=is_share, several=len(results) > 1))
+        print(result.sentence(unit))
     for remark in dict.fromkeys(remark for one in each for remark in one.remarks):
         print(remark)
     if len(results) > 1:
         print(f"p is Holm's for {len(results)} comparisons; the intervals are each its own")
-
-
-def sentence(result: Adjusted, *, is_share: bool = True, several: bool = False) -> str:
-    """The paired result, to be quoted alone."""
-    pair = result.comparison
-    difference, low, high = (shown(number, is_share, "+") for number in (pair.difference, *pair.interval))
-    test = f"{pair.p_test}, Holm" if several else pair.p_test
-    up, down = ("fixed", "broken") if pair.is_binary else ("up", "down")
-    return (
-        f"{pair.first} -> {pair.second}: {difference}{' points' if is_share else ''} (95 % interval {low} to "
-        f"{high}), {test} {p_words(result.p_value)}, {pair.only_second} {up}, {pair.only_first} {down}: "
-        f"{result.verdict_sentence}"
-    )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import ScoreConfig
 from vlmft.evaluation.compare import rows_sentence
+from vlmft.evaluation.numbers import console, percent
 from vlmft.metrics import Table, variant
 from vlmft.predictions.extracted import EXTRACTIONS, extracted, extractions_of
-from vlmft.predictions.read_otherwise import Beside, beside_it
+from vlmft.predictions.other_scores import Beside, other_figures
 from vlmft.predictions.rows import PredictionRows
 from vlmft.predictions.scoring import (
     OF_A_SET,
@@ -24,7 +25,6 @@ from vlmft.predictions.scoring import (
     readings_of,
     scored,
     scored_content,
-    shown,
     table_of,
     units_of,
 )
@@ -49,7 +49,8 @@ def score(config: ScoreConfig) -> None:
         offers = [f"{one.sentence}; --extract {one.how} scores that alone" for one in extractions_of(rows, names[0])]
         rows = replace(rows, notes=[*rows.notes, *offers])
     more = [
-        beside_it(one, name, labels, offers=config.extract == "auto") for one, name in zip(each, of_rows, strict=True)
+        other_figures(one, name, labels, offers=config.extract == "auto")
+        for one, name in zip(each, of_rows, strict=True)
     ]
     if config.json:
         print(json.dumps(_content(rows, each, more, tables), indent=2, ensure_ascii=False, allow_nan=False))
@@ -76,7 +77,7 @@ def _content(
     rows: PredictionRows, each: Sequence[Scored], more: Sequence[Sequence[Beside]], tables: Mapping[str, Table]
 ) -> dict[str, Any]:
     scores = [
-        {**scored_content(one), "read_otherwise": [other.to_dict() for other in others]}
+        {**scored_content(one), "other_scores": [asdict(other) for other in others]}
         for one, others in zip(each, more, strict=True)
     ]
     return {
@@ -91,17 +92,16 @@ def _content(
 
 
 def _print_scored(one: Scored, more: Sequence[Beside]) -> None:
-    content = scored_content(one)
-    value, low, high = (shown(number, one.is_share) for number in (content["value"], *content["interval"]))
-    unit = " %" if one.is_share else ""
-    print(f"{one.metric}: {value}{unit} (95 % interval {low} to {high}, {content['interval_method']})")
+    content, unit = scored_content(one), one.unit
+    interval = console(unit.bounds(content["interval"]))
+    print(f"{one.metric}: {one.figure} (95 % interval {interval}, {content['interval_method']})")
     if one.summary is not None:
         summary = one.summary
         answer = "none" if summary.top_answer is None else repr(summary.top_answer[:40])
-        print(f"  not parsed {summary.parse_failures} ({100 * summary.parse_failures / summary.n:.1f} %)")
+        print(f"  not parsed {summary.parse_failures} ({percent(summary.parse_failures / summary.n)})")
         print(
-            f"  most frequent answer {answer}: {100 * summary.top_share:.1f} %, most frequent reference: "
-            f"{100 * summary.majority_share:.1f} %"
+            f"  most frequent answer {answer}: {percent(summary.top_share)}, most frequent reference: "
+            f"{percent(summary.majority_share)}"
         )
     for other in more:
         print(f"  {other.sentence}")
@@ -110,8 +110,8 @@ def _print_scored(one: Scored, more: Sequence[Beside]) -> None:
     if one.rows.first.by is not None:
         print(f"  by {one.rows.by_name}:")
         for name, part in content["values"].items():
-            value, low, high = (shown(number, one.is_share) for number in (part["value"], *part["interval"]))
-            print(f"    {name}: {value}{unit} ({low} to {high}), {part['n']} rows")
+            measured = console(f"{unit.value(part['value'])} ({unit.bounds(part['interval'])})")
+            print(f"    {name}: {measured}, {part['n']} rows")
 
 
 def _print_table(name: str, table: Table) -> None:

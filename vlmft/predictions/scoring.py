@@ -11,6 +11,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import FilesConfig
 from vlmft.evaluation.compare import arm_interval
+from vlmft.evaluation.numbers import Unit, console
 from vlmft.evaluation.score import SMALL_N, ArmSummary, ScoredRow, score_answers, summarise, too_few, warnings
 from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_named, metric_named, variant
 from vlmft.metrics.json_match import is_json_container
@@ -50,9 +51,14 @@ class Scored:
         return sum(self.values.values()) / len(self.values)
 
     @property
-    def is_share(self) -> bool:
-        """Every score lies in 0..1, so that a percentage can be meant."""
-        return all(0 <= value <= 1 for value in self.values.values())
+    def unit(self) -> Unit:
+        """Per cent where every score lies in 0..1, so that one can be meant."""
+        return Unit(all(0 <= value <= 1 for value in self.values.values()), is_exact=True)
+
+    @property
+    def figure(self) -> str:
+        """ "84.68 %"."""
+        return console(self.unit.value(self.value))
 
     @property
     def suspicious(self) -> bool:
@@ -229,8 +235,3 @@ def ids_by_value(rows: PredictionRows) -> dict[str, list[str]]:
             f"{rows.by_name!r}; name one that groups the rows"
         )
     return ids
-
-
-def shown(value: float, is_share: bool, sign: str = "") -> str:
-    """A share as a percentage, without its sign; any other score as a plain number."""
-    return f"{100 * value:{sign}.2f}" if is_share else f"{value:{sign}.6g}"

@@ -11,8 +11,9 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init
 from vlmft.config.tool_schema import SeedsConfig
-from vlmft.evaluation.compare import Comparison, compare, p_words
+from vlmft.evaluation.compare import Comparison, compare
 from vlmft.evaluation.gains import seeds_apart, seeds_interval
+from vlmft.evaluation.numbers import SHARE, console, p_words
 from vlmft.predictions.rows import Reading
 from vlmft.predictions.same_rows import aligned
 from vlmft.predictions.scoring import metrics_of, read_file, read_labels, scored, units_of
@@ -40,12 +41,11 @@ class Together:
 
     @property
     def sentence(self) -> str:
-        low, high = (100 * bound for bound in self.comparison.interval)
-        low_seed, high_seed = (100 * bound for bound in seeds_interval(self.differences))
-        return (
-            f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.rows_sentence} {low:+.1f} to "
-            f"{high:+.1f}, {p_words(self.comparison.p_value)}, over seeds {low_seed:+.1f} to {high_seed:+.1f}: "
-            f"{self.verdict}"
+        of_rows = SHARE.difference_interval(self.comparison.interval)
+        return console(
+            f"{seeds_apart(self.differences)}; 95 % interval over the {self.comparison.rows_sentence} {of_rows}, "
+            f"{p_words(self.comparison.p_value)}, over seeds "
+            f"{SHARE.difference_interval(seeds_interval(self.differences))}: {self.verdict}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def seeds(config: SeedsConfig) -> None:
         print(json.dumps(together.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
         return
     for seed, difference in zip(together.seeds, together.differences, strict=True):
-        print(f"  seed {seed}: {100 * difference:+.1f} points {together.metric}")
+        print(f"  seed {seed}: {console(SHARE.difference(difference))} {together.metric}")
     print(together.sentence)
     if len(each_seed) < 3:
         print("note: a claim about training takes three seeds or more; one run's luck is not in the rows' interval")

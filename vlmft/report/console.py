@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vlmft.evaluation.compare import Adjusted, Comparison, p_words
+from vlmft.evaluation.compare import Adjusted
 from vlmft.evaluation.evaluate import Evaluation
-from vlmft.evaluation.numbers import SHARE, share
+from vlmft.evaluation.numbers import SHARE, p_words, percent
 from vlmft.evaluation.numbers import console as plain_signs
 from vlmft.evaluation.score import ArmSummary
 from vlmft.report.content import Grid
@@ -42,7 +42,7 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
         print(line)
     shown = found.comparisons if verbose else found.comparisons[:1]
     for judged in shown:
-        print(comparison_sentence(judged, len(found.comparisons)))
+        print(judged.sentence())
     if more := len(found.comparisons) - len(shown):
         print(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
     if found.matrix:
@@ -74,34 +74,9 @@ def _print_arms(arms: Mapping[str, ArmSummary]) -> None:
     if first.n_groups < first.n:
         methods = dict.fromkeys(arm.interval_method for arm in arms.values())
         print(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
-    print(f"always giving the most frequent reference would score {plain_signs(share(first.majority_share))}")
+    print(f"always giving the most frequent reference would score {percent(first.majority_share)}")
     for note in arm_notes(summaries):
         print(plain_signs(note))
-
-
-def comparison_sentence(judged: Adjusted, n_comparisons: int) -> str:
-    """The paired result of two arms, to be quoted alone; the verdict counts in how many were compared."""
-    found = judged.comparison
-    holm = f" (Holm for {n_comparisons}: {judged.p_value:.2g})" if n_comparisons > 1 else ""
-    up, down = ("fixed", "broken") if found.is_binary else ("up", "down")
-    return (
-        f"{found.first} -> {found.second}: {_points(found)} (95 % interval {_interval(found)}), {found.p_test} "
-        f"{p_words(found.p_value)}{holm}, {found.only_second} rows {up}, {found.only_first} {down}, "
-        f"n = {n_sentence(found)}: {judged.verdict_sentence}"
-    )
-
-
-def _points(found: Comparison) -> str:
-    return plain_signs(SHARE.difference(found.difference))
-
-
-def _interval(found: Comparison) -> str:
-    return plain_signs(SHARE.difference_interval(found.interval))
-
-
-def n_sentence(found: Comparison) -> str:
-    """ "500", or "120 rows, 6 images" """
-    return found.rows_sentence if found.n_groups < found.n else str(found.n)
 
 
 def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Adjusted]) -> str:
@@ -111,13 +86,13 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
     )
     if judged is None:
         arm = arms.get("tuned", next(iter(arms.values())))
-        value, interval = (plain_signs(text) for text in (share(arm.value), SHARE.interval(arm.interval)))
-        return f"{model} ({arm.arm}) reaches {value} {arm.metric} {interval} on {arm.rows_sentence} of {data}."
+        value = f"{percent(arm.value)} {arm.metric} {plain_signs(SHARE.interval(arm.interval))}"
+        return f"{model} ({arm.arm}) reaches {value} on {arm.rows_sentence} of {data}."
     found, metric = judged.comparison, next(iter(arms.values())).metric
     cannot = ": this test set cannot tell the two apart" if judged.verdict == "not distinguishable" else ""
-    before, after = (plain_signs(share(value)) for value in (found.first_value, found.second_value))
+    difference = plain_signs(SHARE.difference(found.difference))
     return (
-        f"Tuning {model} on {data} moved {metric} from {before} to {after} ({_points(found)}, 95 % interval "
-        f"{_interval(found)}, {found.p_test} {p_words(found.p_value)}, n = {n_sentence(found)}): "
-        f"{judged.verdict_sentence}{cannot}."
+        f"Tuning {model} on {data} moved {metric} from {percent(found.first_value)} to {percent(found.second_value)} "
+        f"({difference}, 95 % interval {plain_signs(SHARE.difference_interval(found.interval))}, "
+        f"{found.p_test} {p_words(found.p_value)}, {found.n_sentence}): {judged.verdict_sentence}{cannot}."
     )

@@ -27,7 +27,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def offers(score: dict[str, Any]) -> dict[str, float]:
-    return {one["option"]: round(one["value"], 6) for one in score["read_otherwise"]}
+    return {one["option"]: round(one["value"], 6) for one in score["other_scores"]}
 
 
 # geometry as R1-V asks it: 4 of 10 right, of which one prints the degree sign
@@ -59,7 +59,7 @@ def test_answers_in_slots_are_reported_and_not_silently_wrong(
     (score,) = json_of(run_score, path, "--metric", "relaxed_accuracy")["scores"]
     assert (score["value"], offers(score)) == (0.1, {"--metric relaxed_accuracy_units": 0.6})
     content = json_of(run_compare, path, write(tmp_path / "b.jsonl", GEOMETRY), "--metric", "relaxed_accuracy")
-    (other,) = content["read_otherwise"]
+    (other,) = content["other_scores"]
     assert (other["option"], other["comparisons"][0]["second_value"]) == ("--metric relaxed_accuracy_units", 0.6)
     # within 5 %: 44 for 45 and 31 for 30 as well
     assert json_of(run_score, path, "--metric", "relaxed_accuracy_units")["scores"][0]["value"] == pytest.approx(0.6)
@@ -95,22 +95,22 @@ def test_plain_answers_have_nothing_to_offer(json_of: Json, tmp_path: Path) -> N
     for gold in ("red", "B", "17"):
         rows = [{"pred": gold, "gold": gold}, {"pred": "blue", "gold": gold}]
         for score in json_of(run_score, write(tmp_path / "a.jsonl", rows))["scores"]:
-            assert score["read_otherwise"] == []
+            assert score["other_scores"] == []
 
 
 def test_both_readings_are_compared(json_of: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = write(tmp_path / "a.jsonl", [{**row, "response": THOUGHT.format("1")} for row in GEOMETRY])
     after = write(tmp_path / "b.jsonl", GEOMETRY)
     content = json_of(run_compare, before, after)
-    assert [one["option"] for one in content["read_otherwise"]] == ["--extract tag", "--extract last-number"]
-    (found,) = content["read_otherwise"][1]["comparisons"]
+    assert [one["option"] for one in content["other_scores"]] == ["--extract tag", "--extract last-number"]
+    (found,) = content["other_scores"][1]["comparisons"]
     assert (found["only_first"], found["only_second"], found["second_value"]) == (0, 4, 0.4)
     run_compare([str(before), str(after)])
     shown = capsys.readouterr().out
     assert "with --extract last-number:\n  0.00 % -> 40.00 %\n" in shown
     content = json_of(run_compare, before, after, "--extract", "last-number")
     assert content["comparisons"][0]["second_value"] == 0.4
-    assert [one["option"] for one in content["read_otherwise"]] == ["--extract none"]
+    assert [one["option"] for one in content["other_scores"]] == ["--extract none"]
 
 
 def test_the_format_debt_is_no_difference_of_two_figures(
@@ -122,15 +122,15 @@ def test_the_format_debt_is_no_difference_of_two_figures(
     path = write(tmp_path / "a.jsonl", rows)
     strict, normalised = json_of(run_score, path, "--metric", "relaxed_accuracy_strict,relaxed_accuracy")["scores"]
     assert (strict["value"], normalised["value"]) == (0.8, 0.4)
-    (other,) = normalised["read_otherwise"]
+    (other,) = normalised["other_scores"]
     assert (
         "it alone takes 3 rows (3 with a year, which is to be met exactly here), and this one alone 1"
         in other["sentence"]
     )
-    assert "the format debt is 20.00 points" in other["sentence"] and strict["read_otherwise"] == []
+    assert "the format debt is 20.00 points" in other["sentence"] and strict["other_scores"] == []
     assert (
         json_of(run_score, write(tmp_path / "b.jsonl", rows[3:]), "--metric", "relaxed_accuracy")["scores"][0][
-            "read_otherwise"
+            "other_scores"
         ]
         == []
     )
@@ -144,7 +144,7 @@ def test_most_references_are_json_and_one_is_not(json_of: Json, tmp_path: Path) 
     ]
     (score,) = json_of(run_score, write(tmp_path / "a.jsonl", rows))["scores"]
     assert score["metric"].startswith("exact_match/")
-    (other,) = score["read_otherwise"]
+    (other,) = score["other_scores"]
     assert (
         "most references are JSON, but not all: --metric json_match: Expected JSON as reference, got 'no'"
         in other["sentence"]
@@ -168,7 +168,7 @@ def test_figures_by_a_column(json_of: Json, tmp_path: Path, capsys: pytest.Captu
     assert {name: one[0]["n"] for name, one in content["by_value"].items()} == {"chart": 20, "table": 20, "(none)": 20}
     assert content["by_value"]["chart"][0]["second_value"] == 1
     run_compare([str(path), str(second), "--by", "kind"])
-    assert "by kind:\n  chart, 20 rows: 75.00 -> 100.00, +25.00 (" in capsys.readouterr().out
+    assert "by kind:\n  chart, 20 rows: 75.00 % -> 100.00 %, +25.00 points (" in capsys.readouterr().out
 
 
 def test_references_may_be_the_place_or_the_text_of_an_option(json_of: Json, tmp_path: Path) -> None:

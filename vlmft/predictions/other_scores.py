@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlmft.config.check import ConfigError
+from vlmft.evaluation.numbers import console
 from vlmft.metrics import Labels
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.relaxed_accuracy import YEAR
 from vlmft.predictions.extracted import extractions_of, metric_under
 from vlmft.predictions.rows import PredictionRows
-from vlmft.predictions.scoring import Scored, scored, shown
+from vlmft.predictions.scoring import Scored, scored
 
 WHY = {
     "relaxed_accuracy_units": "numbers with units, which are dropped",
@@ -40,10 +40,6 @@ class Beside:
     option: str
     value: float
     sentence: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"option": self.option, "value": self.value, "sentence": self.sentence}
 
 
 def others_of(each: Sequence[Scored], metric: str | None, labels: Labels | None, *, offers: bool) -> list[Other]:
@@ -76,7 +72,7 @@ def _other_metrics(rows: PredictionRows, metric: str) -> list[str]:
     return ["exact_match" if metric == "json_match" else "json_match"]
 
 
-def beside_it(one: Scored, metric: str | None, labels: Labels | None, *, offers: bool) -> list[Beside]:
+def other_figures(one: Scored, metric: str | None, labels: Labels | None, *, offers: bool) -> list[Beside]:
     """The other figures of one file, each with its sentence."""
     figures = [_beside(one, other) for other in others_of([one], metric, labels, offers=offers)]
     return [beside for beside in figures if beside is not None] + _years(one, metric, labels)
@@ -90,14 +86,14 @@ def _beside(one: Scored, other: Other) -> Beside | None:
     if other.option == "--extract none":
         assert one.extracted is not None
         how = f"with --extract {one.extracted.how}: {one.extracted.sentence}"
-        return Beside(other.option, scores.value, f"{how}; as they are (--extract none): {_figure(scores)}")
+        return Beside(other.option, scores.value, f"{how}; as they are (--extract none): {scores.figure}")
     if scores.value == one.value and name not in ("exact_match", "json_match"):
         return None
     if kind == "--metric":
-        return Beside(other.option, scores.value, f"{WHY[name]} ({other.option}): {_figure(scores)}")
+        return Beside(other.option, scores.value, f"{WHY[name]} ({other.option}): {scores.figure}")
     assert scores.extracted is not None
     how = f"{scores.extracted.sentence}; above, all their text is scored"
-    return Beside(other.option, scores.value, f"with {other.option}: {_figure(scores)} ({how})")
+    return Beside(other.option, scores.value, f"with {other.option}: {scores.figure} ({how})")
 
 
 def _years(one: Scored, metric: str | None, labels: Labels | None) -> list[Beside]:
@@ -111,14 +107,10 @@ def _years(one: Scored, metric: str | None, labels: Labels | None) -> list[Besid
     golds = one.rows.references
     years = sum(any(YEAR.fullmatch(text.strip()) for text in golds[row_id]) for row_id in refused)
     taken = sum(value > strict.values[row_id] for row_id, value in one.values.items())
-    share = shown(taken / len(one.values), True)
+    debt = console(one.unit.difference(taken / len(one.values))).removeprefix("+")
     sentence = (
-        f"relaxed_accuracy_strict: {_figure(strict)}; it alone takes {len(refused)} rows ({years} with a year, which "
-        f"is to be met exactly here), and this one alone {taken}: the format debt is {share} points, and not the "
+        f"relaxed_accuracy_strict: {strict.figure}; it alone takes {len(refused)} rows ({years} with a year, which "
+        f"is to be met exactly here), and this one alone {taken}: the format debt is {debt}, and not the "
         "difference of the two figures"
     )
     return [Beside("--metric relaxed_accuracy_strict", strict.value, sentence)]
-
-
-def _figure(one: Scored) -> str:
-    return shown(one.value, one.is_share) + (" %" if one.is_share else "")
