@@ -19,7 +19,8 @@ import pytest
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from vlmft.evaluation.compare import Comparison
+from vlmft.evaluation.compare import Comparison, adjusted, compare
+from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.numbers import Unit, console, number, p_value
 from vlmft.evaluation.score import ArmSummary
 from vlmft.pages import environment, packaged, script_json
@@ -39,7 +40,9 @@ from vlmft.report import (
 )
 from vlmft.report import gallery as gallery_module
 from vlmft.report.charts import is_jagged, rounded_range, running_mean, thinned
+from vlmft.report.console import wandb_words
 from vlmft.report.markdown import markdown_text
+from vlmft.report.measured import remarks_of
 from vlmft.report.page import page_text
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -189,22 +192,31 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(case: Report) -> N
 
 
 def test_the_first_screen_has_the_result_and_the_rest_follows() -> None:
-    """Verdict, the one figure, a row of each outcome, warnings, when and where; then tables, rows and curves."""
+    """Verdict, the figure, a row of each outcome, warnings, when and where; then tables, rows, groups and curves."""
     picture = b"\xff\xd8\xffpicture"
     rows = (row("a", 0, 1), row("b", 0, 1, thumbnails=(picture,)), row("c", 1, 0), row("d", 0, 0), row("e", 1, 1))
-    facts = {"Date": "2026-11-26", "Folder": "outputs/x"}
+    rows = tuple(dataclasses.replace(one, tags={"source": "human" if one.id <= "c" else "machine"}) for one in rows)
+    facts = {"Date": "2026-11-26", "Folder": "outputs/x", "W&B": "wandb sync outputs/x/wandb/offline-run-1"}
     better = comparison(verdict="better", difference=0.716, interval=[0.674, 0.754])
     text = page_text(report(rows=rows, run=facts, comparisons=(better,), grading=GRADING)).replace("\u00a0", " ")
     marks = [
         "\u25b2 better",
+        "tuned against untuned: the difference is larger than chance explains",
         "+71.6 points",
         "95 % interval +67.4 to +75.4",
         "Tuning changed nothing",
         "Fixed",
         "Broken",
     ]
-    marks += ["Still wrong", "Four rows are few.", "2026-11-26", "outputs/x"]
-    marks += [f'id="{name}"' for name in ("arms", "comparison", "section-1", "grading", "gallery", "curves")]
+    marks += [
+        "Still wrong",
+        "Four rows are few.",
+        "2026-11-26",
+        "outputs/x",
+        "wandb sync outputs/x/wandb/offline-run-1",
+    ]
+    order = ("arms", "comparison", "gallery", "section-1", "grading", "breakdown-1", "curves")
+    marks += [f'id="{name}"' for name in order]
     marks += [f'<details id="{name}"' for name in ("data", "checks", "settings", "fingerprints", "versions", "command")]
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
@@ -213,6 +225,32 @@ def test_the_first_screen_has_the_result_and_the_rest_follows() -> None:
     assert [one["alt"] for one in shown] == ["Picture of row b"], "the first fixed row that has a picture"
     alarmed = page_text(report(rows=rows, alarms=("Four rows are few.",), comparisons=(better,)))
     assert alarmed.index("Four rows are few.") < alarmed.index("+71.6") and "not to be believed" in alarmed
+
+
+def test_remarks_on_the_arms_that_are_held_against_are_no_warnings() -> None:
+    """A perfect run has none: that the untuned model answers "5" each time is what tuning has mended."""
+    ids = [str(i) for i in range(9)]
+    pair = compare(
+        "untuned", dict.fromkeys(ids, 0.0), "tuned", dict.fromkeys(ids, 1.0), dict(zip(ids, ids, strict=True))
+    )
+    found = Evaluation("test", [], comparisons=adjusted([pair]))
+    found.notes = ["untuned: it has collapsed to one answer.", "tuned: 9 of 9 answers were stored already"]
+    assert remarks_of(found) == tuple(found.notes)
+    found.notes += ["tuned: it has collapsed to one answer.", "blank: not run: no images", "With 9 rows"]
+    assert remarks_of(found) == tuple(found.notes[:2])
+    text = page_text(report(remarks=("untuned: collapsed",), warnings=()))
+    assert 'class="warnings"' not in text and text.index('id="arms"') < text.index("untuned: collapsed")
+    assert "untuned: collapsed" in markdown_text(report(remarks=("untuned: collapsed",)))
+
+
+def test_an_online_run_is_a_link_and_nothing_else_is() -> None:
+    def links(place: str) -> list[str]:
+        page = Page(page_text(report(run={"W&B": wandb_words(place)})))
+        return [a["href"] for tag, a in page.elements if tag == "a" and not a["href"].startswith("#")]
+
+    assert links("https://wandb.ai/x/y/runs/1") == ["https://wandb.ai/x/y/runs/1"]
+    assert links("javascript:alert(1)") == links("outputs/x/wandb/offline-run-1") == links("none") == []
+    assert wandb_words("my runs/wandb/offline-run-1") == "wandb sync 'my runs/wandb/offline-run-1'"
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -620,13 +658,17 @@ def test_a_browser_enlarges_a_picture_and_opens_the_fold_that_a_link_leads_to(tm
       told.open = [dialog.open, dialog.querySelector("img").alt];
       dialog.click();
       told.closed = !dialog.open;
+      document.querySelector("#gallery article .enlarge").click();
+      told.gallery = [dialog.open, dialog.querySelector("img").alt];
+      dialog.click();
       told.folded = !document.getElementById("settings").open;
       location.hash = "#settings";
       window.dispatchEvent(new Event("hashchange"));
       told.revealed = document.getElementById("settings").open;
     """
     told = driven(report(rows=(row("a", 0, 1, thumbnails=(b"\x89PNG",)),)), drive, tmp_path)
-    assert told == {"open": [True, "Picture of row a"], "closed": True, "folded": True, "revealed": True}
+    enlarged = {"open": [True, "Picture of row a"], "closed": True, "gallery": [True, "picture 1 of row a"]}
+    assert told == {**enlarged, "folded": True, "revealed": True}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 
 from vlmft.evaluation.compare import arm_interval
@@ -36,9 +37,12 @@ def breakdowns(report: Report) -> tuple[Section, ...]:
         return ()
     arms = report.arm_names
     is_counted = _is_counted(rows)
+    drawn = [str(arm["arm"]) for arm in report.arms if len(arm.get("draws", ())) > 1]
+    notes = tuple(f"{arm}: what is counted in answers is of its first draw of examples." for arm in drawn)
     found = [_groups(rows, arms, view, unit, skip_truth=is_counted)]
-    found += [_counts(rows, arms, view, unit)] if is_counted else []
-    found += [_confusions(rows, arms, view)] if _has_classes(rows) else []
+    found += [replace(_counts(rows, arms, view, unit), notes=notes)] if is_counted else []
+    confusions = _confusions(rows, arms, view) if _has_classes(rows) else None
+    found += [replace(confusions, notes=notes)] if confusions is not None else []
     return tuple(section for section in found if section is not None)
 
 

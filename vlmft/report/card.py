@@ -75,16 +75,12 @@ def _split(values: Mapping[str, Any]) -> str:
 
 def _near_duplicates(found: Mapping[str, Any]) -> str:
     some = [
-        f"{count(pair['images'])} {'image' if pair['images'] == 1 else 'images'} of {pair['splits'][1]} "
-        f"{'looks' if pair['images'] == 1 else 'look'} like one of {pair['splits'][0]}"
-        for pair in found["between"]
-        if pair["images"]
-    ]
-    some += [
-        f"{count(pair['mirrored'])} of {pair['splits'][1]}, mirrored, {'looks' if pair['mirrored'] == 1 else 'look'} "
+        f"{count(pair[key])} {what.format(*pair['splits'])} {'looks' if pair[key] == 1 else 'look'} "
         f"like one of {pair['splits'][0]}"
+        for key, one, several in (("images", "image of {1}", "images of {1}"), ("mirrored", *2 * ["of {1}, mirrored,"]))
         for pair in found["between"]
-        if pair.get("mirrored")
+        if pair.get(key)
+        for what in [one if pair[key] == 1 else several]
     ]
     told = "; ".join(some) if some else "No image looks like one of another split, mirrored or not"
     told += ". Not looked for: pictures cropped by more than 1\u00a0% a side, turned, or of other colours."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -96,3 +97,8 @@ def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons:
         f"({difference}, 95 % interval {plain_signs(SHARE.difference_interval(found.interval))}, "
         f"{found.p_test} {p_words(found.p_value)}, {found.n_sentence}): {judged.verdict_sentence}{cannot}."
     )
+
+
+def wandb_words(where: str) -> str:
+    """The page of a W&B run, or the command that uploads an offline one."""
+    return f"wandb sync {shlex.quote(where)}" if "offline-run-" in where else where

@@ -149,6 +149,7 @@ class Report:
     """Each `Adjusted.to_dict()`: "p_holm" and the verdict are for the whole table. The first
     one gives the page its verdict."""
     warnings: tuple[str, ...]
+    """What to know before the verdict is believed."""
     curves: tuple[Curve, ...]
     split_sizes: Mapping[str, int]
     rows: tuple[ReportRow, ...]
@@ -160,14 +161,16 @@ class Report:
     command: str
     alarms: tuple[str, ...] = ()
     """Those of the warnings that take its meaning from the verdict."""
+    remarks: tuple[str, ...] = ()
+    """What to know of the arms that the verdict's arm is held against, and of how its answers came about."""
     sections: tuple[Section, ...] = ()
-    """Shown after the comparisons; those that are folded below the training curves."""
+    """Shown after the gallery; those that are folded below the training curves."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Hashes of what the numbers hang on: settings, prompt format, processor, base, adapter."""
     card: Mapping[str, Any] | None = None
     """data_card.json of the run, and `sheet`: where near_duplicates.html lies as seen from the page, or null."""
     run: Mapping[str, str] = field(default_factory=dict)
-    """Date, duration, hardware, folder."""
+    """Date, duration, hardware, folder, W&B: one line. What begins with https:// is a link."""
     grading: Mapping[str, Any] | None = None
     """What raters have found, `Grading.to_dict()`; None before anybody has judged."""
 

@@ -44,6 +44,7 @@ def gallery(report: Report) -> Gallery:
         return Gallery(script_json({"rows": []}), ())
     shown = _rows_to_show(report.rows, report.view)
     pictures = _pictures(shown, report.view)
+    picture_bytes = sum(len(address) for addresses in pictures.values() for address in addresses)
     arms = report.arm_names
     head = {
         "right_score": RIGHT_SCORE,
@@ -56,7 +57,7 @@ def gallery(report: Report) -> Gallery:
     for limit in TEXT_LIMITS:
         rows = [_row(row, arms, limit) for row in shown]
         data = script_json({**head, "rows": rows})
-        if len(data.encode("utf-8", "replace")) - sum(map(len, _flat(pictures))) <= TEXT_BYTES:
+        if len(data.encode("utf-8", "replace")) - picture_bytes <= TEXT_BYTES:
             break
     return Gallery(data, tuple(_notes(report.rows, shown, pictures, limit)))
 
@@ -120,10 +121,6 @@ def _answer(answer: ReportAnswer, limit: int) -> list[str | float | None]:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}\u2026 [cut here, {len(text):,} characters in all]"
-
-
-def _flat(pictures: Mapping[int, Sequence[str]]) -> list[str]:
-    return [address for addresses in pictures.values() for address in addresses]
 
 
 def _notes(

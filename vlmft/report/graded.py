@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlmft.evaluation.numbers import SHARE, count, number, p_value, share
+from vlmft.evaluation.numbers import SHARE, count, number, share
 from vlmft.report.content import Grid, Section
-from vlmft.report.tables import mood, pair_name, rows_and_groups, verdict
+from vlmft.report.tables import comparison_table
 
 HOW = (
     "Each answer was shown alone with its images and question, without its arm's name, in an order of the rater's own; "
@@ -40,7 +40,14 @@ def _filled(parts: Iterable[Section]) -> tuple[Section, ...]:
 def _acceptance(name: str, raters: Sequence[Mapping[str, Any]], mean: Mapping[str, float]) -> Section:
     heads = ["Rater", "Arm", "n", "Accepted", "Rate", "95\u00a0% interval"]
     lines = [
-        [rater["rater"], arm["arm"], count(arm["n"]), count(arm["accepted"]), share(arm["value"]), _interval(arm)]
+        [
+            rater["rater"],
+            arm["arm"],
+            count(arm["n"]),
+            count(arm["accepted"]),
+            share(arm["value"]),
+            SHARE.interval(arm["interval"]),
+        ]
         for rater in raters
         for arm in rater["arms"]
     ]
@@ -48,30 +55,14 @@ def _acceptance(name: str, raters: Sequence[Mapping[str, Any]], mean: Mapping[st
     return Section(name, table=Grid(heads, lines, text_columns=(0, 1), bold_columns=(4,)))
 
 
-def _interval(arm: Mapping[str, Any]) -> str:
-    return SHARE.interval(arm["interval"])
-
-
 def _comparisons(raters: Sequence[Mapping[str, Any]]) -> Section:
-    heads = ["Rater", "Comparison", "n", "Difference", "95\u00a0% interval", "p (Holm)", "Only first", "Only second"]
-    pairs = [(rater["rater"], pair) for rater in raters for pair in rater["comparisons"]]
-    lines = [
-        [
-            rater,
-            pair_name(pair),
-            rows_and_groups(pair),
-            SHARE.difference(pair["difference"]),
-            SHARE.difference_interval(pair["interval"]),
-            f"{p_value(pair['p_holm'])}\n{pair['p_test']}",
-            count(pair["only_first"]),
-            count(pair["only_second"]),
-            verdict(pair),
-        ]
-        for rater, pair in pairs
-    ]
-    moods = [mood(pair) for _, pair in pairs]
-    table = Grid([*heads, "Verdict"], lines, text_columns=(0, 1, 8), bold_columns=(3,), moods=moods)
-    return Section("Paired comparison by people", table=table)
+    """The table of comparisons with the rater before each line."""
+    named = [(rater["rater"], pair) for rater in raters for pair in rater["comparisons"]]
+    table = comparison_table([pair for _, pair in named], SHARE)
+    lines = [(rater, *line) for (rater, _), line in zip(named, table.lines, strict=True)]
+    texts = (0, *(column + 1 for column in table.text_columns))
+    bold = [column + 1 for column in table.bold_columns]
+    return Section("Paired comparison by people", table=Grid(("Rater", *table.heads), lines, texts, bold, table.moods))
 
 
 def _agreement(name: str, kappas: Iterable[Mapping[str, Any]], raters: Sequence[Mapping[str, Any]]) -> Section:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vlmft.config.files import write_whole
-from vlmft.report import tables
 from vlmft.report.content import Grid, Report, Section
 from vlmft.report.outline import blocks
+from vlmft.report.tables import verdict_words
 
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~!&$]")
@@ -24,19 +24,15 @@ def write_markdown(report: Report, path: Path) -> None:
 
 def markdown_text(report: Report) -> str:
     """The whole file as text."""
-    pieces = [f"# {_plain(report.title)}", *_verdict(report), f"> {_plain(report.sentence)}", *_warnings(report)]
+    pieces = [f"# {_plain(report.title)}", _plain(_verdict(report)), f"> {_plain(report.sentence)}", *_warnings(report)]
     pieces += [_list(report.run)]
     for block in blocks(report):
         pieces += _section(block.section, 2) if not block.page_only else []
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
 
-def _verdict(report: Report) -> list[str]:
-    if not report.comparisons:
-        return []
-    first = report.comparisons[0]
-    pair = f"{first['second']} against {first['first']}"
-    return [_plain(f"{tables.verdict(first)}: {pair}{tables.BUT if report.alarms else ''}")]
+def _verdict(report: Report) -> str:
+    return ": ".join(verdict_words(report)) if report.comparisons else ""
 
 
 def _warnings(report: Report) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import PIL.Image
 
-from vlmft.evaluation.evaluate import Evaluation
+from vlmft.evaluation.evaluate import STORED_ALREADY, Evaluation
 from vlmft.metrics import Metric
 from vlmft.report.content import Curve, ReportAnswer, ReportRow
 from vlmft.sample import Sample
@@ -20,10 +20,9 @@ THUMBNAIL_PIXELS = 480
 
 def report_rows(evaluation: Evaluation, metric: Metric) -> list[ReportRow]:
     """A row each, without pictures; where they have different numbers of images, with that number as a tag."""
-    rows = [_report_row(sample, evaluation, metric) for sample in evaluation.samples]
-    if len({len(sample.prompt.images) for sample in evaluation.samples}) > 1:
-        rows = [_with_image_count(row, sample) for row, sample in zip(rows, evaluation.samples, strict=True)]
-    return rows
+    counts = [str(len(sample.prompt.images)) for sample in evaluation.samples]
+    tags = [{"number of images": count} if len(set(counts)) > 1 else {} for count in counts]
+    return [_report_row(sample, evaluation, metric, tag) for sample, tag in zip(evaluation.samples, tags, strict=True)]
 
 
 def with_pictures(
@@ -34,19 +33,15 @@ def with_pictures(
     return tuple(_with_thumbnails(row, sample) if place in pictured else row for place, (row, sample) in pairs)
 
 
-def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric) -> ReportRow:
+def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric, more_tags: Mapping[str, str]) -> ReportRow:
     answers = tuple(
         ReportAnswer(arm, rows[sample.id].text, rows[sample.id].score.value, rows[sample.id].score.parsed)
         for arm, rows in evaluation.rows.items()
     )
-    question = sample.prompt.messages[-1].text
+    question, tags = sample.prompt.messages[-1].text, {**sample.tags, **more_tags}
     truth = metric(sample.references[0], sample.references).parsed
     group = evaluation.groups.get(sample.id, "")
-    return ReportRow(sample.id, question, tuple(sample.references), answers, (), sample.tags, truth, group)
-
-
-def _with_image_count(row: ReportRow, sample: Sample) -> ReportRow:
-    return dataclasses.replace(row, tags={**row.tags, "number of images": str(len(sample.prompt.images))})
+    return ReportRow(sample.id, question, tuple(sample.references), answers, (), tags, truth, group)
 
 
 def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
@@ -58,6 +53,14 @@ def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
         picture.save(data, "JPEG", quality=75)
         thumbnails.append(data.getvalue())
     return dataclasses.replace(row, thumbnails=tuple(thumbnails))
+
+
+def remarks_of(evaluation: Evaluation) -> tuple[str, ...]:
+    """Notes that are no warning about the result: on the arms that it is held against, and on answers stored before."""
+    pairs = [one.comparison for one in evaluation.comparisons]
+    baselines = {pair.first for pair in pairs} - {pair.second for pair in pairs[:1]}
+    notes = evaluation.notes
+    return tuple(note for note in notes if note.partition(": ")[0] in baselines or note.endswith(STORED_ALREADY))
 
 
 CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")

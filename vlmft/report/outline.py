@@ -39,38 +39,35 @@ class Block:
 
 
 def blocks(report: Report) -> list[Block]:
-    """The verdict's tables first, then rows, groups and curves; what is seldom asked for is folded, at the end."""
+    """Arms, comparisons, rows, what explains them, curves; what is seldom asked for is folded, at the end."""
     return [*_results(report), *_background(report)]
 
 
 def _results(report: Report) -> Iterator[Block]:
     unit = Unit(is_share=not report.is_graded)
     if report.arms:
-        yield _arms(report.arms, unit)
+        yield _arms(report, unit)
     if report.comparisons:
         table = comparison_table(report.comparisons, unit)
         section = Section("Paired comparison", table=table, notes=comparison_notes(report.comparisons))
         yield Block("comparison", section, (forest(report.comparisons, unit),))
-    yield from (
-        Block(f"section-{index}", section)
-        for index, section in enumerate(report.sections, start=1)
-        if not section.is_folded
-    )
-    if report.grading is not None:
-        yield Block("grading", graded_section(report.grading))
     if report.rows and report.view:
         yield Block("gallery", Section("Gallery"), page_only=True, special="gallery")
+    yield from _added(report, is_folded=False)
+    if report.grading is not None:
+        yield Block("grading", graded_section(report.grading))
     yield from (Block(f"breakdown-{index}", section) for index, section in enumerate(breakdowns(report), start=1))
     if report.curves:
         yield Block("curves", Section("Training"), plots(report.curves), page_only=True)
 
 
+def _added(report: Report, *, is_folded: bool) -> Iterator[Block]:
+    sections = enumerate(report.sections, start=1)
+    return (Block(f"section-{index}", one) for index, one in sections if one.is_folded == is_folded)
+
+
 def _background(report: Report) -> Iterator[Block]:
-    yield from (
-        Block(f"section-{index}", section)
-        for index, section in enumerate(report.sections, start=1)
-        if section.is_folded
-    )
+    yield from _added(report, is_folded=True)
     if report.card is not None:
         section = Section("Data", definitions=card_words(report.card), is_folded=True)
         yield Block("data", section, card_charts(report.card), special="sheet" if report.card.get("sheet") else "")
@@ -92,11 +89,12 @@ def _background(report: Report) -> Iterator[Block]:
         yield Block("command", Section("Command", code=report.command, is_folded=True))
 
 
-def _arms(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Block:
+def _arms(report: Report, unit: Unit) -> Block:
     """A table and a chart for each metric."""
-    first, *others = by_metric(arms)
+    first, *others = by_metric(report.arms)
     parts = tuple(Section(metric_words(str(some[0]["metric"])), table=arm_table(some, unit)) for some in others)
-    section = Section("Arms", table=arm_table(first, unit), parts=parts, notes=arm_notes(arms))
+    notes = (*arm_notes(report.arms), *report.remarks)
+    section = Section("Arms", table=arm_table(first, unit), parts=parts, notes=notes)
     return Block("arms", section, tuple(arm_lanes(some, unit) for some in (first, *others)))
 
 

@@ -13,7 +13,7 @@ from vlmft.report.charts import bar_lanes
 from vlmft.report.content import Report
 from vlmft.report.gallery import data_addresses, gallery
 from vlmft.report.outline import blocks
-from vlmft.report.tables import BUT, metric_words, mood, rows_and_groups, verdict
+from vlmft.report.tables import metric_words, mood, rows_and_groups, verdict_words
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -33,8 +33,7 @@ def page_text(report: Report) -> str:
     """The whole page as text."""
     values = {
         "report": report,
-        "badge": badge(report),
-        "but": BUT if report.comparisons and report.alarms else "",
+        "badge": verdict_words(report),
         "mood": mood(report.comparisons[0]) if report.comparisons and not report.alarms else "plain",
         "figure": figure(report),
         "examples": examples(report),
@@ -45,27 +44,20 @@ def page_text(report: Report) -> str:
     return whole_page("report.html", report.title, values, script=packaged("make.js") + packaged("report.js"))
 
 
-def badge(report: Report) -> tuple[str, str]:
-    """The verdict, and of which arms."""
-    if not report.comparisons:
-        return ("One arm, nothing to compare" if len(report.arms) == 1 else "No comparison"), ""
-    first = report.comparisons[0]
-    return verdict(first), f"{first['second']} against {first['first']}"
-
-
 def figure(report: Report) -> tuple[str, str] | None:
     """The one number that the report is about, and its interval in words; None without arms."""
     unit = Unit(is_share=not report.is_graded)
+    if not report.arms:
+        return None
+    arm = report.arms[0]
+    metric = metric_words(str(arm["metric"]))
     if report.comparisons:
         pair = report.comparisons[0]
         values = f"{unit.value(pair['first_value'])} \u2192 {unit.value(pair['second_value'])}"
         interval = unit.difference_interval(pair["interval"])
-        return unit.difference(pair["difference"]), f"95\u00a0% interval {interval}; {values}, {_rows(pair)}"
-    if report.arms:
-        arm = report.arms[0]
-        name = f"{metric_words(str(arm['metric']))} of {arm['arm']}, {_rows(arm)}"
-        return unit.value(arm["value"]), f"95\u00a0% interval {unit.interval(arm['interval'])}; {name}"
-    return None
+        return unit.difference(pair["difference"]), f"95\u00a0% interval {interval}; {metric} {values}, {_rows(pair)}"
+    interval = unit.interval(arm["interval"])
+    return unit.value(arm["value"]), f"95\u00a0% interval {interval}; {metric} of {arm['arm']}, {_rows(arm)}"
 
 
 def _rows(counted: Mapping[str, Any]) -> str:

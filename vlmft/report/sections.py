@@ -12,12 +12,8 @@ from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.report import Bar, Grid, Section
 
 
-def sections_of(found: Evaluation) -> tuple[Section, ...]:
+def sections_of(found: Evaluation) -> Iterator[Section]:
     """The sections that these arms allow."""
-    return tuple(_sections(found))
-
-
-def _sections(found: Evaluation) -> Iterator[Section]:
     if found.gains is not None or found.matrix:
         yield _format_and_skill(found)
     if found.blind is not None:
@@ -55,7 +51,7 @@ def _format_and_skill(found: Evaluation) -> Section:
     if found.matrix:
         table = matrix_table(found.matrix)
         said.append("train: the dataset's prompt; vendor: the model maker's; bare: the question and nothing else.")
-    return Section("Format and skill", tuple(said), table, tuple(bars))
+    return Section("Format and skill", tuple(said), table, tuple(bars), bars_end=1.0)
 
 
 def _without_looking(found: WithoutLooking) -> Section:

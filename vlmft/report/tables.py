@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmft.evaluation.numbers import DASH, Unit, count, number, p_value, share, shortened
-from vlmft.report.content import Grid
+from vlmft.report.content import Grid, Report
 
 _SIGNS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u2248"}
 BUT = ", not to be believed: see the first warning"
@@ -20,6 +20,15 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     """The verdict with a sign, so that it does not hang on colour."""
     word = str(comparison["verdict"])
     return f"{_SIGNS.get(word, '')}\u00a0{word}".strip()
+
+
+def verdict_words(report: Report) -> tuple[str, str]:
+    """The verdict on the first comparison, and what it means."""
+    if not report.comparisons:
+        return ("One arm, nothing to compare" if len(report.arms) == 1 else "No comparison"), ""
+    pair = report.comparisons[0]
+    means = "the difference is larger than chance explains" if mood(pair) != "plain" else "the difference may be chance"
+    return verdict(pair), f"{pair['second']} against {pair['first']}: {means}{BUT if report.alarms else ''}"
 
 
 def mood(comparison: Mapping[str, Any]) -> str:
@@ -68,11 +77,11 @@ def arm_notes(arms: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:
-    """One line for each pair of arms; Holm's p-value beside its own where there are several."""
+    """One line for each pair of arms; Holm's p-value above its own where there are several."""
     several = has_holm(comparisons)
     rights = ("Only first right", "Only second right") if unit.is_share else ("First higher", "Second higher")
-    heads = ["Comparison", "n", "First", "Second", "Difference", "95\u00a0% interval", "p"]
-    heads += [*(["p (Holm)"] if several else []), *rights, "Verdict"]
+    heads = ["Comparison", "n", "First", "Second", "Difference", "95\u00a0% interval"]
+    heads += ["p (Holm)" if several else "p", *rights, "Verdict"]
     lines = tuple(
         (
             pair_name(pair),
@@ -81,8 +90,9 @@ def comparison_table(comparisons: Sequence[Mapping[str, Any]], unit: Unit) -> Gr
             unit.value(pair["second_value"]),
             unit.difference(pair["difference"]),
             f"{unit.difference_interval(pair['interval'])}\n{pair.get('interval_method', '')}".strip(),
-            f"{p_value(pair['p_value'])}\n{pair['p_test']}",
-            *((p_value(pair["p_holm"]),) if several else ()),
+            f"{p_value(pair['p_holm'])}\nalone {p_value(pair['p_value'])}, {pair['p_test']}"
+            if several
+            else f"{p_value(pair['p_value'])}\n{pair['p_test']}",
             count(pair["only_first"]),
             count(pair["only_second"]),
             verdict(pair),

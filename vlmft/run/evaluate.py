@@ -16,7 +16,7 @@ from vlmft.evaluation.gains import detectable
 from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
 from vlmft.report import write_report_files
-from vlmft.report.console import print_evaluation
+from vlmft.report.console import print_evaluation, wandb_words
 from vlmft.run.build import build
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.present import print_phases, where
@@ -105,7 +105,7 @@ def _tracked(
     log_predictions(evaluation, config.logger.table_rows, [tracker])
     tracker.log_summary(summary.headline_values())
     tracker.close(0)
-    return f"{tracker.where} ({tracker.seconds:.1f} s spent waiting for it)"
+    return f"{wandb_words(tracker.where)} ({tracker.seconds:.1f} s spent waiting for it)"
 
 
 def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConfig) -> Path:

@@ -75,9 +75,9 @@ def _range(spread: Mapping[str, Any]) -> str:
 
 def print_parts(counts: Mapping[str, Mapping[str, int]], total: int) -> None:
     for part, count in counts.items():
-        if count["trainable"]:
+        if n := count["trainable"]:
             modules = f" in {count['modules']} adapted layers" if count["modules"] else ""
-            print(f"  {part}: {count['trainable']:,} trained parameters{modules} ({count['trainable'] / total:.2%})")
+            print(f"  {part}: {n:,} trained parameters{modules} ({100 * n / total:.2f} %)")
 
 
 def print_checks(checks: Sequence[Check]) -> None:

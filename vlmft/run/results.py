@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,12 +22,9 @@ from vlmft.config.secrets import redacted
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.metrics import metric_named, variant
-from vlmft.report import (
-    Report,
-    rows_to_picture,
-)
-from vlmft.report.console import headline
-from vlmft.report.measured import curves, report_rows, with_pictures
+from vlmft.report import Report, rows_to_picture
+from vlmft.report.console import headline, wandb_words
+from vlmft.report.measured import curves, remarks_of, report_rows, with_pictures
 from vlmft.report.sections import sections_of
 from vlmft.run.build import Built
 from vlmft.run.card import read_card
@@ -36,7 +33,7 @@ from vlmft.run.preflight import Check
 from vlmft.run.present import duration
 from vlmft.training.memory import peak_memory_bytes
 from vlmft.training.metrics_file import read_metrics
-from vlmft.training.tracking import Wandb
+from vlmft.training.tracking import Wandb, stored_run
 
 SMOKE = "Smoke run on a few rows, with random weights where a model would come from the Hub: its numbers mean nothing"
 
@@ -179,17 +176,17 @@ def report(
     """The report's content, from what the run measured; it lies beside the run's metrics if not in `page_folder`."""
     rows = report_rows(evaluation, metric_named(built.data.metric_name))
     check_lines = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
-    if evaluation.canary is not None:
-        check_lines["leak canary"] = evaluation.canary.sentence
-    if evaluation.invariance is not None:
-        check_lines["batch size"] = evaluation.invariance.sentence
+    of_answers = {"leak canary": evaluation.canary, "batch size": evaluation.invariance}
+    check_lines |= {name: found.sentence for name, found in of_answers.items() if found is not None}
+    remarks = remarks_of(evaluation)
     content = Report(
         title=f"{summary.model} on {summary.data}",
         sentence=summary.sentence or "",
         arms=tuple(summary.arms),
         comparisons=tuple(summary.comparisons),
-        warnings=(*evaluation.alarms, *summary.notes),
+        warnings=(*evaluation.alarms, *(note for note in summary.notes if note not in remarks)),
         alarms=tuple(evaluation.alarms),
+        remarks=remarks,
         curves=curves(read_metrics(metrics)),
         split_sizes=summary.rows,
         rows=tuple(rows),
@@ -197,7 +194,7 @@ def report(
         settings=redacted(plain(config)),
         versions=environment(),
         command=command_line(),
-        sections=sections_of(evaluation),
+        sections=tuple(sections_of(evaluation)),
         fingerprints={
             "settings": config_hash(config),
             **built.fingerprint,
@@ -205,19 +202,23 @@ def report(
             "metric": variant(built.data.metric_name),
         },
         card=read_card(metrics.parent, page_folder or metrics.parent),
-        run=_facts(built, summary, page_folder or metrics.parent),
+        run=_facts(built, summary, page_folder or metrics.parent, stored_run(metrics.parent)),
     )
     pictured = set(rows_to_picture(rows, content.view, gallery_rows)) if content.view else set()
     return dataclasses.replace(content, rows=with_pictures(rows, evaluation.samples, pictured))
 
 
-def _facts(built: Built, summary: Summary, folder: Path) -> dict[str, str]:
+def _facts(built: Built, summary: Summary, folder: Path, tracked: Mapping[str, str] | None) -> dict[str, str]:
     """When, how long, on what and where."""
+    seconds = {name: one.seconds for name, one in summary.phases.items()}
+    total = sum(seconds.values())
+    longest = ", ".join(f"{name} {duration(some)}" for name, some in seconds.items() if some > total / 10)
     return {
         "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "Duration": ", ".join(f"{name} {duration(one.seconds)}" for name, one in summary.phases.items()),
+        "Duration": f"{duration(total)} ({longest})",
         "Hardware": hardware(built.device),
         "Folder": str(folder),
+        **({"W&B": wandb_words(tracked["where"])} if tracked is not None else {}),
     }
 
 
@@ -250,7 +251,6 @@ def log_predictions(evaluation: Evaluation, n_rows: int, loggers: Sequence[Logge
         answers = [
             value for arm in evaluation.rows.values() for value in (arm[sample.id].text, arm[sample.id].score.value)
         ]
-        question = sample.prompt.messages[-1].text
-        rows.append([sample.id, *images, question, " | ".join(sample.references), *answers])
+        rows.append([sample.id, *images, sample.prompt.messages[-1].text, " | ".join(sample.references), *answers])
     for tracker in trackers if rows else []:
         tracker.log_table(f"{evaluation.split}/predictions", columns, rows)

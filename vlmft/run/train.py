@@ -19,7 +19,7 @@ from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
 from vlmft.report import write_report_files
-from vlmft.report.console import print_evaluation
+from vlmft.report.console import print_evaluation, wandb_words
 from vlmft.run.build import Built, Plan, resolved
 from vlmft.run.fit import fit, with_batch_limits
 from vlmft.run.folder import (
@@ -161,7 +161,7 @@ def tracked(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
     finally:
         if tracker is not None:
             tracker.close(exit_code)
-            print(f"  wandb      {tracker.where} ({tracker.seconds:.1f} s spent waiting for it)")
+            print(f"  wandb      {wandb_words(tracker.where)} ({tracker.seconds:.1f} s spent waiting for it)")
 
 
 def _fit(run: Run, built: Built, checked: Checked, loggers: Sequence[Logger]) -> Fitted:

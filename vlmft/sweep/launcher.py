@@ -117,10 +117,8 @@ class Jobs:
             )
         job.exit_code, job.seconds = process.returncode, round(time.monotonic() - started, 1)
         job.folder = folder_file.read_text(encoding="utf-8") if folder_file.is_file() else None
-        job.state = {0: "finished"}.get(
-            process.returncode, "interrupted" if process.returncode in STOPPED else "failed"
-        )
-        job.state = "pruned" if pruned and job.state == "interrupted" else job.state
+        stopped = "pruned" if pruned else "interrupted"
+        job.state = "finished" if job.exit_code == 0 else stopped if job.exit_code in STOPPED else "failed"
         job.message = last_line(log) if job.state == "failed" else ""
         job.read_validation()
         print(

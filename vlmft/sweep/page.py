@@ -111,11 +111,12 @@ def _settings(job: Mapping[str, Any]) -> str:
 
 def _written(text: str) -> str:
     """A value as people write it: a drawn number with four digits."""
-    value = _finite(text)
+    value = as_number(text)
     return text if value is None or len(text) <= 7 else significant(value)
 
 
-def _finite(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """The finite number that a setting's value is, None where it is none."""
     try:
         return finite(float(text))
     except ValueError:
@@ -128,7 +129,7 @@ class Axis:
     def __init__(self, name: str, labels: Sequence[str]) -> None:
         self.name = name
         distinct = list(dict.fromkeys(labels))
-        numbers = {label: _finite(label) for label in distinct}
+        numbers = {label: as_number(label) for label in distinct}
         known = [value for value in numbers.values() if value is not None]
         if len(known) == len(distinct):
             distinct.sort(key=lambda label: numbers[label] or 0.0)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmft.evaluation.intervals import NORMAL_QUANTILE_975, student_quantile, wilson_interval
+from vlmft.evaluation.numbers import SHARE, console, percent
 from vlmft.run.folder import CARD_FILE, SUMMARY_FILE, command_line, groups_of, is_installed_command, write_json
-from vlmft.sweep.page import write_sweep_page
+from vlmft.sweep.page import as_number, write_sweep_page
 from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 
 SWEEP_FILE = "sweep.json"
@@ -97,22 +98,18 @@ def validations(folder: Path) -> list[Validation]:
 
 def rank(jobs: Sequence[Job]) -> list[Job]:
     """Best first, those without a rank last; sets `rank` and `standing`."""
-    finished = sorted((j for j in jobs if j.state == "finished" and j.value is not None), key=_by_value)
-    for place, job in enumerate(finished, start=1):
-        job.rank = place
-        best = finished[0].interval
-        if job.interval and best:
-            job.standing = "best" if place == 1 else ("below" if job.interval[1] < best[0] else "not distinguishable")
-        else:
-            job.standing = "best" if place == 1 else ""
+    finished = sorted(
+        (j for j in jobs if j.state == "finished" and j.value is not None), key=lambda j: (-(j.value or 0.0), j.number)
+    )
     others = [job for job in jobs if job not in finished]
     for job in others:
         job.rank, job.standing = None, ""
+    for place, job in enumerate(finished, start=1):
+        best = finished[0].interval
+        job.rank, job.standing = place, "best" if place == 1 else ""
+        if place > 1 and job.interval and best:
+            job.standing = "below" if job.interval[1] < best[0] else "not distinguishable"
     return [*finished, *others]
-
-
-def _by_value(job: Job) -> tuple[float, int]:
-    return -(job.value or 0.0), job.number
 
 
 @dataclass(frozen=True)
@@ -136,22 +133,19 @@ def importance(jobs: Sequence[Job]) -> list[Importance]:
     for a correlation, say nothing and get no figure.
     """
     done = [job for job in jobs if job.rank is not None]
-    importances = []
+    found = []
     for parameter in dict.fromkeys(key for job in jobs for key in job.values):
         labels = [job.values.get(parameter, "") for job in done]
         values = [job.value or 0.0 for job in done]
         n, levels = len(done), len(set(labels))
-        numbers = [as_number(label) for label in labels]
+        numbers = [number for label in labels if (number := as_number(label)) is not None]
+        measure, share, chance = "too few jobs", None, None
         if n >= 2 * levels and levels > 1:
             measure, share, chance = "eta squared", eta_squared(labels, values), (levels - 1) / (n - 1)
-        elif n >= 4 and levels > 1 and None not in numbers:
-            known = [number for number in numbers if number is not None]
-            measure, share, chance = "squared rank correlation", _squared_rank_correlation(known, values), 1 / (n - 1)
-        else:
-            importances.append(Importance(parameter, "too few jobs", None, None, n, levels))
-            continue
-        importances.append(Importance(parameter, measure, share, chance, n, levels))
-    return sorted(importances, key=lambda item: -(item.share or 0.0))
+        elif n >= 4 and levels > 1 and len(numbers) == n:
+            measure, share, chance = "squared rank correlation", _squared_rank_correlation(numbers, values), 1 / (n - 1)
+        found.append(Importance(parameter, measure, share, chance, n, levels))
+    return sorted(found, key=lambda item: -(item.share or 0.0))
 
 
 def eta_squared(labels: Sequence[str], values: Sequence[float]) -> float:
@@ -170,14 +164,6 @@ def _squared_rank_correlation(first: Sequence[float], second: Sequence[float]) -
     from scipy.stats import spearmanr  # half a second to import, once at a sweep's end
 
     return float(spearmanr(first, second).statistic ** 2) if len({*first}) > 1 < len({*second}) else 0.0
-
-
-def as_number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 @dataclass
@@ -229,8 +215,7 @@ class Sweep:
 
     def say(self) -> None:
         """The ranking in a few lines, and what to do with the winner."""
-        content = self.content()
-        ranked = rank(self.jobs)
+        content, ranked = self.content(), rank(self.jobs)
         print(f"\n{content['metric'] or 'no validation'}: best first")
         for job in ranked[:10]:
             print(f"  {job.rank or '-':>2}  {shown(job)}  {job.swept()}  {job.standing or job.state}")
@@ -247,11 +232,10 @@ class Sweep:
 
 
 def shown(job: Job) -> str:
-    """Such as `42.1 % (37.9 - 46.5, n = 500)`."""
+    """Such as `42.1 % [37.9, 46.5], n = 500`."""
     if job.value is None:
         return "no value"
     if job.interval is None:
         return f"{job.value:.4g} (n = {job.n}, no interval: not all scores are 0 or 1)"
-    low, high = (100 * bound for bound in job.interval)
     groups = f" rows, {job.n_groups} groups" if job.n_groups != job.n else ""
-    return f"{100 * job.value:.1f} % ({low:.1f} - {high:.1f}, n = {job.n}{groups})"
+    return f"{percent(job.value)} {console(SHARE.interval(job.interval))}, n = {job.n}{groups}"

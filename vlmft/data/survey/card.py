@@ -131,6 +131,6 @@ def suspicions(cards: Mapping[Split, SplitCard]) -> list[str]:
                 f"{card_of.repeated:,} of {card_of.looked_at:,} rows of {split} repeat others: is a file read twice?"
             )
         for gap in [answer for answer in answers if answer in GAPS]:
-            share = card_of.top_answers[gap]
-            found.append(f"the answer {gap!r} in {share:.0%} of {split} is what pandas writes for a missing value")
+            share = f"{100 * card_of.top_answers[gap]:.1f} %"
+            found.append(f"the answer {gap!r} in {share} of {split} is what pandas writes for a missing value")
     return found
