@@ -45,8 +45,6 @@ from vlmft.metrics import metric_named
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
 from vlmft.sample import Question, Sample, Split
 
-STORED_ALREADY = "answers were stored already"
-
 
 @dataclass
 class Evaluation:
@@ -283,9 +281,8 @@ class _Runner:
         stored = len(predictions.answers) - predictions.generated
         self.result.seconds[name] = predictions.seconds if stored <= 0 else 0.0
         if stored > 0:
-            self.result.notes.append(f"{name}: {stored} of {len(predictions.answers)} {STORED_ALREADY}")
-        dropped = [answer.shots_dropped for answer in predictions.answers.values() if answer.shots_dropped]
-        if dropped:
+            self.result.notes.append(f"{name}: {stored} of {len(predictions.answers)} answers were stored already")
+        if dropped := [answer.shots_dropped for answer in predictions.answers.values() if answer.shots_dropped]:
             self.result.notes.append(
                 f"{name}: {len(dropped)} of {len(predictions.answers)} rows were asked with up to {max(dropped)} "
                 "examples fewer, because they did not fit"

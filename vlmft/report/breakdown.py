@@ -99,20 +99,20 @@ def _moved(rows: Rows, view: View) -> int:
     return sum(view.outcome(row) in ("fixed", "broken") for row in rows)
 
 
-def _scores(rows: Rows, arm: str) -> list[float]:
-    return [score for row in rows if (score := finite(row.score(arm))) is not None]
+def _scores(rows: Rows, arm: str) -> dict[str, float]:
+    return {row.id: score for row in rows if (score := finite(row.score(arm))) is not None}
 
 
-def _mean(scores: Sequence[float]) -> float | None:
-    return sum(scores) / len(scores) if scores else None
+def _mean(scores: Mapping[str, float]) -> float | None:
+    return sum(scores.values()) / len(scores) if scores else None
 
 
 def _value(rows: Rows, arm: str, unit: Unit) -> str:
-    scores = {row.id: score for row in rows if (score := finite(row.score(arm))) is not None}
+    scores = _scores(rows, arm)
     if not scores:
         return DASH
     interval, _, _ = arm_interval(scores, {row.id: row.group or row.id for row in rows})
-    return f"{unit.value(_mean(list(scores.values())))}\n{unit.interval(interval)}"
+    return f"{unit.value(_mean(scores))}\n{unit.interval(interval)}"
 
 
 def _counts(rows: Rows, arms: Sequence[str], view: View, unit: Unit) -> Section:

@@ -78,19 +78,19 @@ def _pictures(rows: Sequence[ReportRow], view: View) -> dict[int, list[str]]:
     with_pictures = [position for position, row in enumerate(rows) if row.thumbnails]
     for rank in rows_to_picture([rows[position] for position in with_pictures], view, MAX_PICTURED_ROWS):
         position = with_pictures[rank]
-        addresses = data_addresses(rows[position])
+        addresses = [data_address(data, rows[position].id) for data in rows[position].thumbnails]
         if sum(map(len, addresses)) <= left:
             pictures[position] = addresses
             left -= sum(map(len, addresses))
     return pictures
 
 
-def data_addresses(row: ReportRow) -> list[str]:
-    """The thumbnails of a row as addresses that hold them."""
-    return [_data_address(data, row.id) for data in row.thumbnails]
+def data_address(data: bytes, row_id: str) -> str:
+    """A picture as an address that holds it.
 
-
-def _data_address(data: bytes, row_id: str) -> str:
+    Raises:
+        ValueError: it is no PNG, JPEG or WebP file.
+    """
     kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
     if kind is None:
         raise ValueError(

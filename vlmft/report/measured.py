@@ -9,7 +9,7 @@ from typing import Any
 
 import PIL.Image
 
-from vlmft.evaluation.evaluate import STORED_ALREADY, Evaluation
+from vlmft.evaluation.evaluate import Evaluation
 from vlmft.metrics import Metric
 from vlmft.report.content import Curve, ReportAnswer, ReportRow
 from vlmft.sample import Sample
@@ -60,7 +60,7 @@ def remarks_of(evaluation: Evaluation) -> tuple[str, ...]:
     pairs = [one.comparison for one in evaluation.comparisons]
     baselines = {pair.first for pair in pairs} - {pair.second for pair in pairs[:1]}
     notes = evaluation.notes
-    return tuple(note for note in notes if note.partition(": ")[0] in baselines or note.endswith(STORED_ALREADY))
+    return tuple(note for note in notes if note.partition(": ")[0] in baselines or note.endswith(" stored already"))
 
 
 CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")

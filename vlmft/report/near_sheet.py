@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from vlmft.config.files import write_whole
 from vlmft.pages import whole_page
 from vlmft.report.card import findings
+from vlmft.report.gallery import data_address
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write_near_sheet(card: Mapping[str, Any], twins: Sequence[Twins], path: Path
     )
     pairs = [
         {
-            "pictures": list(zip(one.splits, one.names, map(_address, one.jpegs), strict=True)),
+            "pictures": list(zip(one.splits, one.names, map(data_address, one.jpegs, one.names), strict=True)),
             "note": "The hashes are equal" if one.distance == 0 else f"{one.distance} bits differ",
         }
         for one in twins
@@ -44,7 +44,3 @@ def write_near_sheet(card: Mapping[str, Any], twins: Sequence[Twins], path: Path
     values = {"sentence": findings(card)["Near-duplicates"], "note": note, "pairs": pairs}
     text = whole_page("near_duplicates.html", title, values, styles=("page.css", "near_duplicates.css"))
     write_whole(path, text.encode("utf-8", "replace"))
-
-
-def _address(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

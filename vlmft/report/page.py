@@ -11,7 +11,7 @@ from vlmft.evaluation.numbers import DASH, Unit
 from vlmft.pages import packaged, whole_page
 from vlmft.report.charts import bar_lanes
 from vlmft.report.content import Report
-from vlmft.report.gallery import data_addresses, gallery
+from vlmft.report.gallery import data_address, gallery
 from vlmft.report.outline import blocks
 from vlmft.report.tables import metric_words, mood, rows_and_groups, verdict_words
 
@@ -61,8 +61,7 @@ def figure(report: Report) -> tuple[str, str] | None:
 
 
 def _rows(counted: Mapping[str, Any]) -> str:
-    n, _, groups = rows_and_groups(counted).partition("\n")
-    return f"{n} rows, {groups}" if groups else f"{n} rows"
+    return f"n = {rows_and_groups(counted)}".replace("\n", " rows, ")
 
 
 EXAMPLES = {
@@ -78,17 +77,19 @@ EXAMPLES = {
 def examples(report: Report) -> list[dict[str, Any]]:
     """A row of each of `EXAMPLES` that this report has, the first one with pictures where there is one."""
     view, found = report.view, []
-    for outcome, words in EXAMPLES.items() if view is not None else ():
-        rows = [row for row in report.rows if view is not None and view.outcome(row) == outcome]
+    if view is None:
+        return []
+    for outcome, words in EXAMPLES.items():
+        rows = [row for row in report.rows if view.outcome(row) == outcome]
         if not rows:
             continue
         row = next((one for one in rows if one.thumbnails), rows[0])
-        answers = [row.answer(arm) for arm in (view.first, view.second) if arm is not None] if view is not None else []
+        answers = [row.answer(arm) for arm in (view.first, view.second) if arm is not None]
         found.append(
             {
                 "words": words,
                 "row": row,
-                "picture": next(iter(data_addresses(row)), None),
+                "picture": data_address(row.thumbnails[0], row.id) if row.thumbnails else None,
                 "reference": row.references[0] if row.references else DASH,
                 "answers": [answer for answer in answers if answer is not None],
             }
