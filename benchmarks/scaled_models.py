@@ -1,0 +1,149 @@
+"""Models with the ratio of vision to language work of published ones, and rows of pictures and questions about them.
+
+Random weights, the architectures' own classes; `SCALED` are small enough for two CPU cores, `REAL` have the published
+sizes. Random weights cost as much time as trained ones.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from benchmarks.smoke.models import MROPE, QWEN2_VL, QWEN25_VL, SMOLVLM, Tiny, save
+
+# No newline behind an answer: TRL would train on it, and vlmft, which ends at the end token, would not.
+TEMPLATE = (
+    "{% for m in messages %}{{ '' if loop.first else '\n' }}<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}"
+    "{% if p['type'] == 'text' %}{{ p['text'] }}{% else %}IMAGE{% endif %}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n' }}<|im_start|>assistant\n{% endif %}"
+)
+WIDTH, HEIGHT = 800, 557
+QUESTIONS = ("How many red items are there?", "Which has more: red or blue?", "How many blue ones?", "Count all items.")
+ANSWERS = ("There are 4 of them.", "The second has more.", "This is 17.", "All in all 23 items.")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """One architecture at one size."""
+
+    tiny: Tiny
+    vocabulary: int
+    ratio: float
+    """FLOPs of the vision part over those of the language part in a forward pass over one row, without logits."""
+    lora_rank: int = 4
+    """In proportion to the widths, so that adapters are as small a share of the work as beside a whole model."""
+
+
+def _text(width: int, hidden: int, layers: int, heads: int, kv_heads: int) -> dict[str, object]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": width // heads,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+
+
+def _smolvlm(tower: dict[str, int], text: dict[str, object], scale: int) -> Tiny:
+    tile, patch = tower["image_size"], tower["patch_size"]
+    pixels = {"size": {"longest_edge": 4 * tile}, "max_image_size": {"longest_edge": tile}}
+    return replace(
+        SMOLVLM,
+        text={"model_type": "llama", **text},
+        vision=tower,
+        config={"scale_factor": scale, "image_token_id": "id:<image>"},
+        image_processor=("Idefics3ImageProcessor", pixels),
+        processor=(("image_seq_len", (tile // patch // scale) ** 2),),
+    )
+
+
+def _qwen(like: Tiny, tower: dict[str, object], text: dict[str, object], most_patches: int) -> Tiny:
+    section = int(str(text["head_dim"])) // 8
+    mrope = {**MROPE, "rope_theta": 1e6, "mrope_section": [section, 3 * section // 2, 3 * section // 2]}
+    pixels = {"size": {"shortest_edge": 56 * 56, "longest_edge": most_patches * 14 * 14}}
+    return replace(
+        like,
+        text={**text, "rope_parameters": mrope},
+        vision={**tower, "patch_size": 14},
+        image_processor=("Qwen2VLImageProcessor", pixels),
+    )
+
+
+def _qwen2_tower(depth: int, width: int, heads: int, out: int) -> dict[str, object]:
+    return {"depth": depth, "embed_dim": width, "num_heads": heads, "mlp_ratio": 4, "hidden_size": out}
+
+
+def _qwen25_tower(depth: int, width: int, hidden: int, heads: int, full: list[int], out: int) -> dict[str, object]:
+    sizes = {"depth": depth, "hidden_size": width, "intermediate_size": hidden, "num_heads": heads}
+    return {**sizes, "window_size": 112, "fullatt_block_indexes": full, "out_hidden_size": out}
+
+
+def _siglip(width: int, hidden: int, layers: int, heads: int, tile: int, patch: int) -> dict[str, int]:
+    sizes = {"hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": layers}
+    return {**sizes, "num_attention_heads": heads, "image_size": tile, "patch_size": patch}
+
+
+SCALED = {
+    "SmolVLM": Scaled(_smolvlm(_siglip(192, 512, 6, 3, 256, 16), _text(192, 384, 6, 6, 3), 4), 8192, 12.5),
+    "Qwen2-VL": Scaled(_qwen(QWEN2_VL, _qwen2_tower(6, 192, 3, 256), _text(256, 704, 7, 4, 2), 640), 8192, 2.2),
+    "Qwen2.5-VL": Scaled(
+        _qwen(QWEN25_VL, _qwen25_tower(6, 192, 512, 3, [2, 5], 256), _text(256, 704, 12, 4, 2), 640), 8192, 1.05
+    ),
+}
+REAL = {
+    "SmolVLM": Scaled(_smolvlm(_siglip(768, 3072, 12, 12, 512, 16), _text(576, 1536, 30, 9, 3), 4), 49280, 12.5, 16),
+    "Qwen2-VL": Scaled(
+        _qwen(QWEN2_VL, _qwen2_tower(32, 1280, 16, 1536), _text(1536, 8960, 28, 12, 2), 16384), 151936, 2.2, 16
+    ),
+    "Qwen2.5-VL": Scaled(
+        _qwen(
+            QWEN25_VL, _qwen25_tower(32, 1280, 3420, 16, [7, 15, 23, 31], 2048), _text(2048, 11008, 36, 16, 2), 16384
+        ),
+        151936,
+        1.05,
+    ),
+}
+
+
+def save_model(scaled: Scaled, folder: Path, device: str) -> None:
+    """Config, tokenizer, processor and random weights: fp32 on the CPU, bf16 on a GPU."""
+    save(scaled.tiny, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("IMAGE", scaled.tiny.image_mark), encoding="utf-8")
+    config = AutoConfig.from_pretrained(folder)
+    config.get_text_config().vocab_size = scaled.vocabulary
+    torch.manual_seed(0)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    with torch.no_grad():  # larger than at initialisation, so that a wrong image feature shows in the loss
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2)
+    model.save_pretrained(folder)
+
+
+def write_rows(folder: Path, images: int, questions: int, seed: int = 0) -> list[dict[str, str]]:
+    """`questions` rows on each of so many pictures of noise in coloured fields, as rows.jsonl beside the PNG files."""
+    folder.mkdir(parents=True)
+    chance = np.random.default_rng(seed)
+    rows = []
+    for number in range(images):
+        fields = chance.integers(0, 256, (14, 20, 3), dtype=np.uint8).repeat(40, 0).repeat(40, 1)[:HEIGHT, :WIDTH]
+        noise = chance.integers(0, 32, fields.shape, dtype=np.uint8)
+        PIL.Image.fromarray(fields // 2 + noise).save(folder / f"{number}.png")
+        for asked in range(questions):
+            question = QUESTIONS[(number + asked) % len(QUESTIONS)]
+            answer = ANSWERS[(number + asked) % len(ANSWERS)]
+            rows.append({"image": f"{number}.png", "question": question, "answer": answer, "split": "train"})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
+    return rows

@@ -1,0 +1,20 @@
+"""What benchmarks/vs_generate.py holds equal; never its times."""
+
+from __future__ import annotations
+
+from benchmarks.vs_generate import ARMS, WAYS, Job, ask, different
+
+
+def test_all_ways_give_the_same_answers() -> None:
+    found = {way: ask(Job(way, "tiny", 4, count=True)) for way in WAYS}
+    first = found[WAYS[0]]
+    assert list(first.answers) == list(ARMS) and all(len(by_id) == 4 for by_id in first.answers.values())
+    assert first.answers["tuned"] != first.answers["untuned"], "the adapter must show"
+    for asked in found.values():
+        assert different(asked.answers, first.answers) == []
+        assert asked.flops > 1e9
+
+
+def test_a_different_answer_is_named() -> None:
+    expected = {"tuned": {"a": "4", "b": "5"}}
+    assert different({"tuned": {"a": "4", "b": "6"}}, expected) == ["tuned b: '6' instead of '5'"]
