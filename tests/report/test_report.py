@@ -224,7 +224,8 @@ def test_the_first_screen_has_the_result_and_the_rest_follows() -> None:
     shown = [a for tag, a in page.elements if tag == "img"]
     assert [one["alt"] for one in shown] == ["Picture of row b"], "the first fixed row that has a picture"
     alarmed = page_text(report(rows=rows, alarms=("Four rows are few.",), comparisons=(better,)))
-    assert alarmed.index("Four rows are few.") < alarmed.index("+71.6") and "not to be believed" in alarmed
+    assert alarmed.index("Four rows are few.") < alarmed.index("+71.6") and "chance explains" not in alarmed
+    assert "tuned against untuned, not to be believed: see the first warning" in alarmed
 
 
 def test_remarks_on_the_arms_that_are_held_against_are_no_warnings() -> None:

@@ -28,7 +28,7 @@ def verdict_words(report: Report) -> tuple[str, str]:
         return ("One arm, nothing to compare" if len(report.arms) == 1 else "No comparison"), ""
     pair = report.comparisons[0]
     means = "the difference is larger than chance explains" if mood(pair) != "plain" else "the difference may be chance"
-    return verdict(pair), f"{pair['second']} against {pair['first']}: {means}{BUT if report.alarms else ''}"
+    return verdict(pair), f"{pair['second']} against {pair['first']}{BUT if report.alarms else f': {means}'}"
 
 
 def mood(comparison: Mapping[str, Any]) -> str:
