@@ -23,7 +23,7 @@ PAGES: dict[str, int] = {
     "docs/evaluation.md": 15,
     "docs/extending.md": 1,
     "docs/failures.md": 0,
-    "docs/from_other_tools.md": 1,
+    "docs/from_other_tools.md": 3,
     "docs/glossary.md": 0,
     "docs/models.md": 0,
     "docs/notebook.md": 0,
