@@ -208,7 +208,7 @@ RECORDS: dict[str, tuple[Mapping[str, Any], Any]] = {
 def test_with_answer_reaches_the_label_in_the_record(name: str) -> None:
     record, answer = RECORDS[name]
     leaking = Source(record, answer, lambda r: f"How many? (It is {answer(r)}.)")
-    censored, in_source = with_answer(leaking, "r", "quetzalcoatl")
+    censored, in_source = with_answer(leaking, leaking.read("r"), "quetzalcoatl")
     assert in_source
     assert (censored.id, censored.answer, censored.references) == ("r", "quetzalcoatl", ("quetzalcoatl",))
     shown = censored.prompt.messages[0].text
@@ -219,7 +219,7 @@ def test_with_answer_reaches_the_label_in_the_record(name: str) -> None:
 def test_with_answer_leaves_an_honest_prompt_as_it_is() -> None:
     for record, answer in RECORDS.values():
         honest = Source(record, answer, plain_question)
-        censored, _ = with_answer(honest, "r", "quetzalcoatl")
+        censored, _ = with_answer(honest, honest.read("r"), "quetzalcoatl")
         assert censored.prompt == honest.to_sample(record).prompt
 
 
@@ -227,19 +227,19 @@ def test_with_answer_does_not_touch_words_that_are_equal_by_chance() -> None:
     """The answer is read out of a text; the question holds the same word, which this program did not put there."""
     record = {"id": "r", "asked": "Are there 4 cubes or 5?", "said": "There are 4 (4)"}
     chance = Source(record, lambda r: re.findall(r"\w+", r["said"])[-1], lambda r: r["asked"])
-    censored, in_source = with_answer(chance, "r", "quetzalcoatl")
+    censored, in_source = with_answer(chance, chance.read("r"), "quetzalcoatl")
     assert in_source and censored.prompt.messages[0].text == record["asked"]
 
 
 def test_with_answer_says_when_the_source_holds_no_answer() -> None:
     counted = Source({"id": "r", "objects": ["cube", "ball"]}, lambda r: str(len(r["objects"])), plain_question)
-    censored, in_source = with_answer(counted, "r", "quetzalcoatl")
+    censored, in_source = with_answer(counted, counted.read("r"), "quetzalcoatl")
     assert not in_source and censored.answer == "quetzalcoatl"
 
 
 def test_with_answer_does_not_touch_numbers_that_are_equal_by_chance() -> None:
     chance = Source({"id": "r", "label": "4", "choices": 4}, lambda r: r["label"], lambda r: f"{r['choices']} choices")
-    censored, in_source = with_answer(chance, "r", "quetzalcoatl")
+    censored, in_source = with_answer(chance, chance.read("r"), "quetzalcoatl")
     assert in_source and censored.prompt.messages[0].text == "4 choices"
 
 
@@ -251,7 +251,7 @@ def test_a_dataset_that_takes_no_such_answer_is_left_alone(error: type[Exception
         return "yes"
 
     source = Source({"id": "r", "label": "yes"}, strict, plain_question)
-    censored, in_source = with_answer(source, "r", "x")
+    censored, in_source = with_answer(source, source.read("r"), "x")
     assert not in_source and censored.answer == "x"
 
 

@@ -171,7 +171,7 @@ def test_the_leak_canary_replaces_the_answer_and_no_earlier_turn(tmp_path: Path)
     config = DataConfig(name="messages", dataset="vlmft.data.datasets.messages:Messages", val_rows=0, test_rows=0)
     dataset = written(tmp_path, chat(*turns))
     data = VLMDataModule(dataset, config, lambda sample: sample, Ledger(None, config.on_bad_row, 1), 4, 0)  # type: ignore[arg-type, return-value]
-    censored, in_source = with_answer(data.dataset, "messages/train/000000/1", "quetzalcoatl")
+    censored, in_source = with_answer(data.dataset, data.dataset.read("messages/train/000000/1"), "quetzalcoatl")
     assert in_source and censored.answer == "quetzalcoatl"
     assert censored.prompt == data.sample("messages/train/000000/1").prompt
 

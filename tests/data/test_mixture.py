@@ -180,7 +180,7 @@ def test_one_metric_for_all(tmp_path: Path) -> None:
 def test_the_leak_canary_reaches_the_part_s_record(tmp_path: Path) -> None:
     data = module({"mine": own(table(tmp_path / "a", [1, 2]))}, val_rows=0, test_rows=0)
     row_id = data.ids["train"][0]
-    censored, in_source = with_answer(data.dataset, row_id, "quetzalcoatl")
+    censored, in_source = with_answer(data.dataset, data.dataset.read(row_id), "quetzalcoatl")
     assert in_source and (censored.id, censored.answer) == (row_id, "quetzalcoatl")
 
 

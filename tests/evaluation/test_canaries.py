@@ -79,7 +79,7 @@ def canary(
         return hashlib.sha256(text(sample).encode()).hexdigest()
 
     samples = data.samples(IDS)
-    pairs = [with_answer(data.dataset, row_id, SENTINEL) for row_id in IDS]
+    pairs = [with_answer(data.dataset, data.dataset.read(row_id), SENTINEL) for row_id in IDS]
     return leak_canary(
         samples,
         [censored for censored, _ in pairs],
@@ -180,7 +180,7 @@ def test_it_says_where_it_could_not_look() -> None:
     config = DataConfig(name="toy", dataset="tests:Toy")
     ledger = Ledger(None, OnBadRow["raise"], 0.0)
     data = VLMDataModule(Counted(honest), config, no_encoder, ledger, rows_per_step=1, seed=0)
-    pairs = [with_answer(data.dataset, row_id, SENTINEL) for row_id in IDS]
+    pairs = [with_answer(data.dataset, data.dataset.read(row_id), SENTINEL) for row_id in IDS]
     assert [replaced for _, replaced in pairs] == [False] * 3
     assert [censored.answer for censored, _ in pairs] == [SENTINEL] * 3
 

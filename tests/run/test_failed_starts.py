@@ -47,6 +47,8 @@ SMALL = (*TINY, "data.limit_train=8", "data.limit_val=4", "data.limit_test=4", "
     [
         ((TRAIN, "data=imagefolder"), "data.path: Expected a folder of images, got none; set it"),
         ((TRAIN, "data=imagefolder", "data.path=pictrues"), "data.path: there is no file or folder 'pictrues'"),
+        ((TRAIN, "data=columns"), "data.path: Expected a file or folder, got none; set it"),
+        ((TRAIN, "data=messages"), "data.path: Expected a file or folder, got none; set it"),
         ((TRAIN, "data=messages", "data.path=rows.jsonl"), "data.path: "),
         ((TRAIN, "data=chartqa", "data.path=nowhere"), "data.path: "),
         ((TRAIN, "data.metric=acuracy"), "data.metric: "),

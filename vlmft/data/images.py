@@ -90,6 +90,12 @@ def file_of(image: Image) -> Path | None:
     return load.args[0] if isinstance(load, partial) and load.func is open_image else None
 
 
+def stored_bytes(image: Image) -> int:
+    """Bytes of the encoded file that an image holds; 0 where it is read from a file or drawn."""
+    load = image.load
+    return len(load.args[0]) if isinstance(load, partial) and load.func is decode_image else 0
+
+
 def image_inside(root: Path, relative: str) -> Path:
     """The file `relative` below `root`, without symbolic links.
 

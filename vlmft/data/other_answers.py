@@ -15,16 +15,15 @@ from vlmft.sample import Sample
 NUMBER = 8675309
 """Replaces a gold answer that the source holds as a number."""
 MOST_PLACES = 50
-"""Inside texts: for each one the row is read once."""
+"""Inside texts: for each one a sample is made."""
 
 
-def with_answer(dataset: Dataset, row_id: str, answer: str) -> tuple[Sample, bool]:
-    """The row with another gold answer, and whether that answer is in its source record, too.
+def with_answer(dataset: Dataset, record: Record, answer: str) -> tuple[Sample, bool]:
+    """A record's row with another gold answer, and whether that answer is in the record, too.
 
     For the leak canary: a leak of the answer into the prompt shows as a changed prompt. A gold answer that the record
     holds as a number becomes another number; one that is computed from the record cannot be replaced there.
     """
-    record = dataset.read(row_id)
     sample = dataset.to_sample(record)
     golds = {text.strip().casefold() for text in (sample.answer, *sample.references)}
     first = None

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 
 from vlmft.config.schema import DataConfig
-from vlmft.data.dataset import Dataset, Ids
+from vlmft.data.dataset import Dataset, Ids, Record
+from vlmft.data.images import stored_bytes
 from vlmft.data.ledger import Ledger
 from vlmft.data.order import Mix, epoch_order
+from vlmft.data.other_answers import with_answer
 from vlmft.data.splits import all_ids, filled, limited
 from vlmft.data.survey.facts import FactsOfRows
 from vlmft.sample import BadRow, BadRowError, Sample, Split
+
+KEPT_ROWS, KEPT_BYTES = 4_096, 128 << 20
+"""Rows that stay in memory for whoever looks at them next, and the bytes of images that are stored in them."""
 
 
 class Rows:
@@ -22,11 +28,13 @@ class Rows:
     def __init__(self, dataset: Dataset, config: DataConfig, ledger: Ledger, seed: int) -> None:
         """Raises ConfigError and BadRowError as `filled`."""
         self.dataset, self.config, self.ledger, self.seed = dataset, config, ledger, seed
+        self._kept: OrderedDict[str, tuple[Record, Sample, int]] = OrderedDict()
+        self._kept_bytes = 0
         index = dataset.index()
-        self.facts = FactsOfRows(dataset, all_ids(index), ledger)
+        self.facts = FactsOfRows(dataset, all_ids(index), ledger, self.sample)
         self.splits = filled(dataset, index, config, self.facts)
         """Before limits."""
-        self.ids: dict[Split, Ids] = limited(self.splits, dataset, config, seed)
+        self.ids: dict[Split, Ids] = limited(self.splits, dataset, config, seed, self.sample)
 
     @property
     def divided(self) -> tuple[Split, ...]:
@@ -47,7 +55,25 @@ class Rows:
         Raises:
             BadRowError: as the dataset says, without its id.
         """
-        return self.dataset.to_sample(self.dataset.read(row_id))
+        return self._row(row_id)[1]
+
+    def with_answer(self, row_id: str, answer: str) -> tuple[Sample, bool]:
+        """The row with another gold answer, and whether that is in its source record, too."""
+        return with_answer(self.dataset, self._row(row_id)[0], answer)
+
+    def _row(self, row_id: str) -> tuple[Record, Sample, int]:
+        """Record, sample, and the bytes of the images in it; the rows that were asked for last are not read again."""
+        if row_id in self._kept:
+            self._kept.move_to_end(row_id)
+            return self._kept[row_id]
+        record = self.dataset.read(row_id)
+        sample = self.dataset.to_sample(record)
+        row = (record, sample, sum(map(stored_bytes, sample.prompt.images)))
+        self._kept[row_id] = row
+        self._kept_bytes += row[2]
+        while len(self._kept) > KEPT_ROWS or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= self._kept.popitem(last=False)[1][2]
+        return row
 
     def samples(self, row_ids: Sequence[str]) -> list[Sample]:
         """The rows as samples, without bad ones, which go to the ledger."""

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.order import epoch_order
 from vlmft.data.sources.table import Chained
 from vlmft.data.survey.facts import FactsOfRows, group_sizes
-from vlmft.sample import CLASS, SPLITS, BadRowError, Split
+from vlmft.sample import CLASS, SPLITS, BadRowError, Sample, Split
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,13 @@ def _divided(
     return {split: pool[places] for split, places in places_of.items()}, largest_group
 
 
-def limited(splits: Splits, dataset: Dataset, config: DataConfig, seed: int) -> dict[Split, Ids]:
+def limited(
+    splits: Splits, dataset: Dataset, config: DataConfig, seed: int, sample_of: Callable[[str], Sample]
+) -> dict[Split, Ids]:
     """The rows of each split that `train_per_class` and `limit_*` leave; of val and test the same for every seed."""
     ids = dict(splits.ids)
     if config.train_per_class is not None:
-        ids["train"] = _of_each_class(dataset, ids["train"], config.train_per_class, seed)
+        ids["train"] = _of_each_class(dataset.name, ids["train"], config.train_per_class, seed, sample_of)
     for split, rows in ids.items():
         limit = getattr(config, f"limit_{split}")
         if limit is not None and limit < 1:
@@ -113,15 +115,15 @@ def limited(splits: Splits, dataset: Dataset, config: DataConfig, seed: int) -> 
     return ids
 
 
-def _of_each_class(dataset: Dataset, rows: Ids, most: int, seed: int) -> Ids:
+def _of_each_class(name: str, rows: Ids, most: int, seed: int, sample_of: Callable[[str], Sample]) -> Ids:
     """Bad rows have no class and stay: they are refused by name where they are used."""
     taken: Counter[str] = Counter()
     chosen = []
     for position in epoch_order(len(rows), seed, epoch=0).tolist():
         with contextlib.suppress(BadRowError):
-            tags = dataset.to_sample(dataset.read(rows[position])).tags
+            tags = sample_of(rows[position]).tags
             if CLASS not in tags:
-                raise ConfigError(f"data.train_per_class: {dataset.name} knows no classes; leave it out")
+                raise ConfigError(f"data.train_per_class: {name} knows no classes; leave it out")
             taken[tags[CLASS]] += 1
             if taken[tags[CLASS]] > most:
                 continue

@@ -25,7 +25,6 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import read_shots
-from vlmft.data.other_answers import with_answer
 from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models import lora
@@ -80,7 +79,7 @@ class Built(LoadedModel):
             ids,
             data.samples(ids),
             data.metric_name,
-            functools.partial(with_answer, data.dataset),
+            data.with_answer,
             data.ids["train"],
             data.sample,
             functools.partial(read_shots, Path(str(settings.few_shot.file)), settings.few_shot.k),

@@ -35,6 +35,8 @@ class Checked:
     card: dict[str, Any]
     """data_card.json"""
     checks: list[Check]
+    manifest: dict[str, Any] | None
+    """Which rows are in which split; None where a dry run has cut its test rows."""
     tested: bool
     """Whether the arms are compared at the end."""
 
@@ -60,11 +62,11 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
     Raises:
         ConfigError: a split, a row or a check says that this run cannot be what it is meant to be.
     """
-    data, family = built.data, built.family
+    data, family, manifest = built.data, built.family, None
     if config.trainer.fast_dev_run:
         data.ids["test"] = data.ids["test"][:DRY_RUN_ROWS]
     else:
-        require_same_rows(folder / MANIFEST_FILE, data)
+        manifest = require_same_rows(folder / MANIFEST_FILE, data)
     with clock("splits"):
         stop.check()
         survey = survey_splits(data, stop.check)
@@ -88,12 +90,12 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
             print("preflight")
             print_checks(checks)
             require(checks)
-    return Checked(survey, card, checks, config.test and n_rows > 0)
+    return Checked(survey, card, checks, manifest, config.test and n_rows > 0)
 
 
-def keep_data(config: TrainConfig, checked: Checked, folder: Path) -> None:
+def keep_data(checked: Checked, folder: Path) -> None:
     """Stores the card of the data, and which rows are in which split."""
     if (sheet := keep_card(checked.card, checked.survey, folder)) is not None:
         print(f"  near-duplicates: look at them in {sheet}")
-    if not config.trainer.fast_dev_run:  # its test rows are cut
-        keep_manifest(folder / MANIFEST_FILE, checked.survey)
+    if checked.manifest is not None:
+        keep_manifest(folder / MANIFEST_FILE, checked.survey, checked.manifest)

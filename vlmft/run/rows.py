@@ -38,33 +38,31 @@ def manifest(data: Rows) -> dict[str, Any]:
     return by_split
 
 
-def keep_manifest(path: Path, survey: Survey) -> None:
-    """Stores the manifest, and what each split shows, for whoever evaluates the adapter on other rows.
-
-    For a resumed run, raises ConfigError as `require_same_rows`.
-    """
-    require_same_rows(path, survey.rows)
-    content = manifest(survey.rows)
+def keep_manifest(path: Path, survey: Survey, content: dict[str, Any]) -> None:
+    """Stores the manifest `content`, and what each split shows, for whoever evaluates the adapter on other rows."""
     for split in survey.rows.ids:
         if (contents := survey.contents(split)) is not None:
-            content[split]["contents"] = contents
+            content = {**content, split: {**content[split], "contents": contents}}
     write_json(path, content)
 
 
-def require_same_rows(path: Path, data: Rows) -> None:
-    """
+def require_same_rows(path: Path, data: Rows) -> dict[str, Any]:
+    """The manifest, hashed once; equal to the stored one if there is one.
+
     Raises:
         ConfigError: the run whose manifest lies at `path` had other rows: the source has changed.
     """
+    content = manifest(data)
     if not path.is_file():
-        return
+        return content
     stored = json.loads(path.read_text(encoding="utf-8"))
-    for split, now in manifest(data).items():
+    for split, now in content.items():
         if stored[split]["sha256"] != now["sha256"]:
             raise ConfigError(
                 f"data: Expected the {stored[split]['n']} {split} rows that {path} lists, got {now['n']} others or in "
                 "another order; restore the data as they were, or start a new run"
             )
+    return content
 
 
 def run_of(place: str) -> Path | None:

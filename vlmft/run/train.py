@@ -79,7 +79,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
             checked = check(config, built, folder, run.clock, stop)
         make()
         with tracked(config, folder) as loggers:
-            keep_data(config, checked, folder)
+            keep_data(checked, folder)
             fitted = _fit(run, built, checked, loggers)
             evaluation = _test(run, built, checked, fitted)
             _report(run, built, checked, fitted, evaluation, loggers)

@@ -26,6 +26,8 @@ from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
 from vlmft.sample import CLASS, GROUP, BadRow, BadRowError, Image, Sample
 
 Poll = Callable[[], None]
+SampleOf = Callable[[str], Sample]
+"""Of a row id; raises BadRowError."""
 CONTENT = f"S{LOOK.itemsize}"
 NUMBERS = ("asks", "answers", "words", "classes", "text_bytes", "marked", "images", "form")
 ROW = np.dtype([(name, "<i8") for name in NUMBERS])
@@ -230,7 +232,7 @@ def sources_of(dataset: Dataset) -> tuple[str, ...] | None:
     return dataset.comes_from() if own else None
 
 
-def survey(dataset: Dataset, rows: Ids, poll: Poll = lambda: None) -> Facts:
+def survey(dataset: Dataset, rows: Ids, sample_of: SampleOf, poll: Poll = lambda: None) -> Facts:
     """The facts of these rows. Every different image file is decoded once, and not at all where its hash is known.
 
     `poll` is called before each row and now and then between images; it raises where the run was asked to stop.
@@ -239,11 +241,11 @@ def survey(dataset: Dataset, rows: Ids, poll: Poll = lambda: None) -> Facts:
     known = sources is not None and settings is not None
     fingerprint = sha256(code_of(type(dataset)), *(sources or ())) if known else None
     name = f"rows-{sha256(settings, hashlib.sha256(rows.numbers.tobytes()).hexdigest())}"
-    arrays = kept(name, fingerprint, lambda: _read(dataset, rows, poll).arrays())
+    arrays = kept(name, fingerprint, lambda: _read(rows, sample_of, poll).arrays())
     facts, unread = seen(arrays, poll), arrays["unread"]
     if not len(unread):
         return facts
-    again = _read(dataset, rows.take(unread), poll)
+    again = _read(rows.take(unread), sample_of, poll)
     second = seen(again.arrays(), poll)
     order = np.arange(len(facts))
     order[unread] = len(facts) + np.arange(len(unread))
@@ -253,8 +255,8 @@ def survey(dataset: Dataset, rows: Ids, poll: Poll = lambda: None) -> Facts:
 class FactsOfRows:
     """The facts of a dataset's rows, each read once; the bad ones go to the ledger."""
 
-    def __init__(self, dataset: Dataset, ids: Ids, ledger: Ledger) -> None:
-        self.dataset, self.ids, self.ledger = dataset, ids, ledger
+    def __init__(self, dataset: Dataset, ids: Ids, ledger: Ledger, sample_of: SampleOf) -> None:
+        self.dataset, self.ids, self.ledger, self.sample_of = dataset, ids, ledger, sample_of
         self._places = np.zeros(0, np.int64)
         """Of the rows in `ids` that `_facts` are of."""
         self._facts: Facts | None = None
@@ -263,7 +265,7 @@ class FactsOfRows:
         """The facts of the rows at these places of `ids`, in this order; raises BadRowError as the ledger does."""
         new = np.setdiff1d(places, self._places)
         if len(new) or self._facts is None:
-            found = survey(self.dataset, self.ids.take(new), poll)
+            found = survey(self.dataset, self.ids.take(new), self.sample_of, poll)
             self._facts = found if self._facts is None else self._facts.with_rows(found)
             self._places = np.concatenate([self._places, new])
             self.ledger.survey(len(self._places), len(self.ids))
@@ -272,13 +274,13 @@ class FactsOfRows:
         return self._facts.take(order[np.searchsorted(self._places, places, sorter=order)])
 
 
-def _read(dataset: Dataset, rows: Ids, poll: Poll) -> Reading:
+def _read(rows: Ids, sample_of: SampleOf, poll: Poll) -> Reading:
     found = Reading()
     with Progress("rows read", len(rows)) as progress:
         for row_id in rows:
             poll()
             try:
-                found.add(dataset.to_sample(dataset.read(row_id)))
+                found.add(sample_of(row_id))
             except BadRowError as error:
                 found.refuse(str(error))
             progress.advance()
