@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import os
-import re
+import sqlite3
 import sys
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -27,9 +28,9 @@ Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
 """A file that changed this recently is not trusted: its next change could have the same time."""
 UNUSED_DAYS = 90
-OWN_FILE = re.compile(r"\.?(rows|answers)-[0-9a-f]{32}\.npz(\.\d+\.partial)?")
-"""What may be removed: VLMFT_CACHE can name a folder with other things in it."""
-DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+LOCK_SECONDS = 30.0
+TABLE = "kept (key BLOB PRIMARY KEY, mark TEXT, value BLOB, crc INTEGER, used REAL) WITHOUT ROWID"
+Result = TypeVar("Result")
 
 
 @functools.lru_cache(maxsize=8)
@@ -97,47 +98,81 @@ def code_files(dataset_class: type) -> set[Path]:
     }
 
 
+class Store:
+    """One SQLite file: it survives a kill at any moment, and several processes may write it.
+
+    A store that cannot be used is an empty one, which is printed; a damaged one is deleted.
+    """
+
+    def __init__(self) -> None:
+        folder = cache_folder()
+        self.file = None if folder is None else folder / f"kept-{sha256(TABLE)}.sqlite"
+
+    def values(self, keys: Sequence[str], marks: Sequence[str | None]) -> list[bytes | None]:
+        """The value of each key that is stored with exactly this mark, else None."""
+
+        def look(connection: sqlite3.Connection) -> list[bytes | None]:
+            return [_value(connection, key, mark) for key, mark in zip(keys, marks, strict=True)]
+
+        return self._do(look) or [None] * len(keys)
+
+    def keep(self, found: Sequence[tuple[str, str | None, bytes]]) -> None:
+        """Stores (key, mark, value) of those that have a mark."""
+        marked = [one for one in found if one[1] is not None]
+        rows = [(os.fsencode(key), mark, value, _crc(key, mark, value)) for key, mark, value in marked]
+        self._do(lambda connection: connection.executemany("REPLACE INTO kept VALUES (?, ?, ?, ?, NULL)", rows))
+
+    def used(self, key: str) -> None:
+        """Notes that a value is in use; deletes noted ones that were not used for `UNUSED_DAYS`."""
+
+        def note(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE kept SET used = ? WHERE key = ?", (time.time(), os.fsencode(key)))
+            connection.execute("DELETE FROM kept WHERE used < ?", (time.time() - UNUSED_DAYS * 86_400,))
+
+        self._do(note)
+
+    def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        """Runs `work` in one transaction; None where the store cannot be used."""
+        if self.file is None:
+            return None
+        try:
+            with contextlib.closing(sqlite3.connect(self.file, LOCK_SECONDS)) as connection, connection:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {TABLE}")
+                return work(connection)
+        except (sqlite3.OperationalError, sqlite3.DataError, OverflowError) as error:  # locked, no room, too large
+            tell(f"{self.file} cannot be used ({error}); this start does without it")
+            self.file = None
+        except sqlite3.DatabaseError as error:
+            tell(f"{self.file} is damaged ({error}) and was deleted")
+            for suffix in ("", "-journal"):  # an old journal would be played back into the new file
+                Path(f"{self.file}{suffix}").unlink(missing_ok=True)
+        return None
+
+
+def _value(connection: sqlite3.Connection, key: str, mark: str | None) -> bytes | None:
+    query = "SELECT value, crc FROM kept WHERE key = ? AND mark = ?"
+    row = connection.execute(query, (os.fsencode(key), mark)).fetchone()
+    if row is not None and row[1] != _crc(key, mark, row[0]):
+        raise sqlite3.DatabaseError(f"the checksum of {key} is wrong")
+    return None if row is None else bytes(row[0])
+
+
+def _crc(key: str, mark: str | None, value: bytes) -> int:
+    """SQLite has no checksums: a changed byte would be another picture."""
+    return zlib.crc32(os.fsencode(key) + f" {mark} ".encode() + value)
+
+
 def kept(name: str, fingerprint: str | None, make: Callable[[], Arrays]) -> Arrays:
     """The result of `make`, cached by name and fingerprint; without a fingerprint nothing is cached."""
-    folder = cache_folder() if fingerprint is not None else None
-    if folder is None or fingerprint is None:
+    if fingerprint is None:
         return make()
-    file = folder / f"{name}.npz"
-    found = _loaded(file, fingerprint)
-    if found is None:
-        found = make()
-        _store(file, {**found, "fingerprint": np.array(fingerprint)})
+    store = Store()
+    (stored,) = store.values([name], [fingerprint])
+    if stored is None:
+        found, file = make(), io.BytesIO()
+        np.savez(file, **found)  # type: ignore[arg-type]
+        store.keep([(name, fingerprint, file.getvalue())])
+    else:
+        found = dict(np.load(io.BytesIO(stored)))
+    store.used(name)
     return found
-
-
-def _loaded(file: Path, fingerprint: str) -> Arrays | None:
-    try:
-        with np.load(file) as stored:
-            if str(stored["fingerprint"]) != fingerprint:
-                return None
-            found = {name: stored[name] for name in stored.files}  # zip's checksums are compared on the way
-    except OSError:  # missing, or no permission
-        return None
-    except DAMAGE as error:
-        tell(f"{file} is damaged ({type(error).__name__}) and was deleted")
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
-        return None
-    with contextlib.suppress(OSError):  # another user's
-        os.utime(file)
-    return found
-
-
-def _store(file: Path, arrays: Arrays) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        temporary.replace(file)
-        for other in file.parent.iterdir():
-            if OWN_FILE.fullmatch(other.name) and time.time() - other.stat().st_mtime > UNUSED_DAYS * 86_400:
-                other.unlink()
-    except OSError as error:
-        tell(f"{file} cannot be written ({error.strerror}); the next start takes as long")
-    finally:
-        temporary.unlink(missing_ok=True)
