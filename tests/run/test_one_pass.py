@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vlmft.config.schema import OnBadRow, TrainConfig
+from vlmft.config.schema import TrainConfig
 from vlmft.data import images, rows
 from vlmft.data.datasets.columns import Columns
 from vlmft.data.ledger import Ledger
@@ -88,7 +88,7 @@ def started(
             count.clear()
         small = ("model=tiny", "data=columns", f"data.path={table}", "data.val_rows=8", "data.test_rows=8")
         config = resolved(compose(*small, "logger=none", f"output_root={tmp_path}", *overrides)).config
-        built = build_for(config, None, Ledger(None, OnBadRow["raise"], 0.0), Phases())
+        built = build_for(config, None, Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling), Phases())
         keep_data(check(config, built, tmp_path, Phases(), StopRequest()), tmp_path)
         return counts
 
@@ -102,6 +102,12 @@ def test_every_row_is_read_once_and_the_list_of_rows_hashed_once(started: Callab
     again = started()  # as for a resumed run: the manifest is there
     assert len(again.read) == N_ROWS and {*again.read.values()} == {1}
     assert len(again.hashed) == 1
+
+
+def test_a_row_that_cannot_be_read_is_read_once(started: Callable[..., Counts], table: Path) -> None:
+    table.write_text(table.read_text(encoding="utf-8").replace('"it is 3"', '""'), encoding="utf-8")
+    read = started("data.on_bad_row=skip", "data.bad_row_ceiling=0.5").read
+    assert len(read) == N_ROWS and {*read.values()} == {1}
 
 
 def test_every_image_is_decoded_once_beside_what_is_encoded(started: Callable[..., Counts], table: Path) -> None:

@@ -144,7 +144,8 @@ def decode_image(data: bytes, name: str) -> PIL.Image.Image:
 def _decoded(stream: BinaryIO, name: str) -> PIL.Image.Image:
     try:
         with PIL.Image.open(stream, formats=FORMATS) as image:
-            _check_size(image.width, image.height, name)
+            if image.width * image.height > MAX_PIXELS:
+                raise BadRowError(_too_large(f"{image.width}x{image.height} pixels", name))
             image.load()
             return _as_rgb(_upright(image), name)
     except BadRowError:
@@ -154,23 +155,15 @@ def _decoded(stream: BinaryIO, name: str) -> PIL.Image.Image:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise BadRowError(_too_large(str(error).partition(" exceeds")[0], name)) from error
     except PIL.UnidentifiedImageError as error:  # its own message holds a memory address, another in every run
-        raise BadRowError(f"Expected {_formats()}, got {_found(stream)} in {name}; replace the file") from error
+        formats = ", ".join(sorted(FORMATS))
+        raise BadRowError(f"Expected an image ({formats}), got {_found(stream)} in {name}; replace the file") from error
     except DAMAGE as error:
         found = f"a damaged one in {name} ({type(error).__name__}: {error})"
         raise BadRowError(f"Expected a whole image, got {found}; replace the file") from error
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadRowError(_too_large(f"{width}x{height} pixels", name))
-
-
 def _too_large(found: str, name: str) -> str:
     return f"Expected at most {MAX_PIXELS // 1_000_000} million pixels, got {found} in {name}; scale it down"
-
-
-def _formats() -> str:
-    return f"an image ({', '.join(sorted(FORMATS))})"
 
 
 def _found(stream: BinaryIO) -> str:

@@ -40,7 +40,8 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         if anew:
             path.unlink(missing_ok=True)
-        self.path, self.written = path, _ids_in(path) if path.exists() else set()
+        lines = whole_lines(path) if path.exists() else ()
+        self.path, self.written = path, {json.loads(line)["id"] for line in lines}
         for row_id, reason in self.bad.items():
             self._write(row_id, reason)
 
@@ -110,8 +111,3 @@ class Ledger:
             self.written.add(row_id)
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"id": row_id, "reason": reason}, ensure_ascii=False) + "\n")
-
-
-def _ids_in(path: Path) -> set[str]:
-    """Ids of the rows that are in the file."""
-    return {json.loads(line)["id"] for line in whole_lines(path)}

@@ -29,7 +29,7 @@ class Rows:
         """Raises ConfigError and BadRowError as `filled`."""
         self.dataset, self.config, self.ledger, self.seed = dataset, config, ledger, seed
         self._kept: OrderedDict[str, tuple[Record, Sample, int]] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept_bytes, self._refused = 0, dict[str, str]()
         index = dataset.index()
         self.facts = FactsOfRows(dataset, all_ids(index), ledger, self.sample)
         self.splits = filled(dataset, index, config, self.facts)
@@ -66,8 +66,14 @@ class Rows:
         if row_id in self._kept:
             self._kept.move_to_end(row_id)
             return self._kept[row_id]
-        record = self.dataset.read(row_id)
-        sample = self.dataset.to_sample(record)
+        if row_id in self._refused:
+            raise BadRowError(self._refused[row_id])
+        try:
+            record = self.dataset.read(row_id)
+            sample = self.dataset.to_sample(record)
+        except BadRowError as error:
+            self._refused[row_id] = str(error)
+            raise
         row = (record, sample, sum(map(stored_bytes, sample.prompt.images)))
         self._kept[row_id] = row
         self._kept_bytes += row[2]

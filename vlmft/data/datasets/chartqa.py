@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -112,7 +111,7 @@ class ChartQA(Columns):
         if MAKER in record:
             return SOURCES[record[MAKER]]
         table, number, _ = self._at(record["id"])  # the authors' files hold one source each
-        return self.sources[bisect_right(table.ends, number)] if len(self.sources) > 1 else self.sources[0]
+        return self.sources[table.part_of(number)]
 
     def _answers(self, record: Record) -> tuple[str, ...]:
         answer, references = answer_of(record["label"])

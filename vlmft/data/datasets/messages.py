@@ -16,7 +16,6 @@ from vlmft.data.sources.conversations import (
     MESSAGE_KEYS,
     PAIRS,
     SYSTEM,
-    TURNS,
     Exchange,
     Slot,
     Turn,
@@ -25,6 +24,7 @@ from vlmft.data.sources.conversations import (
     turns_of,
 )
 from vlmft.data.sources.fields import images_of, names_among, text_of
+from vlmft.data.sources.json_forms import TURNS
 from vlmft.data.sources.roles import fold, image_columns, unread_of
 from vlmft.data.sources.table import Table
 from vlmft.data.sources.tables import Loaded, with_images

@@ -73,7 +73,8 @@ def _is_place(value: Any, choices: Any, question: str) -> bool:
     found = options(choices)
     if not found or isinstance(value, bool) or str(value).strip() in map(str, found.values()):
         return False
-    return str(value).strip().isdigit() or (str(value).strip() in found and not _listed_in(question, found))
+    listed = all(str(choice) in question for choice in found.values())  # by the question itself: a letter is an answer
+    return str(value).strip().isdigit() or (str(value).strip() in found and not listed)
 
 
 def _require_from_zero(column: str, rows: Sequence[Asked]) -> None:
@@ -84,11 +85,6 @@ def _require_from_zero(column: str, rows: Sequence[Asked]) -> None:
             f"data.options.answers: Expected places of choices from 0 in {column!r}, got {sorted(places)[:4]}; write "
             "the texts of the answers, or count from 0"
         )
-
-
-def _listed_in(question: str, found: Mapping[str, Any]) -> bool:
-    """Whether the question itself lists the choices, so that a letter is an answer."""
-    return all(str(choice) in question for choice in found.values())
 
 
 CLASS_COLUMNS = ("label", "labels", "class", "cls", "category")

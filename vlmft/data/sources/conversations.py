@@ -18,11 +18,10 @@ from vlmft.data.sources.fields import (
     require_own_marks,
     text_of,
 )
+from vlmft.data.sources.json_forms import TURNS
 from vlmft.data.sources.roles import USUAL_NAMES, fold
 from vlmft.sample import BadRowError, Role
 
-TURNS = tuple("messages conversations conversation dialog dialogue dialogs chat turns contents texts".split())
-"""Fields that hold the list of turns."""
 PAIRS = tuple(
     pair.split("/")
     for pair in "prompt/completion query/response instruction/output instruction/response question/answer "
@@ -298,18 +297,15 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
     if not marked:
         return [text]
     require_own_marks(QWEN_TAG.sub("", text))
-    return [made for tagged, plain in _tagged(text) for made in ([Slot(plain)] if tagged else _marked(plain))]
-
-
-def _tagged(text: str) -> Iterator[tuple[bool, str]]:
-    """The text in turns with the paths of Qwen-VL's image tags: (whether it is a path, the piece)."""
-    for number, part in enumerate(QWEN_TAG.split(text)):
-        if number % 2 or part:
-            yield bool(number % 2), part
-
-
-def _marked(text: str) -> list[str | Slot]:
-    return [Slot() if piece is None else piece for piece in cut_at_marks(text)] if MARK in text else [text]
+    made: list[str | Slot] = []
+    for number, part in enumerate(QWEN_TAG.split(text)):  # text and path in turns
+        if number % 2:
+            made.append(Slot(part))
+        elif MARK in part:
+            made += [Slot() if cut is None else cut for cut in cut_at_marks(part)]
+        elif part:
+            made.append(part)
+    return made
 
 
 def _answer(turn: Turn) -> str:

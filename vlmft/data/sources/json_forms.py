@@ -17,8 +17,8 @@ ASKED = ("question", "query", "prompt", "caption", "text", "instruction")
 """Texts of a row: an object that has one is a row, whatever lists it holds."""
 TEXT_FIELDS = frozenset((*ASKED, "image", "image_path", "img", "file_name", "answer"))
 """The same, with texts that name an image or an answer."""
-TURN_FIELDS = frozenset("messages conversations conversation dialog dialogue chat turns contents texts".split())
-"""Fields of a row that hold its turns."""
+TURNS = tuple("messages conversations conversation dialog dialogue dialogs chat turns contents texts".split())
+"""Fields of a row that hold its list of turns."""
 
 Parts = Mapping[str, Sequence[Any]]
 """Name of a list of rows, "" for the only one -> the rows."""
@@ -60,7 +60,7 @@ def is_row(value: Mapping[str, Any]) -> bool:
     folded = {str(key).lower(): inner for key, inner in value.items()}
     if any(isinstance(folded.get(name), str) for name in TEXT_FIELDS):
         return True
-    turns = [row for name in TURN_FIELDS for row in folded.get(name) or () if isinstance(folded[name], list)]
+    turns = [row for name in TURNS for row in folded.get(name) or () if isinstance(folded[name], list)]
     return bool(turns) and all(isinstance(turn, dict) and TURN_KEYS & turn.keys() for turn in turns)
 
 

@@ -84,27 +84,20 @@ def roles_of(
         if role == "input" and fold(found.get("question", "")) != "instruction":
             continue
         column = usual(role, there, [found[r] for r in USUAL_NAMES if r in found])
-        if column is not None and (role != "references" or _has_lists(column, rows)):
+        several = role != "references" or any(isinstance(listed_text(row.get(column)), (list, tuple)) for row in rows)
+        if column is not None and several:
             found[role] = column
     if "image" not in found and "image" not in refused:
-        found.update(_image_by_look(there, rows, found.values()))
+        columns = image_columns(there, rows, found.values())
+        if len(columns) > 1:
+            raise ConfigError(
+                f"data.options.image: Expected one column of images, got {' and '.join(columns)}; say which is the "
+                "image, or write them into one column as a list"
+            )
+        if columns:
+            found["image"] = columns[0]
     _require(found, there, rows, asks=asks)
     return found
-
-
-def _has_lists(column: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(isinstance(listed_text(row.get(column)), (list, tuple)) for row in rows)
-
-
-def _image_by_look(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> dict[str, str]:
-    columns = image_columns(there, rows, taken)
-    if len(columns) > 1:
-        names = " and ".join(columns)
-        raise ConfigError(
-            f"data.options.image: Expected one column of images, got {names}; say which is the image, or write them "
-            "into one column as a list"
-        )
-    return {"image": columns[0]} if columns else {}
 
 
 def image_columns(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> list[str]:

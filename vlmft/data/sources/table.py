@@ -44,8 +44,6 @@ class Table:
     """Those of this split, in order."""
     sources: tuple[str, ...] | None = None
     """All that the rows come from: files with size and time, or the fingerprint of `datasets`. None: unknown."""
-    ends: tuple[int, ...] = ()
-    """Cumulative numbers of rows of its files, where there are several."""
 
     def row(self, number: int) -> dict[str, Any]:
         """Raises BadRowError where the row is not a mapping of the table's columns."""
@@ -62,7 +60,11 @@ class Table:
 
     def folders_of(self, number: int) -> ImageFolders | None:
         """Where the images of a row are."""
-        return self.folders[bisect.bisect_right(self.ends, number) if len(self.folders) > 1 else 0]
+        return self.folders[self.part_of(number)]
+
+    def part_of(self, number: int) -> int:
+        """Which of its files a row is in."""
+        return bisect.bisect_right(self.rows.ends, number) if isinstance(self.rows, Chained) else 0
 
     @property
     def parts(self) -> Sequence[Any]:
@@ -89,9 +91,7 @@ class Table:
 
     def sample_of(self, part: int) -> list[dict[str, Any]]:
         """The same for one of its files."""
-        start = self.ends[part - 1] if part else 0
-        end = self.ends[part] if self.ends else len(self.rows)
-        first, last = bisect.bisect_left(self.numbers, start), bisect.bisect_left(self.numbers, end)
+        first, last = (bisect.bisect_left(self.numbers, end, key=self.part_of) for end in (part, part + 1))
         return self._spread(self.numbers[first:last], SAMPLED_ROWS)
 
     def _spread(self, numbers: Sequence[int], most: int) -> list[dict[str, Any]]:
@@ -119,8 +119,7 @@ class Table:
 def table_of(lists: Sequence[Any], folders: Sequence[ImageFolders | None], sources: tuple[str, ...] | None) -> Table:
     """The table of the rows of one or more files, `folders` one for each file."""
     rows = lists[0] if len(lists) == 1 else Chained(lists)
-    ends = tuple(itertools.accumulate(map(len, lists)))
-    return Table(rows, tuple(folders), range(len(rows)), sources, ends)
+    return Table(rows, tuple(folders), range(len(rows)), sources)
 
 
 def table_in_memory(lists: Sequence[list[Any]], images: Path) -> Table:
