@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 1_830,
-    "data": 7_295,
+    "data": 7_286,
     "evaluation": 2_881,
     "labels": 1_252,
     "metrics": 1_623,
@@ -25,7 +25,7 @@ MAX_LINES = {
     "pages": 267,
     "predictions": 2_082,
     "report": 1_981,
-    "run": 2_784,
+    "run": 2_783,
     "sample.py": 254,
     "sweep": 881,
     "tools": 1_186,

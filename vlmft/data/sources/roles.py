@@ -84,8 +84,9 @@ def roles_of(
         if role == "input" and fold(found.get("question", "")) != "instruction":
             continue
         column = usual(role, there, [found[r] for r in USUAL_NAMES if r in found])
-        several = role != "references" or any(isinstance(listed_text(row.get(column)), (list, tuple)) for row in rows)
-        if column is not None and several:
+        if column is None:
+            continue
+        if role != "references" or any(isinstance(listed_text(row.get(column)), (list, tuple)) for row in rows):
             found[role] = column
     if "image" not in found and "image" not in refused:
         columns = image_columns(there, rows, found.values())

@@ -28,7 +28,7 @@ FILES_AT_ONCE, MOST_THREADS = 256, 8
 @functools.lru_cache(maxsize=1)
 def code_of_images() -> str:
     """Hash of the code that turns a file into a `LOOK`, and of Pillow's version."""
-    return sha256(PIL.__version__, *map(inspect.getsource, (images, near_duplicates, pixels_sha256)))
+    return sha256(PIL.__version__, *[inspect.getsource(code) for code in (images, near_duplicates, pixels_sha256)])
 
 
 def image_hashes(paths: Sequence[str], poll: Callable[[], None] = lambda: None) -> list[bytes | str]:

@@ -85,14 +85,15 @@ def survey_splits(rows: Rows, poll: Callable[[], None] = lambda: None) -> Survey
     return Survey(
         rows,
         looked_at,
-        {
-            split: card(found, lambda place, some=some: rows.sample(some[place]).answer, len(rows.ids[split]))
-            for split, (some, found) in looked_at.items()
-        },
+        {split: _card(rows, split, *found) for split, found in looked_at.items()},
         {split: group_sizes(groups[split]) for split in looked_at},
         near,
         {splits: [pair for pair in pairs if pair.held_out not in known[splits]] for splits, pairs in mirrored.items()},
     )
+
+
+def _card(rows: Rows, split: Split, ids: Ids, facts: Facts) -> SplitCard:
+    return card(facts, lambda place: rows.sample(ids[place]).answer, len(rows.ids[split]))
 
 
 def near_pairs(rows: Rows, looked_at: Mapping[Split, tuple[Ids, Facts]], *, mirrored: bool) -> Pairs:
