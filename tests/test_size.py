@@ -23,7 +23,7 @@ MAX_LINES = {
     "metrics": 1_623,
     "models": 2_874,
     "pages": 267,
-    "predictions": 2_082,
+    "predictions": 2_064,
     "report": 1_981,
     "run": 2_783,
     "sample.py": 254,

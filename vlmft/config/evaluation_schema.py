@@ -22,9 +22,9 @@ class ShotChoice(str, Enum):
 @dataclass
 class FewShotConfig:
     k: Count = 4
-    """Examples before each question; one that does not fit is dropped and said, never cut."""
+    """Examples before each question; one that does not fit is dropped with a note, never cut."""
     draws: Count = 3
-    """Seeded choices of examples; the arm's value is their mean, and their spread is told."""
+    """Seeded choices of examples; the arm's value is their mean, and their spread is reported."""
     choose: ShotChoice = ShotChoice.random
     """random: the same from train for all questions of a draw. nearest: of each question's own, the train images most
     like its image by what the model sees. file: written by hand."""
@@ -42,7 +42,7 @@ class EvaluationConfig:
     quantisation); names in `adapters`; untuned or tuned @vendor or @bare, as below."""
     prompts: list[PromptName] = field(default_factory=lambda: ["train"])
     """train: the dataset's prompt. vendor: model.vendor_prompt, bare: the question alone; each asked of the untuned
-    and the tuned model, so that what tuning taught of the form shows apart from what it taught of the task."""
+    and the tuned model, so that format gain and skill gain are reported apart."""
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     rows_per_batch: Count = 64
     """Prompts that are answered at once (left-padded)."""

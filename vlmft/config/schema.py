@@ -179,7 +179,7 @@ class DataConfig:
     split_seed: CountOrZero = 0
     """Which rows these are; apart from `seed`, so that runs of several seeds are tested on the same rows."""
     group_near_duplicates: bool = False
-    """Keep images that look alike in one split, too, where splits are taken from train. They are told by a perceptual
+    """Keep images that look alike in one split, too, where splits are taken from train. They are found by a perceptual
     hash that sees no colour, and groups are chains: if A is like B and B like C, then A and C stand together. Where all
     images share one layout a chain can swallow most of them, and then there is nothing left to divide; look at the
     size of the largest group, which is printed, and at near_duplicates.html first. What counts as alike, and what was

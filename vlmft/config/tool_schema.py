@@ -154,7 +154,7 @@ class ChatConfig:
     max_retries: CountOrZero = 5
     """Further tries after 429, a server's own error, a timeout or a lost connection."""
     price_per_million_input_tokens: Optional[NotNegative] = None
-    """In any currency. The cost is told where both prices are known."""
+    """In any currency. The cost is printed where both prices are known."""
     price_per_million_output_tokens: Optional[NotNegative] = None
 
 

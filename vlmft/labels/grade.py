@@ -31,7 +31,8 @@ from vlmft.evaluation.grading import (
 from vlmft.evaluation.numbers import Unit, console, percent
 from vlmft.pages import packaged
 from vlmft.pages.local_page import Page, html_page, picture_bytes, serve
-from vlmft.predictions.rows import read_rows
+from vlmft.predictions.rows import Reading
+from vlmft.predictions.rows import read_predictions as read_file
 from vlmft.report import put_grading
 from vlmft.report.graded import kappa_words
 from vlmft.report.stored import REPORT_HTML
@@ -81,7 +82,7 @@ def grade(config: GradeConfig) -> None:
         file = VerdictFile(predictions.folder / GRADING_FOLDER / f"{rater}.jsonl")
         print(f"{len(items)} answers to {len(rows)} questions, judged by {rater}", file=sys.stderr)
         serve(grading_page(items, samples, file, references=config.references), config.port, config.open_browser)
-    tell(predictions, arms, as_json=config.json)
+    store_and_print(predictions, arms, as_json=config.json)
 
 
 def judged_arms(predictions: Predictions) -> list[str]:
@@ -112,9 +113,8 @@ def read_predictions(folder: Path, first: Sequence[str] = ()) -> Predictions:
     if lost := [arm for arm in first if arm not in there]:
         raise ConfigError(f"arms: Expected some of {', '.join(sorted(there))}, got {', '.join(lost)}")
     order = [*first, *sorted(set(there) - set(first), key=lambda arm: (arm != "untuned", arm))]
-    rows = {
-        arm: read_rows(folder / "predictions" / f"{arm}.jsonl", {"id": "id", "prediction": "text"}) for arm in order
-    }
+    reading = Reading({"id": "id", "prediction": "text"})
+    rows = {arm: read_file(folder / "predictions" / f"{arm}.jsonl", reading) for arm in order}
     answers = {arm: {row.id: row.prediction or "" for row in found.rows.values()} for arm, found in rows.items()}
     groups = {row_id: group for arm in reversed(order) for row_id, group in rows[arm].groups.items()}
     return Predictions(folder, answers, groups)
@@ -248,7 +248,7 @@ def read_grading(predictions: Predictions, arms: Sequence[str]) -> Grading:
     return summarise_grading(predictions.answers, verdicts, predictions.groups, arms)
 
 
-def tell(predictions: Predictions, arms: Sequence[str], *, as_json: bool) -> None:
+def store_and_print(predictions: Predictions, arms: Sequence[str], *, as_json: bool) -> None:
     """Prints the result, and puts it into grading/summary.json and into what the run or evaluation has written."""
     grading, folder = read_grading(predictions, arms), predictions.folder
     if not any(rater.n_texts for rater in grading.raters):

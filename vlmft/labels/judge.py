@@ -17,7 +17,7 @@ from vlmft.config.tool_schema import GradeConfig, JudgeConfig, JudgeModelConfig
 from vlmft.evaluation.grading import GRADING_FOLDER, JUDGE, Verdict, VerdictFile, text_sha256
 from vlmft.labels.asking import Tally, ask_all, say
 from vlmft.labels.chat_client import OpenAIChat, Patient, Reply
-from vlmft.labels.grade import Item, chosen_rows, read_predictions, read_samples, shuffled_items, tell
+from vlmft.labels.grade import Item, chosen_rows, read_predictions, read_samples, shuffled_items, store_and_print
 from vlmft.run.folder import write_json
 from vlmft.run.lock import locked
 from vlmft.sample import Message, Prompt, Question, Sample
@@ -99,7 +99,7 @@ def judge(config: JudgeConfig) -> None:
     lost = f", {judging.unreadable} replies without a verdict" if judging.unreadable else ""
     failed = f", {len(tally.failed) + tally.given_up} not answered" if tally.failed or tally.given_up else ""
     say(f"{tally.answered - judging.unreadable} verdicts{lost}{failed}; {tally.spent}")
-    tell(predictions, arms, as_json=config.json)
+    store_and_print(predictions, arms, as_json=config.json)
 
 
 def begun(folder: Path, config: JudgeModelConfig) -> Judging:

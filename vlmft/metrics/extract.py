@@ -165,10 +165,10 @@ def _is_article(found: re.Match[str], group: int) -> bool:
 
 def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
     phrases = PHRASE.findall(answer)
-    said = normalised(str(phrases[-1]) if phrases else answer)
+    chosen = normalised(str(phrases[-1]) if phrases else answer)
     texts = {letter: normalised(text) for letter, text in options.items() if normalised(text)}
-    equal = [letter for letter, text in texts.items() if text == said]
-    inside = [letter for letter, text in texts.items() if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)]
+    equal = [letter for letter, text in texts.items() if text == chosen]
+    inside = [letter for letter, text in texts.items() if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", chosen)]
     found = equal or inside
     return found[0] if len(found) == 1 else None
 
@@ -189,10 +189,10 @@ def yes_or_no(text: str) -> str | None:
     """ "yes" or "no", where the marked answer begins with it or holds it alone ("Yes, there is a dog."); else None."""
     tagged = tagged_answer(text)
     spoken = words(text if tagged is None else tagged)
-    said = [_YES_NO[word] for word in spoken if word in _YES_NO]
+    found = [_YES_NO[word] for word in spoken if word in _YES_NO]
     if spoken and spoken[0] in _YES_NO and not {*spoken[1:2]} & {*_YES_NO, "or", "или"}:
-        return said[0]
-    return said[0] if len(set(said)) == 1 else None
+        return found[0]
+    return found[0] if len(set(found)) == 1 else None
 
 
 def numerals_of(text: str) -> list[str]:

@@ -85,20 +85,20 @@ def macro_f1(labels: Labels) -> CorpusMetric:
     def table(rows: Sequence[Row]) -> Table:
         expect_rows(rows)
         pairs = Counter((labels.gold(references), labels.read(prediction)) for prediction, references in rows)
-        right, truth, said = Counter[str](), Counter[str](), Counter[str]()
+        right, truth, predicted = Counter[str](), Counter[str](), Counter[str]()
         for (gold, label), count in pairs.items():
             truth[gold] += count
-            said[label] += count
+            predicted[label] += count
             right[gold] += count if gold == label else 0
-        f1 = {name: 2 * right[name] / (truth[name] + said[name]) if right[name] else 0.0 for name in labels.names}
+        f1 = {name: 2 * right[name] / (truth[name] + predicted[name]) if right[name] else 0.0 for name in labels.names}
         wrong = sorted((-count, gold, label) for (gold, label), count in pairs.items() if gold != label)
         absent = sum(not truth[name] for name in labels.names)
         return Table(
             {
                 "macro_f1": sum(f1.values()) / len(f1),
                 "accuracy": right.total() / len(rows),
-                "unparsed": said[NONE] / len(rows),
-                "ambiguous": said[AMBIGUOUS] / len(rows),
+                "unparsed": predicted[NONE] / len(rows),
+                "ambiguous": predicted[AMBIGUOUS] / len(rows),
             },
             [f"macro_f1: over all {len(f1)} classes of the list"]
             + ([f"macro_f1: {absent} of them have no row here and count as 0"] if absent else []),

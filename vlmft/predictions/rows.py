@@ -128,11 +128,6 @@ class PredictionRows:
         return replace(self, rows={row.id: row for row in rows}, notes=[*self.notes, *notes])
 
 
-def read_rows(path: Path, named: Mapping[str, str]) -> PredictionRows:
-    """`read_predictions` where the columns are known."""
-    return read_predictions(path, Reading(named))
-
-
 def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool = False) -> PredictionRows:
     """The rows of `path`.
 
@@ -142,35 +137,37 @@ def read_predictions(path: Path, reading: Reading, *, references_elsewhere: bool
     names = dict(COLUMNS)
     if references_elsewhere:
         names |= {"reference": (), "prediction": [*COLUMNS["prediction"], "answer", "caption"]}
-    wanted = [*(reading.named[use] for use in ("prediction", "score") if use in reading.named), *names["prediction"]]
-    records = read_records(path, wanted, "predictions", rows=reading.rows, encoding=reading.encoding)
+    return _read(path, reading, names, "prediction", "score")
+
+
+def _read(path: Path, reading: Reading, names: Mapping[str, Sequence[str]], *uses: str) -> PredictionRows:
+    """The rows of a file that has a column of one of `uses`, named or found by `names`; ids are each row's own over
+    several lists."""
+    named, use = reading.named, uses[0]
+    wanted = [*(named[one] for one in uses if one in named), *names[use]]
+    records = read_records(path, wanted, f"{use}s", rows=reading.rows, encoding=reading.encoding)
     if records.is_lines:
-        return _rows(path, records, {"prediction": LINE}, reading)
-    records, columns = _with_columns(path, records, reading, names)
-    if "prediction" not in columns and "score" not in columns:
-        there = [name for name in names_of(records.rows) if "." not in name]
-        known = "answer" in map(plain, there) and plain(columns.get("reference", "answer")) != "answer"
-        hint = ", prediction=answer where that is the model's" if known else ""
-        raise ConfigError(
-            f"{path}: Expected a column of predictions, got {', '.join(there)}; name it with "
-            f"--columns prediction=...{hint}, or a column of scores with --columns score=..."
-        )
-    return _rows(path, records, columns, reading)
-
-
-def _with_columns(
-    path: Path, records: Records, reading: Reading, names: Mapping[str, Sequence[str]]
-) -> tuple[Records, dict[str, str]]:
-    """The columns, and the rows with ids that are each row's own over several lists."""
-    there = {plain(name): name for name in reversed(names_of(records.rows))} if records.split is not None else {}
-    named = reading.named
+        return _rows(path, records, {use: LINE}, reading)
+    all_names = names_of(records.rows)
+    if use == "reference":  # the columns named for the predictions' own file need not be in it
+        named = {one: column for one, column in named.items() if one in names and column in all_names}
+    there = {plain(name): name for name in reversed(all_names)} if records.split is not None else {}
     for column in [named["id"]] if "id" in named else [there[name] for name in COLUMNS["id"] if name in there]:
         rows, note = unique_over_splits(records, column)
         if note is not None:
             records = replace(records, rows=rows, notes=[*records.notes, note])
             break
     columns, notes = find_columns(path, records.rows, named, names, objects=reading.as_json)
-    return replace(records, notes=[*records.notes, *notes]), columns
+    if not {*uses} & columns.keys():
+        outer = [name for name in all_names if "." not in name]
+        head = f"{path}: Expected a column of {use}s, got {', '.join(outer)}; "
+        if use == "reference":
+            raise ConfigError(f"{head}use --columns reference=...")
+        known = "answer" in map(plain, outer) and plain(columns.get("reference", "answer")) != "answer"
+        hint = ", prediction=answer where that is the model's" if known else ""
+        more = f"name it with --columns prediction=...{hint}, or a column of scores with --columns score=..."
+        raise ConfigError(f"{head}{more}")
+    return _rows(path, replace(records, notes=[*records.notes, *notes]), columns, reading)
 
 
 def _rows(path: Path, records: Records, columns: Mapping[str, str], reading: Reading) -> PredictionRows:
@@ -296,12 +293,13 @@ def with_references(rows: PredictionRows, source: Path | None, reading: Reading)
             f"{rows.path}: Expected a column of references, got {', '.join(rows.columns.values())}; name it with "
             f"--columns reference=..., or give --references FILE{also}"
         )
-    ids = read_rows(rows.path, reading.named).rows if reading.by_order else rows.rows
+    ids = read_predictions(rows.path, Reading(reading.named)).rows if reading.by_order else rows.rows
     return _of_the_run(rows, list(ids), config.parent)
 
 
 def _joined(rows: PredictionRows, source: Path, reading: Reading) -> PredictionRows:
-    other = _read_references(source, reading)
+    names = {"id": COLUMNS["id"], "reference": [*COLUMNS["reference"], "captions", "caption"]}
+    other = _read(source, replace(reading, rows=None), names, "reference")
     notes = [*other.notes]
     by_order = reading.by_order or (rows.is_lines and other.is_lines)
     if by_order or "id" not in rows.columns or "id" not in other.columns:
@@ -328,22 +326,6 @@ def _joined(rows: PredictionRows, source: Path, reading: Reading) -> PredictionR
         options, by = row.options if has_options else partner.options, partner.by if row.by is None else row.by
         joined.append(replace(row, references=partner.references, options=options, by=by))
     return rows.with_rows(joined, notes)
-
-
-def _read_references(source: Path, reading: Reading) -> PredictionRows:
-    """A file of ids and references; it needs no predictions of its own."""
-    names = {"id": COLUMNS["id"], "reference": [*COLUMNS["reference"], "captions", "caption"]}
-    wanted = [*(reading.named[use] for use in ("reference",) if use in reading.named), *names["reference"]]
-    records = read_records(source, wanted, "references", encoding=reading.encoding)
-    if records.is_lines:
-        return _rows(source, records, {"reference": LINE}, reading)
-    there = names_of(records.rows)
-    named = {use: column for use, column in reading.named.items() if use in names and column in there}
-    records, columns = _with_columns(source, records, replace(reading, named=named), names)
-    if "reference" not in columns:
-        shown = ", ".join(name for name in there if "." not in name)
-        raise ConfigError(f"{source}: Expected a column of references, got {shown}; use --columns reference=...")
-    return _rows(source, records, columns, reading)
 
 
 def _of_the_run(rows: PredictionRows, ids: Sequence[str], folder: Path) -> PredictionRows:

@@ -113,11 +113,11 @@ def _asked(rows: PredictionRows, name: str) -> dict[str, str]:
 def _advice(name: str, expected: Mapping[str, str], got: Mapping[str, str]) -> str:
     """How rows in another order can be paired."""
     texts = {*expected.values()}
-    if texts != {*got.values()}:
-        return ", or in another order; pair them by what names the question (--columns id=...)"
-    if len(texts) == len(expected):
+    are_same = texts == {*got.values()}
+    if are_same and len(texts) == len(expected):
         return f" but in another order; pair them with --columns id={name}"
-    return " but in another order; pair them by what names the question (--columns id=...)"
+    order = " but in another order" if are_same else ", or in another order"
+    return f"{order}; pair them by what names the question (--columns id=...)"
 
 
 def _plain(text: str) -> str:

@@ -167,7 +167,7 @@ def json_tables(root: Path, sources: Sequence[Source]) -> Loaded:
                 f"data.path: Expected {absent[0]}, got {_listing(folder)}; add it, or set data.options.sources"
             )
         loaded.tables[split] = table_in_memory([json_value(file, list) for file in files], images)
-        loaded.told[split] = ", ".join(file.name for file in files)
+        loaded.origins[split] = ", ".join(file.name for file in files)
     return loaded
 
 

@@ -108,7 +108,7 @@ class Columns(Dataset):
         """Loaded at first use; raises ConfigError where there is no such table or column."""
         if not self._tables:
             loaded = self._load()
-            self._description = Description(dict(loaded.told), notes=list(loaded.notes))
+            self._description = Description(dict(loaded.origins), notes=list(loaded.notes))
             self._tables = self._read_as(loaded)
         return self._tables
 

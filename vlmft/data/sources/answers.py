@@ -36,7 +36,7 @@ Asked: TypeAlias = tuple[Any, Any, str]
 
 def reading_of(column: str, rows: Sequence[Asked]) -> str:
     """One of `READINGS`, from sampled rows that have an answer; raises ConfigError for places counted from 1."""
-    values = [told(column, value) for value, _, _ in rows]
+    values = [as_list(column, value) for value, _, _ in rows]
     lists = [value for value in values if isinstance(value, (list, tuple)) and value]
     if any(isinstance(value, Mapping) and _several(value) is not None for value in values):
         return "list"
@@ -55,7 +55,7 @@ def reading_of(column: str, rows: Sequence[Asked]) -> str:
     return "single" if texts and all(len(value) == 1 for value in lists) else "json"
 
 
-def told(column: str, value: Any) -> Any:
+def as_list(column: str, value: Any) -> Any:
     """The list that a column of several answers holds as text, as in CSV; else the value."""
     return listed_text(value) if isinstance(value, str) and fold(column) in SEVERAL else value
 
@@ -112,7 +112,7 @@ def answers_of(field: str, value: Any, reading: str, choices: Any = None) -> tup
     """
     if reading == "choice":
         return (_chosen(field, value, choices),) * 2
-    value = told(field, value) if reading == "list" else value
+    value = as_list(field, value) if reading == "list" else value
     if isinstance(value, Mapping):
         several = _several(value)
         value = several if several is not None else _json(value.get("gt_parse", value))

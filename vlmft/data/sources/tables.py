@@ -33,7 +33,7 @@ class Loaded:
     """Tables, with a description of where they come from."""
 
     tables: dict[Split, Table] = field(default_factory=dict)
-    told: dict[Split, str] = field(default_factory=dict)
+    origins: dict[Split, str] = field(default_factory=dict)
     """Of each split: its files, their form, and why they are this split."""
     declared: bool = False
     """Whether any name gives a split."""
@@ -261,7 +261,7 @@ def _by_split(parts: Sequence[Part], names: Names) -> Loaded:
             forms = ", ".join(dict.fromkeys(part.form for part in some))
             listed = ", ".join(part.name for part in some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
             why = ", by name" if any(part.split is not None for part in some) else ""
-            loaded.told[split] = f"{listed} ({forms}){why}"
+            loaded.origins[split] = f"{listed} ({forms}){why}"
     loaded.declared = bool(named)
     if not loaded.tables:
         raise ConfigError(
@@ -298,7 +298,7 @@ def library_tables(loaded: Mapping[str, Any], names: Names, origin: str, folders
             parts = [loaded[name] for name in known[split]]
             marks = tuple(part._fingerprint for part in parts)
             found.tables[split] = table_of(parts, [folders] * len(parts), marks)
-            found.told[split] = f"{', '.join(known[split])} of {origin}"
+            found.origins[split] = f"{', '.join(known[split])} of {origin}"
     return found
 
 
