@@ -29,7 +29,7 @@ MAX_LINES = {
     "sample.py": 254,
     "sweep": 881,
     "tools": 1_186,
-    "training": 1_774,
+    "training": 1_867,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted."""
 MAX_MEDIAN_LINES = 120

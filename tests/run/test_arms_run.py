@@ -143,7 +143,7 @@ def test_format_and_skill_gain_and_batch_size_are_reported(everything: Any) -> N
     assert summary["batch_invariance"] == {"n": 4, "rows_per_batch": 8, "changed": []}
     assert summary["metric_variant"].startswith("count_accuracy/")
     assert {"exact_match/nfc-casefold@1"} < summary["arms"][0]["beside"].keys()
-    assert "test: 24 rows are too few to show, in four cases of five, any difference where 30 %" in everything.output
+    assert "test: 24 rows are too few: where 30 % of the answers or less change, most differences" in everything.output
 
 
 def test_nearest_examples_are_each_questions_own(run: Path, evaluate_small: Any) -> None:

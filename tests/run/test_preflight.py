@@ -270,7 +270,8 @@ def test_it_is_said_which_way_the_images_move_the_loss(
     samples = built.data.samples(built.data.ids["train"][:8])
     (check,) = preflight_file._images(built, [built.family.encode(sample) for sample in samples], samples)
     assert check.ok == ok and words in check.sentence
-    assert check.sentence.startswith(f"loss {losses[0]:.4f} with the images, {losses[1]:.4f} with black ones (untuned,")
+    assert check.sentence.startswith(f"loss {losses[0]:.3f} with the images, {losses[1]:.3f} with black ones (untuned,")
+    assert check.is_news == (words not in ("they lower it", "the model does not see them"))
 
 
 class TooBig(Defect):

@@ -81,10 +81,9 @@ def test_summary_holds_the_documented_keys(trained: Any) -> None:
 
 def test_what_is_printed(trained: Any) -> None:
     for text in (
-        "train.lr = 0.0015  (from model.default_lr of tiny_qwen2vl)",
-        "rows: train 32, val 16, test 24",
-        "language: 32,768 trained parameters in 14 adapted layers",
-        "  ok   leak canary: passed",
+        "  chosen for you: train.lr=0.0015, trainer.max_epochs=",
+        "trained: 32,768 parameters of the language part (LoRA on 14 layers)",
+        "preflight: all 7 checks passed (learns, first loss, gradients, images arrive, longest row, learning rate, ",
         "count_accuracy on 24 rows",
         "always giving the most frequent reference would score",
         "untuned -> tuned:",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,17 +141,22 @@ def test_everything_inferred_is_said(compose: Callable[..., Any], capsys: pytest
         "train.rows_per_batch": config.train.rows_per_step,
         "device": "cpu",
         "trainer.precision": "32-true",
+        "trainer.threads": int(os.environ["OMP_NUM_THREADS"]),
     }
     assert all(item.origin for item in found)
     assert (config.train.lr, config.trainer.max_epochs) == (0.0015, config.data.default_epochs)
     assert config.train.rows_per_batch == config.train.rows_per_step
     print_inferred(found)
+    printed = capsys.readouterr().out
+    assert "  chosen for you: train.lr=0.0015, trainer.max_epochs=" in printed and "(from OMP_NUM_THREADS)" in printed
+    print_inferred(found, verbose=True)
     assert "  train.lr = 0.0015  (from model.default_lr of tiny_qwen2vl)" in capsys.readouterr().out.splitlines()
     assert [item.key for item in resolved(config).inferred] == ["device"]  # the rest is settled now
 
 
 def test_what_was_said_is_not_inferred(compose: Callable[..., Any]) -> None:
-    said = ("train.lr=1e-4", "trainer.max_epochs=1", "train.rows_per_batch=2", "trainer.precision=bf16-mixed")
+    said = ("train.lr=1e-4", "trainer.max_epochs=1", "train.rows_per_batch=2", "trainer.threads=1")
+    said += ("trainer.precision=bf16-mixed",)
     config = compose("model=tiny_qwen2vl", "data=shapes", "trainer=cpu", *said)
     assert [item.key for item in resolved(config).inferred] == ["device"]
     assert (config.train.lr, config.trainer.precision) == (1e-4, "bf16-mixed")

@@ -102,6 +102,9 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
 def run_entry(main: Callable[[], None]) -> None:
     """Calls `main`; a mistake of the user's ends as `error: ...` on stderr and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print its own several lines and exit 1; we want the exception
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+        # Read when torch is imported. Threads that wait in a loop take the core that the thread they wait for needs.
+        os.environ.update(OMP_WAIT_POLICY="PASSIVE", KMP_BLOCKTIME="0")
     # Set before anything imports it: on a CPU bitsandbytes warns of a kernel that we do not want (models/load.py).
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     sys.excepthook = _redacted_traceback

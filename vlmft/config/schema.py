@@ -275,6 +275,8 @@ class TrainConfig:
     """Check labels, first loss, gradients, images, memory and leaks before training (seconds)."""
     test: bool = True
     """After training, evaluate untuned and tuned on the test split."""
+    verbose: bool = False
+    """Print every finding, check and comparison, not the news alone."""
     scale: Scale = Scale.full
     """`smoke`: a small random model of the same family, a few drawn rows of the same form, two epochs at most."""
 

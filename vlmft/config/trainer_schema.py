@@ -112,6 +112,8 @@ class TrainerConfig:
     enable_autolog_hparams: bool = True
     memory_gib: Optional[Positive] = None
     """Not Lightning's: GiB that a device may use; null: what is free. Estimated to need more, a run stops at once."""
+    threads: Optional[Count] = None
+    """Not Lightning's: CPU threads that compute; null: as many as there are free cores, or OMP_NUM_THREADS."""
 
 
 @dataclass
@@ -130,6 +132,8 @@ class LoggerConfig:
     """Runs that W&B shows together; null: the run's name, so that a run and its evaluations are."""
     tags: list[str] = field(default_factory=list)
     """Of the run in W&B; logger=wandb takes `tags`."""
+    samples: CountOrZero = 2
+    """Answers to the first validation rows, shown after each validation in the terminal and in W&B; 0: none."""
     table_rows: CountOrZero = 32
     """First test rows that go to W&B with image, answers and scores; 0: none."""
     log_adapter: bool = False

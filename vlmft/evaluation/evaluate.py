@@ -271,6 +271,7 @@ class _Runner:
             "numerics": model.numerics,
             **more,
         }
+        answerer = dataclasses.replace(answerer, what=f"answers of {name}")
         predictions = predict(questions, answerer, PredictionFile(path, key))
         self._tell(name, predictions)
         result.samples = [sample for sample in result.samples if sample.id in predictions.answers]

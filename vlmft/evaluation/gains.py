@@ -123,9 +123,13 @@ def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
         return f"{units} cannot show any difference of two arms at p < 0.05: that takes {SMALLEST_SIGNIFICANT} {what}"
     smallest = [smallest_difference(n_groups, share) for share in (0.1, 0.3)]
     if smallest[-1] is None:
-        return f"{units} are too few to show, in four cases of five, any difference where 30 % of them or less change"
-    few, many = ("no difference" if one is None else f"a difference of {100 * one:.1f} points" for one in smallest)
-    return f"{units} show, in four cases of five, {few} where 10 % of them change, and {many} where 30 % do"
+        return f"{units} are too few: where 30 % of the answers or less change, most differences will look like chance"
+    few, many = (None if one is None else f"{100 * one:.1f} points" for one in smallest)
+    if_few = f"by {few} if 10 % do" if few else "where 10 % do, no difference shows"
+    return (
+        f"{units}: two arms must differ by {many} to be told apart in four cases of five if 30 % of the answers change "
+        f"({if_few}); a smaller difference can look like chance"
+    )
 
 
 MANY_TUNED = 3

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
 from vlmft.config.files import append_synced, whole_lines
+from vlmft.config.progress import Progress
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
@@ -80,6 +81,8 @@ class Answerer:
     workers: int = 0
     poll: Callable[[], None] = lambda: None
     """Called before each batch; raises where the run was asked to stop."""
+    what: str = "answers"
+    """What the progress of a long pass is called."""
     prefix: Prefix | None = None
     """What prompts begin with, computed once; a batch with a row that begins differently is computed whole."""
 
@@ -93,25 +96,26 @@ class Answerer:
         cuts = [questions[i : i + self.rows_per_batch] for i in range(0, len(questions), self.rows_per_batch)]
         open_cuts = [cut for cut in cuts if not skip([question.id for question in cut])]
         flat = [question for cut in open_cuts for question in cut]
-        sizes = iter([len(cut) for cut in open_cuts])
+        numbers = iter(range(len(flat)))
         loader = DataLoader(
             EncodedQuestions(self.family, flat),
-            batch_sampler=_consecutive([len(cut) for cut in open_cuts]),
+            batch_sampler=[[next(numbers) for _ in cut] for cut in open_cuts],
             num_workers=self.workers,
             worker_init_fn=outlive_signals,
             collate_fn=_as_list,
             generator=torch.Generator(),  # its own, so that asking does not move the global one
         )
-        for rows in loader:
-            self.poll()
-            assert len(rows) == next(sizes)
-            good = [row for row, _ in rows if isinstance(row, EncodedRow)]
-            for row, _ in rows:
-                if isinstance(row, BadRow):
-                    self.refuse(row)
-            dropped = {row.id: n for row, n in rows if n}
-            answers = self.answer_rows(good) if good else {}
-            yield {i: replace(answer, shots_dropped=dropped.get(i, 0)) for i, answer in answers.items()}
+        with Progress(self.what, len(flat)) as progress:
+            for rows in loader:
+                self.poll()
+                good = [row for row, _ in rows if isinstance(row, EncodedRow)]
+                for row, _ in rows:
+                    if isinstance(row, BadRow):
+                        self.refuse(row)
+                dropped = {row.id: n for row, n in rows if n}
+                answers = self.answer_rows(good) if good else {}
+                progress.advance(len(rows))
+                yield {i: replace(answer, shots_dropped=dropped.get(i, 0)) for i, answer in answers.items()}
 
     def answer_rows(self, rows: Sequence[EncodedRow]) -> dict[str, Answer]:
         """Answers of one batch, by id; in halves where it does not fit the memory.
@@ -147,11 +151,6 @@ class Answerer:
         stopped = self.family.end_id in ids
         ids = ids[: ids.index(self.family.end_id)] if stopped else ids
         return Answer(self.family.decode(ids), "stop" if stopped else "length", len(ids))
-
-
-def _consecutive(sizes: Sequence[int]) -> list[list[int]]:
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
 
 
 class PredictionFile:

@@ -13,13 +13,7 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
-from vlmft.config.schema import (
-    DataConfig,
-    ModelConfig,
-    OptimizationConfig,
-    OptimizerName,
-    TrainConfig,
-)
+from vlmft.config.schema import DataConfig, ModelConfig, OptimizationConfig, OptimizerName, TrainConfig
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
@@ -32,7 +26,9 @@ from vlmft.models.family import make_family
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights
+from vlmft.run.folder import stored_threads
 from vlmft.run.start import found_data
+from vlmft.run.threads import choose_threads
 from vlmft.sample import BadRowError, EncodedRow, Sample, Split
 from vlmft.training.ranks import local_rank
 
@@ -213,5 +209,9 @@ def resolved(config: TrainConfig) -> Plan:
         trainer = replace(trainer, precision=pick_precision(trainer, device))
         inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
     config = replace(config, train=train, trainer=trainer)
+    if trainer.threads is None:
+        threads, origin = choose_threads(trainer.devices, stored_threads(config))
+        config = replace(config, trainer=replace(trainer, threads=threads))
+        inferred.append(Inferred("trainer.threads", threads, origin))
     refuse_what_it_cannot(config, device)
     return Plan(config, tuple(inferred))

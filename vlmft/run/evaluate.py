@@ -24,6 +24,7 @@ from vlmft.run.quiet import quiet_libraries
 from vlmft.run.results import Phases, Summary, log_predictions, report
 from vlmft.run.rows import MANIFEST_FILE, note_trained_rows, require_same_rows
 from vlmft.run.start import settled
+from vlmft.run.threads import use_threads
 from vlmft.run.weights import Others, put_others
 from vlmft.training.interruption import stop_request
 from vlmft.training.memory import keep_freed_pages
@@ -40,6 +41,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     keep_freed_pages()
     quiet_libraries()
     run, model, data = settled(config)
+    use_threads(config.trainer.threads or (run.trainer.threads if run is not None else None))
     if run is not None and (full := tuned_parts(run.model.train, Tuning.full)):
         raise ConfigError(
             f"run: Expected a run of adapters alone, got one that trained {', '.join(full)} in full; its own report "

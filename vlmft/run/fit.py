@@ -7,6 +7,7 @@ import itertools
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from vlmft.training.checkpoint import CheckpointError, FolderCheckpointIO, lates
 from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
-from vlmft.training.progress import progress_bar
+from vlmft.training.progress import ShowSamples, TrainingProgress
 from vlmft.training.ranks import WindowRanks, gathered, leave_ranks, n_processes
 from vlmft.training.targets import made
 from vlmft.training.tracking import MetricsFile, Wandb, replay
@@ -61,46 +62,26 @@ def make_trainer(
     settings = config.trainer
     plugins = [made(f"trainer.plugins.{i}", plugin) for i, plugin in enumerate(settings.plugins)]
     interval = _count_or_share(settings.val_check_interval)
-    return L.Trainer(
-        accelerator=settings.accelerator,
-        strategy=strategy_of(settings),
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        precision=settings.precision,  # type: ignore[arg-type]
-        max_epochs=settings.max_epochs,
-        min_epochs=settings.min_epochs,
-        max_steps=settings.max_steps,
-        min_steps=settings.min_steps,
-        max_time=settings.max_time,
-        limit_train_batches=_count_or_share(settings.limit_train_batches),
-        limit_val_batches=_count_or_share(settings.limit_val_batches) if monitor is not None else 0,
-        limit_test_batches=_count_or_share(settings.limit_test_batches),
-        limit_predict_batches=_count_or_share(settings.limit_predict_batches),
-        overfit_batches=0,  # data.limit_train and data.limit_val do it: a window has other rows in each epoch
-        val_check_interval=interval,
+    arguments = {name: getattr(settings, name) for name in signature(L.Trainer).parameters if hasattr(settings, name)}
+    arguments |= {name: _count_or_share(arguments[name]) for name in arguments if name.startswith("limit_")}
+    arguments |= {
+        "strategy": strategy_of(settings),
+        "overfit_batches": 0,  # data.limit_train and data.limit_val do it: a window has other rows in each epoch
+        "val_check_interval": interval,
         # An interval counted in windows goes on over the ends of epochs.
-        check_val_every_n_epoch=None if isinstance(interval, int) else settings.check_val_every_n_epoch,
-        num_sanity_val_steps=None if settings.barebones else settings.num_sanity_val_steps,
-        log_every_n_steps=None if settings.barebones else settings.log_every_n_steps,
-        fast_dev_run=settings.fast_dev_run,
-        enable_checkpointing=settings.enable_checkpointing and not settings.barebones,
-        enable_progress_bar=settings.enable_progress_bar and not settings.barebones,
-        enable_model_summary=settings.enable_model_summary,
-        deterministic="warn" if settings.deterministic else None,
-        benchmark=settings.benchmark,
-        inference_mode=settings.inference_mode,
-        profiler=profiler_of(settings, folder),
-        detect_anomaly=settings.detect_anomaly,
-        barebones=settings.barebones,
-        sync_batchnorm=settings.sync_batchnorm,
-        reload_dataloaders_every_n_epochs=settings.reload_dataloaders_every_n_epochs,
-        enable_autolog_hparams=settings.enable_autolog_hparams,
-        logger=False if settings.barebones else list(loggers),
-        callbacks=list(callbacks),
-        plugins=[FolderCheckpointIO(), *plugins],
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
-    )
+        "check_val_every_n_epoch": None if isinstance(interval, int) else settings.check_val_every_n_epoch,
+        "deterministic": "warn" if settings.deterministic else None,
+        "profiler": profiler_of(settings, folder),
+        "logger": list(loggers),
+        "callbacks": list(callbacks),
+        "plugins": [FolderCheckpointIO(), *plugins],
+    }
+    if monitor is None:
+        arguments["limit_val_batches"] = 0
+    if settings.barebones:  # Lightning refuses what it switches off
+        arguments |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+        arguments |= dict.fromkeys(("num_sanity_val_steps", "log_every_n_steps"))
+    return L.Trainer(use_distributed_sampler=False, default_root_dir=str(folder), **arguments)
 
 
 def _count_or_share(value: float | None) -> int | float | None:
@@ -151,7 +132,9 @@ def make_callbacks(
         callbacks.append(early_stopping(monitor, patience))
     shows = config.trainer.enable_progress_bar and not config.trainer.barebones
     if shows and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        callbacks.append(progress_bar())
+        callbacks.append(TrainingProgress(monitor))
+    if config.logger.samples and not config.trainer.barebones:
+        callbacks.append(ShowSamples(config.logger.samples))
     callbacks.append(StopWhenAsked(stop, checkpoint))
     if config.trainer.enable_checkpointing and not config.trainer.barebones:
         callbacks.append(checkpoint)

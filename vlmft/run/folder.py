@@ -32,12 +32,12 @@ ADAPTER = "adapter"
 """Folder in it of what was trained."""
 FOLDER_FILE_VARIABLE = "VLMFT_RUN_FOLDER_FILE"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
-OUTSIDE_THE_HASH = ("name", "output_root", "task_name", "tags", "extras", "logger", "resume", "scale")
+OUTSIDE_THE_HASH = ("name", "output_root", "task_name", "tags", "extras", "logger", "resume", "scale", "verbose")
 """Settings that change no result, `scale` because of what it puts into others; so do those of `INNER`."""
-BATCH_SIZES = (("train", "rows_per_batch"), ("train", "tokens_per_batch"))
-"""These change memory and rounding: a run goes on with others where memory is short."""
+ROUNDING = (("train", "rows_per_batch"), ("train", "tokens_per_batch"), ("trainer", "threads"))
+"""These change memory, speed and rounding: a run goes on with others where memory is short."""
 INNER = (
-    *BATCH_SIZES,
+    *ROUNDING,
     ("data", "workers"),
     ("trainer", "memory_gib"),
     ("trainer", "profiler"),
@@ -147,13 +147,20 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def batch_size_note(config: TrainConfig) -> str | None:
-    """That a run goes on with other batch sizes than it began with; None where they are the same."""
+def stored_threads(config: TrainConfig) -> int | None:
+    """Those that the run of these settings has computed with so far; None where it is a new one."""
+    folder = folder_of(config)
+    is_there = resumes(config) and (folder / CONFIG_FILE).is_file()
+    return read_run(str(folder)).trainer.threads if is_there else None
+
+
+def rounding_note(config: TrainConfig) -> str | None:
+    """That a run goes on with other batch sizes or threads than it began with; None where they are the same."""
     folder = folder_of(config)
     before = plain(read_run(str(folder))) if (folder / CONFIG_FILE).exists() else plain(config)
     changed = [
         f"{group}.{key} is {plain(config)[group][key]} instead of {before[group][key]}"
-        for group, key in BATCH_SIZES
+        for group, key in ROUNDING
         if plain(config)[group][key] != before[group][key]
     ]
     return f"{' and '.join(changed)}: the result may differ by rounding" if changed else None

@@ -46,6 +46,8 @@ class Check:
     name: str
     ok: bool
     sentence: str
+    is_news: bool = False
+    """Whether it says something to know although it passed."""
 
 
 def preflight(built: Built, config: TrainConfig) -> list[Check]:
@@ -129,7 +131,9 @@ def _supervised(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequenc
     for row, sample in zip(rows, samples, strict=True):
         if problem := _mislabelled(model, row, sample):
             return Check("learns", False, f"row {row.id} {problem}")
-    return Check("learns", True, "the loss is on " + " and ".join(texts) + ", nothing else")
+    return Check(
+        "learns", True, f"the loss is on answers and their end alone, such as {' and '.join(texts)}", is_news=True
+    )
 
 
 def _mislabelled(model: LoadedModel, row: EncodedRow, sample: Sample) -> str | None:
@@ -163,16 +167,14 @@ def _first_loss(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedR
     same = math.isclose(first, base, rel_tol=1e-6)  # B is zero, and adding zeros rounds nothing
     ceiling = FAR_ABOVE_CHANCE * max(chance, math.log(LEAST_VOCABULARY))
     sane = math.isfinite(first) and (first < ceiling or config.model.init == Init.random)
-    text = f"{first:.3f}, of the base alone {base:.3f}, by chance ln V = {chance:.3f}"
+    text = f"{first:.3f} a token of the answers, untuned; guessing any token alike gives {chance:.3f}"
     if not same:
-        text += "; new adapters must not change the base"
+        text += f"; new adapters must not change the base, which has {base:.3f}"
     if not sane:
         text += "; far worse than chance: template, labels or weights are wrong"
     elif first > chance:
-        text += (
-            "; the base gives other answers a higher probability than these: it was never trained on anything like them"
-        )
-    return Check("first loss", same and sane, text)
+        text += "; the model expects other answers than these: it was never trained on anything like them"
+    return Check("first loss", same and sane, text, first > chance)
 
 
 def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
@@ -204,22 +206,23 @@ def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRo
 
 
 def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> list[Check]:
-    shown = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.prompt.images][:4]
+    shown = [(row, sample) for row, sample in zip(rows[:8], samples[:8], strict=True) if sample.prompt.images]
     if not shown:
         return []
     black = [model.family.encode(dataclasses.replace(s, prompt=blanked(s.prompt))) for _, s in shown]
     model.model.eval()
     with torch.no_grad():
         real, blank = float(_loss(model, [row for row, _ in shown])), float(_loss(model, black))
-    text = f"loss {real:.4f} with the images, {blank:.4f} with black ones (untuned, on {len(shown)} rows)"
+    text = f"loss {real:.3f} with the images, {blank:.3f} with black ones (untuned, on {len(shown)} rows)"
     if math.isclose(real, blank, rel_tol=1e-6):
         return [Check("images arrive", False, f"{text}: the model does not see them")]
-    meaning = (
-        "they lower it" if real < blank else "the loss is lower without them, so the model has yet to learn to use them"
-    )
     if math.isclose(real, blank, rel_tol=HARDLY):
         meaning = "they hardly change it, so the model has yet to learn to use them"
-    return [Check("images arrive", True, f"{text}: {meaning}")]
+    elif real > blank:
+        meaning = "the loss is lower without them, so the model has yet to learn to use them"
+    else:
+        return [Check("images arrive", True, f"{text}: they lower it")]
+    return [Check("images arrive", True, f"{text}: {meaning}", is_news=True)]
 
 
 def _longest(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 
 import transformers
@@ -20,11 +21,15 @@ def quiet_libraries() -> None:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    if sys.stderr.isatty():  # a bar for weights that take long
+        transformers.utils.logging.set_tqdm_hook(lambda bar, args, given: bar(*args, **given, delay=3, leave=False))
+    else:
+        transformers.utils.logging.disable_progress_bar()
     # Named one by one: each warns of what is intended (frozen parts in eval mode) or of what that library must fix.
     for message in (
         ".*in eval mode at the start of training.*",
         ".*does not have many workers.*",
+        ".*The .srun. command is available.*",
         ".*is_gradient_checkpointing. is deprecated.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*base_model_name_or_path. was renamed.*",

@@ -72,12 +72,10 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
         survey = survey_splits(data, stop.check)
         image_tokens = lru_cache(maxsize=None)(family.image_tokens)
         card = data_card(survey, family, image_tokens, config.model.name, stop.check)
-        print_card(card, len(data.ledger.bad), config.data)
+        print_card(card, len(data.ledger.bad), config.data, family.resolution, verbose=config.verbose)
         refuse_unusable(survey, family, image_tokens, stop.check)
     if sentence := data.epoch_sentence():
         print(f"  {sentence}")
-    print("  rows: " + ", ".join(f"{split} {len(ids):,}" for split, ids in data.ids.items()))
-    print(f"  images: {family.resolution}")
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     n_rows = len(data.ids["test"])
     if config.test and n_rows:
@@ -87,8 +85,7 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
     with clock("preflight"):
         checks = preflight(built, config) if config.preflight else []
         if checks:
-            print("preflight")
-            print_checks(checks)
+            print_checks(checks, verbose=config.verbose)
             require(checks)
     return Checked(survey, card, checks, manifest, config.test and n_rows > 0)
 

@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from lightning.pytorch.loggers import Logger
 
+from vlmft.config.progress import duration
 from vlmft.config.schema import Scale
 from vlmft.config.secrets import redacted
 from vlmft.data.datamodule import VLMDataModule
@@ -30,7 +31,6 @@ from vlmft.run.build import Built
 from vlmft.run.card import read_card
 from vlmft.run.folder import SUMMARY_FILE, command_line, config_hash, environment, plain, write_json
 from vlmft.run.preflight import Check
-from vlmft.run.present import duration
 from vlmft.training.memory import peak_memory_bytes
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.tracking import Wandb, stored_run

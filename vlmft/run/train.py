@@ -26,18 +26,19 @@ from vlmft.run.folder import (
     ADAPTER,
     CONFIG_FILE,
     SUMMARY_FILE,
-    batch_size_note,
     find_folder,
     folder_of,
     opened,
     plain,
     report_folder,
+    rounding_note,
 )
 from vlmft.run.present import print_inferred, print_phases, where
 from vlmft.run.quiet import apply_extras, quiet_libraries
 from vlmft.run.ready import Checked, build_for, check, keep_data
 from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report
 from vlmft.run.rows import note_trained_rows
+from vlmft.run.threads import use_threads
 from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
@@ -61,6 +62,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     quiet_libraries()
     apply_extras(config)
     plan = resolved(with_batch_limits(config))
+    use_threads(plan.config.trainer.threads)
     require_loggers(config.logger)
     require_targets(config)
     if follows():
@@ -80,9 +82,9 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
         make()
         with tracked(config, folder) as loggers:
             keep_data(checked, folder)
-            fitted = _fit(run, built, checked, loggers)
-            evaluation = _test(run, built, checked, fitted)
-            _report(run, built, checked, fitted, evaluation, loggers)
+            summary, before = _fit(run, built, checked, loggers)
+            evaluation = _test(run, built, checked, before)
+            _report(run, built, checked, summary, evaluation, loggers)
     return folder
 
 
@@ -96,20 +98,6 @@ class Run:
     stop: StopRequest
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What training left, beside the weights in the model."""
-
-    steps: int
-    skipped_windows: int
-    best_checkpoint: str | None
-    best_value: float | None
-    trained_parameters: int
-    adapter_sha256: str
-    before: Evaluation | None
-    """Arms that training overwrites, answered before it."""
-
-
 def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
     print(f"{plan.config.model.name} on {plan.config.data.name}, run folder {folder}")
     if plan.config.scale == Scale.smoke:
@@ -117,8 +105,8 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
     if finished:
         print(f"  finished already: {folder / SUMMARY_FILE}")
     else:
-        print_inferred(plan.inferred)
-        if note := batch_size_note(plan.config):
+        print_inferred(plan.inferred, verbose=plan.config.verbose)
+        if note := rounding_note(plan.config):
             print(f"  {note}")
 
 
@@ -164,15 +152,16 @@ def tracked(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
             print(f"  wandb      {wandb_words(tracker.where)} ({tracker.seconds:.1f} s spent waiting for it)")
 
 
-def _fit(run: Run, built: Built, checked: Checked, loggers: Sequence[Logger]) -> Fitted:
-    """Trains, and stores the adapter of the best checkpoint."""
+def _fit(run: Run, built: Built, checked: Checked, loggers: Sequence[Logger]) -> tuple[Summary, Evaluation | None]:
+    """Trains, and stores the adapter of the best checkpoint; the arms that training overwrites are answered before."""
     config, before = run.config, None
     untuned = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
     if checked.tested and untuned and tuned_parts(config.model.train, Tuning.full):
         # full training overwrites the untuned model: its arms are answered before
         before = _answered(run, built, untuned, adapters=())
     run.stop.check()
-    trained_parameters = sum(parameter.numel() for parameter in trainable(built.model).values())
+    summary = Summary(config.model.name, config.data.name, config.scale.name, phases=run.clock.phases)
+    summary.trained_parameters = sum(parameter.numel() for parameter in trainable(built.model).values())
     with run.clock("train"):
         L.seed_everything(config.seed, verbose=False)
         checkpoints, module = fit(config, built, run.folder, loggers, run.stop)
@@ -180,15 +169,10 @@ def _fit(run: Run, built: Built, checked: Checked, loggers: Sequence[Logger]) ->
         if isinstance(logger, Wandb) and checkpoints.best_value is not None:
             logger.log_summary({"val/best": checkpoints.best_value})
     save_adapter(built, run.folder / ADAPTER)
-    return Fitted(
-        module.steps,
-        module.skipped_windows,
-        checkpoints.best,
-        checkpoints.best_value,
-        trained_parameters,
-        built.adapter_sha256(),
-        before,
-    )
+    summary.steps, summary.skipped_windows = module.steps, module.skipped_windows
+    summary.best_checkpoint, summary.best_value = checkpoints.best, checkpoints.best_value
+    summary.adapter_sha256 = built.adapter_sha256()
+    return summary, before
 
 
 def _answered(
@@ -199,31 +183,26 @@ def _answered(
     return evaluate_arms(built, answerer, rows, settings, arms, run.folder, adapters=adapters, before=before)
 
 
-def _test(run: Run, built: Built, checked: Checked, fitted: Fitted) -> Evaluation | None:
+def _test(run: Run, built: Built, checked: Checked, before: Evaluation | None) -> Evaluation | None:
     """Every arm on the test split; None where that has no rows, or is not asked for."""
     if not checked.tested:
         return None
     with run.clock("evaluate"):
-        evaluation = _answered(run, built, run.config.evaluation.arms, before=fitted.before)
+        evaluation = _answered(run, built, run.config.evaluation.arms, before=before)
         note_trained_rows(evaluation, built.data, {}, built.model_config.path)
     return evaluation
 
 
 def _report(
-    run: Run, built: Built, checked: Checked, fitted: Fitted, evaluation: Evaluation | None, loggers: Sequence[Logger]
+    run: Run, built: Built, checked: Checked, summary: Summary, evaluation: Evaluation | None, loggers: Sequence[Logger]
 ) -> None:
     """Prints and stores what was found: summary.json last, because it marks the run as finished."""
     config, folder = run.config, run.folder
-    summary = Summary(config.model.name, config.data.name, config.scale.name)
-    summary.steps, summary.skipped_windows = fitted.steps, fitted.skipped_windows
-    summary.best_checkpoint, summary.best_value = fitted.best_checkpoint, fitted.best_value
-    summary.trained_parameters, summary.adapter_sha256 = fitted.trained_parameters, fitted.adapter_sha256
     summary.add_data(built.data)
-    summary.phases = run.clock.phases
     places = {"adapter": folder / ADAPTER, "metrics": folder / METRICS_FILE, "config": folder / CONFIG_FILE}
     if evaluation is not None:
         summary.add(evaluation)
-        print_evaluation(evaluation, verbose=config.evaluation.verbose)
+        print_evaluation(evaluation, verbose=config.verbose or config.evaluation.verbose)
         metrics, n_pictures = folder / METRICS_FILE, config.evaluation.gallery_rows
         content = report(built, config, summary, evaluation, checked.checks, metrics, n_pictures)
         places = {"report": write_report_files(content, folder), "predictions": folder / "predictions", **places}

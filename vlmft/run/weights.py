@@ -39,6 +39,7 @@ from vlmft.models.memory_check import require_weights
 from vlmft.run.build import pick_device
 from vlmft.run.folder import ADAPTER, read_run, write_json
 from vlmft.run.start import local_adapter
+from vlmft.run.threads import use_threads
 from vlmft.training.checkpoint import CheckpointError, read_checkpoint, whole_folder
 
 FINGERPRINT_FILE = "fingerprint.json"
@@ -89,6 +90,7 @@ def _differing(stored: Mapping[str, str] | None, model: LoadedModel) -> str:
 
 def load_base(config: ModelConfig, trainer: TrainerConfig, seed: int) -> LoadedModel:
     """The untuned model."""
+    use_threads(trainer.threads)
     source, hf_config = load_source(config)
     family = make_family(config, source, hf_config)
     device = pick_device(trainer)

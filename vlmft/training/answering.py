@@ -50,6 +50,8 @@ class AnsweringModule(L.LightningModule):
     def __init__(self, answerer: Answerer | None) -> None:
         super().__init__()
         self.answerer = answerer
+        self.answered: list[tuple[str, str, str, str]] = []
+        """Of the last validation on this rank: id, question, references and answer of each row."""
 
     @property
     def data(self) -> Data:
@@ -88,12 +90,15 @@ class AnsweringModule(L.LightningModule):
         if self.answerer is None:
             return {}
         samples = {sample.id: sample for sample in self.data.samples(row_ids)}
-        score, numbers = self._mean_score(), itertools.count()
+        score, numbers, self.answered = self._mean_score(), itertools.count(), []
         for answers in self.answerer.batches(
             [Question(sample.id, sample.prompt) for sample in samples.values()],
             skip=lambda ids: next(numbers) % n_ranks() != rank(),
         ):
             score.update([a.text for a in answers.values()], [samples[row_id].references for row_id in answers])
+            for row_id, answer in answers.items():
+                question, references = samples[row_id].prompt.messages[-1].text, samples[row_id].references
+                self.answered.append((row_id, question, " | ".join(references), answer.text))
         return self._named("val", score)
 
     def _mean_score(self) -> MeanScore:

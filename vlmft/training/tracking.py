@@ -278,11 +278,13 @@ class Wandb(Logger):
         """Makes W&B show the largest value of this metric, not the last."""
         self._do(lambda: self.run.define_metric(name, step_metric=STEP, summary="max"))
 
-    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table with plain cells and pictures."""
-        self._do(lambda: self._log_table(name, columns, rows))
+    def log_table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, own_row: bool = True
+    ) -> None:
+        """A table with plain cells and pictures; without `own_row` it goes with the next metrics that are logged."""
+        self._do(lambda: self._log_table(name, columns, rows, own_row))
 
-    def _log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def _log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], own_row: bool) -> None:
         import wandb
 
         table = wandb.Table(columns=list(columns))
@@ -290,7 +292,7 @@ class Wandb(Logger):
             for row in rows:
                 cells = [wandb.Image(c, file_type="jpg") if isinstance(c, PIL.Image.Image) else c for c in row]
                 table.add_data(*cells)
-            self.run.log({name: table})
+            self.run.log({name: table}, commit=own_row)
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[None]:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vlmft.config.progress import Progress
 from vlmft.data.dataset import Ids, Record
 from vlmft.data.datasets.columns import Columns
-from vlmft.data.progress import Progress
 from vlmft.data.sources.conversations import (
     IMAGES,
     MESSAGE_KEYS,

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vlmft.config.progress import Progress
 from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.images import file_of
 from vlmft.data.ledger import Ledger
-from vlmft.data.progress import Progress
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
 from vlmft.data.survey.image_hashes import image_hashes
 from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import PIL
 
+from vlmft.config.progress import Progress
 from vlmft.data import images
 from vlmft.data.images import open_image
-from vlmft.data.progress import Progress
 from vlmft.data.survey import near_duplicates
 from vlmft.data.survey.cache import Store, sha256, stamp
 from vlmft.data.survey.near_duplicates import look
