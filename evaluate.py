@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlmft.config.entry import run_entry
+from vlmft.tools.cli import start
 from vlmft.tools.evaluate import main
 
 if __name__ == "__main__":
-    run_entry(main)
+    start("evaluate", main)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vlmft.config.check import ConfigError
-from vlmft.config.entry import entry, run_entry
+from vlmft.config.entry import entry
 from vlmft.config.schema import Scale, TrainConfig
+from vlmft.tools.cli import start
 from vlmft.tools.train import run
 
 
@@ -31,4 +32,4 @@ def make_small(config: TrainConfig) -> TrainConfig:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    start("train", main)

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vlmft.config.tool_schema import CheckConfig, TraceConfig
 from vlmft.config.tools import compose_tool
-from vlmft.tools.cli import TOOLS
+from vlmft.tools.cli import COMMANDS as TOOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_README_LINES = 150

@@ -20,14 +20,12 @@ from vlmft.sample import BadRowError
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "lightning", "transformers", "peft", "datasets", "wandb")
 PROBE = """
-import json, pathlib, sys
+import json, pathlib, runpy, sys
 report, root, command, *arguments = sys.argv[1:]
 sys.path.insert(0, root)
 sys.argv = [command + ".py", *arguments]
 try:
-    main = __import__(command).main
-    from vlmft.config.entry import run_entry
-    run_entry(main)
+    runpy.run_path(f"{root}/{command}.py", run_name="__main__")
 finally:
     pathlib.Path(report).write_text(json.dumps(sorted(sys.modules)))
 """
@@ -66,7 +64,10 @@ COMMANDS = {
         (["optim=adam"], 2, "optim: no such setting; did you mean 'train.optimizer'?"),
         (["data=chrtqa"], 2, "data=chrtqa: no such choice; did you mean 'chartqa'?"),
         (["train.lr=nan", "-m"], 2, "train.lr: Expected a number > 0, got nan"),
-        (["--lr", "3"], 2, "unrecognized arguments: --lr; settings are written without dashes"),
+        (["--lr", "3"], 2, "lr: not known here; write train.lr=3"),
+        (["--train.lr", "3e-4", "--cfg", "job"], 0, "lr: 0.0003"),
+        (["--seedd", "3"], 2, "seedd: no such setting; did you mean 'seed'?"),
+        (["--cfg", "jobb"], 2, "argument --cfg/-c: invalid choice: 'jobb'"),
         (["trainer=null"], 2, "trainer=null: Expected one of the group's choices, got null"),
     ],
     "evaluate": [
@@ -178,7 +179,7 @@ def test_another_launcher_of_hydra(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["lr=3"], "lr: no such setting; did you mean 'train.lr'?"),
+        (["lr=3"], "lr: not known here; write train.lr=3"),
         (["seed=x"], "seed: Expected a whole number, got 'x'"),
         (["+seed.x=1"], "seed"),
         (["name=["], "name=[: Expected key=value"),
@@ -190,7 +191,7 @@ def test_another_launcher_of_hydra(tmp_path: Path) -> None:
         (["--config-name", "nope"], "Cannot find primary config 'nope'"),
         (["--config-dir", "no/such"], "Additional config directory"),
         (["--shell-completion"], "Expecting one subcommand"),
-        (["-m", "lora.r=4,8"], "lora: no such setting; did you mean 'model.lora'?"),
+        (["-m", "lora.r=4,8"], "lora.r: not known here; write model.lora.r=4,8"),
         (["-m", "name=a,b"], "name: Expected one name for a sweep, got name=a,b"),
         (["-m", "hydra.sweeper.max_batch_size=1", "seed=1,2"], "hydra.sweeper.max_batch_size: Expected null, got 1"),
         (["-m", "hydra.sweeper.paramss=x", "seed=1,2"], "hydra.sweeper.paramss: no such setting; a + before it"),

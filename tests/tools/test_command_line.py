@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import vlmft
-from vlmft.config.check import ConfigError
+from vlmft.config.check import ConfigError, imported
 from vlmft.config.entry import conf_dir
 from vlmft.config.setting_types import all_settings
 from vlmft.config.tool_schema import AskConfig, CompareConfig, ScoreConfig
 from vlmft.config.tools import compose_tool
 from vlmft.tools import cli
 from vlmft.tools.settings import config_of_files, given, settings_of
-from vlmft.tools.usage import help_of
+from vlmft.tools.usage import SHOWN, help_of
 
-COMMANDS = {name: tool.schema_class for name, tool in cli.TOOLS.items()}
-COMMANDS |= {name: schema_class for name, (_, schema_class, _) in cli.PROGRAMS.items()}
+COMMANDS = {name: command.schema_class for name, command in cli.COMMANDS.items()}
 
 
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -48,6 +50,60 @@ def test_help_lists_every_setting(
     assert sum(line.startswith(f"  vlmft {command} ") for line in lines) == 2, "examples"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_has_a_line_of_doc(command: str) -> None:
+    assert [setting.key for setting in settings_of(COMMANDS[command]) if not setting.doc.strip(" .")] == []
+
+
+def test_a_setting_without_doc_is_seen() -> None:
+    bare = dataclasses.make_dataclass("Bare", [("n", int, 0)])
+    bare.__doc__ = None
+    root = dataclasses.make_dataclass("Root", [("bare", bare, dataclasses.field(default_factory=bare))])
+    with pytest.raises((OSError, TypeError)):  # made without a source that could hold a doc
+        [*settings_of(root)]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_the_overview_has_twenty_settings_with_present_values(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [f"{command}.py", *arguments])
+        cli.start(command, lambda: pytest.fail("nothing runs"))
+        return capsys.readouterr().out.splitlines()
+
+    lines = shown("--help")
+    keys = SHOWN[command].split()
+    assert len(keys) == len({*keys}) == 20 and {*keys} <= {*all_settings(COMMANDS[command])}
+    for key in keys:
+        (line,) = [line for line in lines if line.startswith(f"  {key}=")]
+        assert re.fullmatch(r"  \S+  \(.+\)  \S.*", line)
+    assert sum(line.startswith(f"  python {command}.py ") for line in lines) == 2
+    assert "  data=null  (" in "\n".join(lines) or "  data=shapes  (" in "\n".join(lines)
+    changed = shown("-h", "model=qwen2vl", "data=columns", "--data.limit_test", "5", "evaluation.arms=[untuned]")
+    assert any(line.startswith("  model=qwen2vl  (auto|") for line in changed)
+    assert any(line.startswith("  evaluation.arms=[untuned]  (") for line in changed)
+    assert any(line.startswith(f"vlmft {command} --help lists all ") for line in changed)
+
+
+def test_the_overview_of_a_mistake_is_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help", "model=tinny"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.start("train", lambda: None)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: model=tinny: no such choice; did you mean 'tiny'?")
+
+
+def test_every_target_is_there() -> None:
+    tools = {name: command for name, command in cli.COMMANDS.items() if command.target is not None}
+    assert len(tools) == len(COMMANDS) - 2
+    for command in tools.values():
+        first, *_ = typing.get_type_hints(imported(command.target)).values()
+        assert first is command.schema_class
+
+
 def test_a_line_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = called(monkeypatch, capsys, "ask", "--help").splitlines()
     assert "  max_new_tokens (a whole number >= 1, default 64)  Longest answer in tokens." in lines
@@ -59,7 +115,7 @@ def test_a_line_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_help_is_folded_for_a_terminal() -> None:
-    tool = cli.TOOLS["score"]
+    tool = cli.COMMANDS["score"]
     whole, folded = (
         help_of("score", tool.summary, ScoreConfig, tool.examples, width=width).split("\n") for width in (None, 60)
     )
@@ -68,7 +124,7 @@ def test_help_is_folded_for_a_terminal() -> None:
 
 
 def test_the_examples_are_settings() -> None:
-    for name, tool in cli.TOOLS.items():
+    for name, tool in cli.COMMANDS.items():
         for example in tool.examples:
             words = [word for word in example.replace("'", "").split() if "=" in word]
             legal = {*all_settings(tool.schema_class)}

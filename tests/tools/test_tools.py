@@ -102,7 +102,7 @@ def test_usage(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caps
     called(monkeypatch, *arguments)
     shown = capsys.readouterr().out
     assert shown == cli.usage()
-    assert all(f"\n  {name} " in shown for name in (*cli.TOOLS, *cli.PROGRAMS))
+    assert all(f"\n  {name} " in shown for name in cli.COMMANDS)
 
 
 def test_an_unknown_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

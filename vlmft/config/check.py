@@ -21,27 +21,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from vlmft.config import schema
 from vlmft.config.contradictions import NAMED_BY_USER, contradictions, foreign_target
 from vlmft.config.setting_types import all_settings, group_in
-from vlmft.config.trainer_schema import NOT_OF_THE_TRAINER
+from vlmft.config.synonyms import SETTING, texts_of
 
 Config = TypeVar("Config")
-
-ELSEWHERE: Mapping[str, str] = {
-    "accumulate_grad_batches": "train.rows_per_batch",
-    "batch_size": "train.rows_per_step",
-    "epochs": "trainer.max_epochs",
-    "gradient_accumulation_steps": "train.rows_per_batch",
-    "gradient_clip_val": "train.max_gradient_norm",
-    "learning_rate": "train.lr",
-    "lora_r": "model.lora.r",
-    "max_grad_norm": "train.max_gradient_norm",
-    "max_length": "model.max_length_tokens",
-    "num_train_epochs": "trainer.max_epochs",
-    "num_workers": "data.workers",
-    "per_device_eval_batch_size": "evaluation.rows_per_batch",
-    "per_device_train_batch_size": "train.rows_per_batch",
-    "rank": "model.lora.r",
-}
-"""What other trainers call a setting -> what it is here."""
 
 REWORDED: tuple[tuple[str, str], ...] = (
     (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"Expected a whole number, got '\1'"),
@@ -148,10 +130,9 @@ def nearest_key(key: str, legal: Sequence[str]) -> str:
     if key.startswith("hydra."):
         return "a + before it adds it to Hydra's own"
     name = key.rpartition(".")[2]
-    if ELSEWHERE.get(name) in legal:
-        return f"did you mean {ELSEWHERE[name]!r}?"
-    if key == f"trainer.{name}" and name in NOT_OF_THE_TRAINER:
-        return NOT_OF_THE_TRAINER[name]
+    for text in texts_of(key, None, legal):
+        setting = SETTING.match(text)
+        return f"did you mean {setting[1]!r}?" if setting else text
     best = max(legal, key=lambda other: likeness(name, other.rpartition(".")[2]) + likeness(key, other) / 2)
     group, (best_group, _, best_name) = key.rpartition(".")[0], best.rpartition(".")
     moved = best_group != group and group in legal  # from a group that exists: then only for a clear likeness
@@ -167,6 +148,12 @@ def nearest(name: str, legal: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(sorted(legal)) or 'none'}"
 
 
+def imported(target: str) -> Any:
+    """What `target` ("module.path:name") names, whatever it is: of our own tables, or checked before."""
+    module_name, _, name = target.partition(":")
+    return getattr(importlib.import_module(module_name), name)
+
+
 def import_allowed(key: str, target: str) -> Any:
     """The class that `target` ("module.path:ClassName") names: of an allowed package, or named by the user.
 
@@ -174,9 +161,8 @@ def import_allowed(key: str, target: str) -> Any:
         ConfigError: another form, another package, or no such class; `key` is the setting that named it.
     """
     _raise_if(foreign_target(key, target))
-    module_name, _, class_name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        found = imported(target)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key}: {target!r} cannot be imported ({error}); check its spelling") from error
     if not inspect.isclass(found):

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -32,6 +32,7 @@ from vlmft.config.failures import machine_failure
 from vlmft.config.hydra_plugins import register_plugins, store_choices
 from vlmft.config.secrets import read_dotenv, redacted_override, redacted_text
 from vlmft.config.setting_types import all_settings
+from vlmft.config.synonyms import instead
 from vlmft.sample import BadRowError
 
 EXIT_FAILURE, EXIT_MISTAKE = 1, 2
@@ -69,7 +70,8 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
             composed = True
             with mistakes_in_one_line():  # here already: Hydra writes a line of its own about an exception in a job
                 _drop_sweep_file()
-                config = checked(cfg, schema_class)
+                with advice_for_other_tools_names(sys.argv[1:], schema_class):
+                    config = checked(cfg, schema_class)
                 _leave_the_test_split_alone(config)
                 main(config)
 
@@ -84,10 +86,11 @@ def entry(config_name: str, schema_class: type[Config]) -> Callable[[Callable[[C
             if flags.multirun or flags.info or any(word.startswith("hydra.mode=") for word in sys.argv):
                 register_plugins()  # a single run has no use for sweeps, whose code takes time to import
             try:
-                if flags.cfg in ("job", "all") and flags.package is None:
-                    _show_checked(app, schema_class)
-                else:
-                    app()
+                with advice_for_other_tools_names(sys.argv[1:], schema_class):
+                    if flags.cfg in ("job", "all") and flags.package is None:
+                        _show_checked(app, schema_class)
+                    else:
+                        app()
             except (ValueError, RuntimeError, ImportError) as error:  # of Hydra: about a flag, or about a plugin
                 of_hydra = isinstance(error, ValueError) or "plugin" in str(error).lower()
                 if composed or isinstance(error, OmegaConfBaseException) or not of_hydra:
@@ -159,6 +162,22 @@ def mistakes_in_one_line() -> Iterator[None]:
         _mistake(sentence, EXIT_FAILURE)
 
 
+@contextlib.contextmanager
+def advice_for_other_tools_names(arguments: Sequence[str], schema_class: type) -> Iterator[None]:
+    """Where settings are refused inside: what to write for the names and values of other tools among `arguments`.
+
+    Raises:
+        ConfigError: there are some; else what was raised inside.
+    """
+    try:
+        yield
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        line = instead(arguments, all_settings(schema_class), explained(error))
+        if line is None:
+            raise
+        raise ConfigError(line) from error
+
+
 def _mistake(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
     print(redacted_text(f"error: {' '.join(message.split())}"), file=sys.stderr)
     sys.exit(code)
@@ -223,7 +242,7 @@ def explained(error: Exception) -> str:
 
 
 def _no_such_choice(text: str) -> str:
-    missing = re.search(r"Could not find '(?:(.+)/)?([^'/]+)'", text)
+    missing = re.search(r"Could not find '(?:((?:hydra/)?[^'/]+)/)?([^']+)'", text)
     listed = re.search(r"Available options in .*\n((?:\t.*\n?)+)", text)
     if missing and missing[1] and listed:
         choices = listed[1].split()

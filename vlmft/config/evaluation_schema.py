@@ -21,6 +21,8 @@ class ShotChoice(str, Enum):
 
 @dataclass
 class FewShotConfig:
+    """Examples before the question, of the arm fewshot."""
+
     k: Count = 4
     """Examples before each question; one that does not fit is dropped with a note, never cut."""
     draws: Count = 3
@@ -36,6 +38,8 @@ class FewShotConfig:
 
 @dataclass
 class EvaluationConfig:
+    """What is asked of which model on the test rows."""
+
     arms: list[str] = field(default_factory=lambda: ["untuned", "fewshot", "tuned"])
     """Columns of the table, in order: untuned; fewshot (untuned behind examples from train); tuned; the tuned model
     with images that are black (blank), another row's (shuffled) or left out (textonly); untuned16 (the base without

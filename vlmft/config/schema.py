@@ -88,6 +88,8 @@ OnBadRow = Enum("OnBadRow", {"raise": "raise", "skip": "skip"})
 
 @dataclass
 class QuantizationConfig:
+    """How the frozen weights are stored."""
+
     mode: QuantizationMode = QuantizationMode.nf4
     """Storage of the frozen language weights. Vision, connector and lm_head stay in 16 or 32 bit."""
     double_quant: bool = True
@@ -99,12 +101,17 @@ class PartsConfig:
     """What is trained, by part of the model."""
 
     language: Tuning = Tuning.lora
+    """The language model."""
     connector: Tuning = Tuning.frozen
+    """What maps image features to the language model."""
     vision: Tuning = Tuning.frozen
+    """The image tower; frozen is fastest."""
 
 
 @dataclass
 class LoraConfig:
+    """Adapters of the parts whose tuning is lora."""
+
     r: Count = 16
     """Rank of the update, >= 1. Trainable parameters grow linearly with it."""
     alpha: Positive = 32
@@ -125,6 +132,8 @@ class LoraConfig:
 
 @dataclass
 class ModelConfig:
+    """A vision-language model, and what of it is trained."""
+
     name: FolderName = MISSING
     """Short name for folders and tables."""
     path: str = MISSING
@@ -155,6 +164,8 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
+    """Images, questions and answers, and how they are divided."""
+
     name: FolderName = MISSING
     """Short name for folders, tables and logged keys."""
     dataset: str = MISSING
@@ -187,10 +198,13 @@ class DataConfig:
     limit_train: Optional[ShareOrCount] = None
     """Use only the first n rows (>= 1) or this share (< 1) of a seeded shuffle of the training split."""
     limit_val: Optional[ShareOrCount] = None
+    """The same of the validation split."""
     limit_test: Optional[ShareOrCount] = None
+    """The same of the test split."""
     train_per_class: Optional[Count] = None
     """At most so many training rows of each class, of a seeded shuffle; for datasets that know classes."""
     on_bad_row: OnBadRow = OnBadRow["raise"]
+    """raise: stop at the first row that cannot be used; skip: name it in bad_rows.jsonl and go on."""
     bad_row_ceiling: Share = 0.01
     """With on_bad_row=skip: share of looked-at rows that may be bad before the run stops."""
     workers: CountOrZero = 0
@@ -202,22 +216,30 @@ class LrByPartConfig:
     """Peak learning rate of one part of the model; null takes train.lr."""
 
     language: Optional[Positive] = None
+    """Of the language model."""
     connector: Optional[Positive] = None
+    """Of the connector."""
     vision: Optional[Positive] = None
+    """Of the image tower; often a tenth of train.lr."""
 
 
 @dataclass
 class OptimizationConfig:
+    """Optimiser, learning rate, and rows of a step."""
+
     lr: Optional[Positive] = None
     """Peak learning rate; null takes model.default_lr."""
     lr_by_part: LrByPartConfig = field(default_factory=LrByPartConfig)
     lora_plus_ratio: Optional[Positive] = None
     """LoRA+: matrices B learn so many times faster than A; null and 1 mean equally fast."""
     optimizer: OptimizerName = OptimizerName.adamw
+    """The 8-bit ones and lion keep less; paged: moments that do not fit move to the computer's memory."""
     weight_decay: NotNegative = 0.0
     """Decoupled; not applied to biases and norms."""
     beta1: BelowOne = 0.9
+    """Decay of the mean of gradients (Adam, Lion)."""
     beta2: BelowOne = 0.999
+    """Decay of the mean of squared gradients."""
     schedule: Schedule = Schedule.linear
     """Course of the learning rate after warm-up, down to zero unless constant."""
     warmup_steps: Optional[CountOrZero] = None
@@ -258,6 +280,7 @@ class TrainConfig:
     name: Optional[FolderName] = None
     """Name of the run folder below output_root/<model>-<data>/; null takes a hash of the config."""
     output_root: str = "outputs"
+    """Folder of all runs."""
     resume: bool = False
     """Go on where an interrupted run of these settings stopped; a finished one is left as it is, a new one starts."""
     ckpt_path: Optional[str] = None
@@ -294,6 +317,7 @@ class EvaluateConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationChanges = field(default_factory=EvaluationChanges)
     seed: CountOrZero = 0
+    """With model=: of few-shot examples and shuffled images; a run brings its own."""
     tags: list[str] = field(default_factory=list)
     """Words to find the evaluation by; they change nothing."""
     split: SplitName = "test"
@@ -309,5 +333,6 @@ class EvaluateConfig:
     adapters: dict[str, str] = field(default_factory=dict)
     """More arms, name -> run folder, checkpoint, PEFT adapter, or folder of a whole model such as an export."""
     output_root: str = "outputs"
+    """Folder of all runs."""
     json: bool = False
     """Print summary.json instead of tables."""

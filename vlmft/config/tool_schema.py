@@ -33,6 +33,7 @@ class ExportConfig:
     to: str = MISSING
     """Folder that is made; it must not be there yet."""
     form: ExportForm = ExportForm.merged
+    """merged: a model that needs neither PEFT nor vlmft; adapter: the adapter alone."""
     dtype: ExportDtype = ExportDtype.bfloat16
     """Of the merged weights. 16 bit rounds them; what that changes is measured on check_rows and written down."""
     check_rows: CountOrZero = 16
@@ -81,6 +82,7 @@ class GradeConfig:
     n: Count = 20
     """Rows whose answers are judged: a choice by seed, the same for every rater."""
     seed: CountOrZero = 0
+    """Of that choice, and of the order in which answers are shown."""
     rater: Optional[str] = None
     """Who judges; null takes the login name. Their verdicts are in grading/<rater>.jsonl."""
     references: bool = True
@@ -92,6 +94,7 @@ class GradeConfig:
     port: Port = 0
     """Of the page on 127.0.0.1; 0 takes a free one."""
     open_browser: bool = True
+    """Show the page in the browser."""
     summary: bool = False
     """Print what was judged so far, without a page."""
     json: bool = False
@@ -106,6 +109,7 @@ class TraceConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: CountOrZero = 0
+    """Of the rows that data.limit_train and the like take."""
     split: SplitName = "train"
     """train, val or test."""
     index: CountOrZero = 0
@@ -122,6 +126,7 @@ class CheckConfig:
     model: Optional[ModelConfig] = None
     """With it, tokens are counted and rows that the model does not take are named; no weights are loaded."""
     seed: CountOrZero = 0
+    """Of the rows that data.limit_train and the like take."""
     json: bool = False
     """Print what was found as JSON."""
 
@@ -156,6 +161,7 @@ class ChatConfig:
     price_per_million_input_tokens: Optional[NotNegative] = None
     """In any currency. The cost is printed where both prices are known."""
     price_per_million_output_tokens: Optional[NotNegative] = None
+    """In the same."""
 
 
 @dataclass
@@ -183,6 +189,7 @@ class AnnotateConfig:
     port: Port = 0
     """Of the page on 127.0.0.1; 0 takes a free one."""
     open_browser: bool = True
+    """Show the page in the browser."""
     json: bool = False
     """Print what was done as JSON."""
 
@@ -207,6 +214,7 @@ class JudgeConfig:
     n: Optional[Count] = None
     """Rows whose answers are judged, the same choice as vlmft grade's; null: all."""
     seed: CountOrZero = 0
+    """Of that choice, and of the order in which answers are shown."""
     data: Optional[DataConfig] = None
     """The data that were evaluated, where the folder does not tell."""
     data_options: dict[str, Any] = field(default_factory=dict)

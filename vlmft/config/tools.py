@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config.check import Config, ConfigError, checked
-from vlmft.config.entry import conf_dir, explained, forced
+from vlmft.config.entry import advice_for_other_tools_names, conf_dir, explained, forced
 from vlmft.config.schema import TrainConfig
 
 
@@ -21,8 +21,12 @@ def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]
         ConfigError: as `checked`; what Hydra itself refuses comes as its own exception.
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=schema_class)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return checked(compose(name, [forced(override) for override in overrides]), schema_class)
+    forced_overrides = [forced(override) for override in overrides]
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        advice_for_other_tools_names(overrides, schema_class),
+    ):
+        return checked(compose(name, forced_overrides), schema_class)
 
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:

@@ -13,189 +13,145 @@ from importlib import metadata
 from typing import Any
 
 from vlmft.config import schema, tool_schema
-from vlmft.config.check import ConfigError
+from vlmft.config.check import ConfigError, imported
 from vlmft.config.entry import EXIT_FAILURE, run_entry
 from vlmft.config.tools import compose_tool
-from vlmft.models.locate import require_model
-from vlmft.run.folder import read_run
-from vlmft.run.start import found_data
 from vlmft.tools.settings import config_of_files, given
-from vlmft.tools.usage import help_of
+from vlmft.tools.usage import help_of, overview
+
+HELP = {"-h", "--help"}
 
 
 @dataclass(frozen=True)
-class Tool:
+class Command:
     """One command of `vlmft`."""
 
     summary: str
     schema_class: type[Any]
     """Its settings."""
     examples: tuple[str, str]
-    run: Callable[[Any], None]
-    """Gets the checked settings. Imports torch, if at all, after its own checks: it takes seconds to import."""
+    target: str | None = None
+    """module.path:function, which gets the checked settings; imported when it is called, for torch takes seconds. None:
+    a Hydra app with Hydra's own options (-m, --cfg, ...), vlmft/tools/<name>.py."""
+    require: Callable[[Any], None] | None = None
+    """Finds out before that import whether model, data and run are there."""
     files: str | None = None
     """The setting that arguments without a key are, where there is one."""
 
 
-def _check(config: tool_schema.CheckConfig) -> None:
-    from vlmft.tools.check import check
+def _model_and_data(config: tool_schema.TraceConfig) -> None:
+    from vlmft.models.locate import require_model
+    from vlmft.run.start import found_data
 
-    check(config)
-
-
-def _trace(config: tool_schema.TraceConfig) -> None:
     found_data(config.data)
     require_model(config.model)
-    from vlmft.tools.trace import trace
-
-    trace(config, colour=sys.stdout.isatty())
 
 
-def _ask(config: tool_schema.AskConfig) -> None:
+def _run_or_model(config: tool_schema.AskConfig) -> None:
+    from vlmft.models.locate import require_model
+
     if config.run is not None:
-        read_run(config.run)
+        _run_folder(config)
     elif config.model is not None:
         require_model(config.model)
-    from vlmft.tools.ask import ask
-
-    ask(config)
 
 
-def _export(config: tool_schema.ExportConfig) -> None:
+def _run_folder(config: tool_schema.AskConfig | tool_schema.ExportConfig) -> None:
+    from vlmft.run.folder import read_run
+
+    assert config.run is not None
     read_run(config.run)
-    from vlmft.tools.export import export
-
-    export(config)
 
 
-def _grade(config: tool_schema.GradeConfig) -> None:
-    from vlmft.labels.grade import grade
-
-    grade(config)
-
-
-def _judge(config: tool_schema.JudgeConfig) -> None:
-    from vlmft.labels.judge import judge
-
-    judge(config)
-
-
-def _annotate(config: tool_schema.AnnotateConfig) -> None:
-    from vlmft.labels.annotate import annotate
-
-    annotate(config)
-
-
-def _score(config: tool_schema.ScoreConfig) -> None:
-    from vlmft.predictions.score import score
-
-    score(config)
-
-
-def _compare(config: tool_schema.CompareConfig) -> None:
-    from vlmft.predictions.compare import compare_files
-
-    compare_files(config)
-
-
-def _seeds(config: tool_schema.SeedsConfig) -> None:
-    from vlmft.predictions.seeds import seeds
-
-    seeds(config)
-
-
-TOOLS: dict[str, Tool] = {
-    "check": Tool(
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "fine-tune a model and see whether it got better, on the same held-out rows",
+        schema.TrainConfig,
+        ("model=smolvlm256m data=columns data.path=FOLDER", "-m model.lora.r=4,8,16 train.lr=1e-4,3e-4"),
+    ),
+    "evaluate": Command(
+        "evaluate a run again, or an untuned model",
+        schema.EvaluateConfig,
+        ("run=RUN_FOLDER", "model=tiny data=shapes"),
+    ),
+    "check": Command(
         "what your files are read as, before anything is trained",
         tool_schema.CheckConfig,
         ("data=columns data.path=FOLDER", "data=columns data.path=FOLDER model=tiny"),
-        _check,
+        "vlmft.tools.check:check",
     ),
-    "trace": Tool(
+    "trace": Command(
         "one sample's whole way, each stage printed",
         tool_schema.TraceConfig,
         ("data=shapes model=tiny index=0", "data=columns data.path=FOLDER model=smolvlm256m split=val json=true"),
-        _trace,
+        "vlmft.tools.trace:trace",
+        _model_and_data,
     ),
-    "ask": Tool(
+    "ask": Command(
         "an answer about an image, or about each image of a folder",
         tool_schema.AskConfig,
         ("image=cat.jpg question='What is it?' run=RUN_FOLDER", "image=FOLDER question='How many?' model=smolvlm256m"),
-        _ask,
+        "vlmft.tools.ask:ask",
+        _run_or_model,
     ),
-    "export": Tool(
+    "export": Command(
         "a tuned model to give away: merged weights or the adapter, with a model card",
         tool_schema.ExportConfig,
         ("run=RUN_FOLDER to=NEW_FOLDER dtype=float16", "run=RUN_FOLDER to=NEW_FOLDER form=adapter push=NAME/MODEL"),
-        _export,
+        "vlmft.tools.export:export",
+        _run_folder,
     ),
-    "grade": Tool(
+    "grade": Command(
         "judge free-text answers on a page, without knowing whose they are",
         tool_schema.GradeConfig,
         ("run=RUN_FOLDER n=20", "run=RUN_FOLDER summary=true"),
-        _grade,
+        "vlmft.labels.grade:grade",
     ),
-    "judge": Tool(
+    "judge": Command(
         "judge free-text answers by a model behind a server, which does not know whose they are",
         tool_schema.JudgeConfig,
         (
             "run=RUN_FOLDER judge.model=NAME judge.base_url=http://localhost:8000/v1",
             "run=RUN_FOLDER judge.model=NAME judge.image=true n=50",
         ),
-        _judge,
+        "vlmft.labels.judge:judge",
     ),
-    "annotate": Tool(
+    "annotate": Command(
         "captions for images without one: drafted by a model, accepted by a person on a page",
         tool_schema.AnnotateConfig,
         (
             "data=characters data.path=FOLDER annotator=openai chat.model=NAME",
             "data=characters data.path=FOLDER review=true",
         ),
-        _annotate,
+        "vlmft.labels.annotate:annotate",
     ),
-    "score": Tool(
+    "score": Command(
         "what a file of predictions (CSV, TSV, JSON, JSON Lines, parquet, xlsx, txt) is worth, whatever tool wrote it",
         tool_schema.ScoreConfig,
         ("FILE metric=relaxed_accuracy", "FILE references=GOLD columns=prediction=output,id=question_id"),
-        _score,
+        "vlmft.predictions.score:score",
         files="file",
     ),
-    "compare": Tool(
+    "compare": Command(
         "are the others better than the first, on the same rows? With p-value and verdict",
         tool_schema.CompareConfig,
         ("BEFORE AFTER", "BEFORE AFTER metric=exact_match by=split"),
-        _compare,
+        "vlmft.predictions.compare:compare_files",
         files="files",
     ),
-    "seeds": Tool(
+    "seeds": Command(
         "runs that differ in their seed alone, taken together",
         tool_schema.SeedsConfig,
         ("RUN_FOLDER RUN_FOLDER RUN_FOLDER", "RUN_FOLDER RUN_FOLDER json=true"),
-        _seeds,
+        "vlmft.predictions.seeds:seeds",
         files="runs",
     ),
 }
 
-PROGRAMS: dict[str, tuple[str, type[Any], tuple[str, str]]] = {
-    "train": (
-        "fine-tune a model and see whether it got better, on the same held-out rows",
-        schema.TrainConfig,
-        ("model=tiny data=shapes", "model=smolvlm256m data=chartqa data.path=FOLDER train.lr=1e-4"),
-    ),
-    "evaluate": (
-        "evaluate a run again, or an untuned model",
-        schema.EvaluateConfig,
-        ("run=RUN_FOLDER", "model=tiny data=shapes"),
-    ),
-}
-"""Hydra apps, with Hydra's own options (-m, --cfg, ...): what train.py and evaluate.py are in a clone."""
-
 
 def usage() -> str:
     """What `vlmft --help` prints."""
-    summaries = {name: summary for name, (summary, _, _) in PROGRAMS.items()}
-    summaries |= {name: tool.summary for name, tool in TOOLS.items()}
-    lines = [f"  {name:<9}{summary}" for name, summary in summaries.items()]
+    lines = [f"  {name:<9}{command.summary}" for name, command in COMMANDS.items()]
     head = "usage: vlmft COMMAND [key=value ...], where --key value is the same as key=value\n"
     tail = "vlmft COMMAND --help lists all settings of a command; vlmft --version.\n"
     return "\n".join([head, *lines, "", tail])
@@ -207,17 +163,34 @@ def run_tool(name: str, arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: a setting that it does not take, and what the tool itself raises.
     """
-    tool = TOOLS[name]
-    if tool.files is not None:
-        tool.run(config_of_files(tool.schema_class, tool.files, arguments))
+    command = COMMANDS[name]
+    if command.files is not None:
+        config = config_of_files(command.schema_class, command.files, arguments)
     else:
-        tool.run(compose_tool(name, tool.schema_class, given(arguments, tool.schema_class).overrides))
+        config = compose_tool(name, command.schema_class, given(arguments, command.schema_class).overrides)
+    if command.require is not None:
+        command.require(config)
+    assert command.target is not None
+    imported(command.target)(config)
 
 
-def run_program(name: str, arguments: Sequence[str]) -> None:
-    """Runs vlmft/tools/<name>.py as the main module, so that a sweep or a second device can start it again."""
-    sys.argv[1:] = given(arguments, PROGRAMS[name][1], hydra_options=True).overrides
-    runpy.run_module(f"vlmft.tools.{name}", run_name="__main__", alter_sys=True)
+def start(name: str, main: Callable[[], None]) -> None:
+    """Runs the Hydra app `main` of "train" or "evaluate" with `sys.argv`; --help shows the current values."""
+
+    def run() -> None:
+        command = COMMANDS[name]
+        sys.argv[1:] = given(sys.argv[1:], command.schema_class, hydra_options=True).overrides
+        if HELP & {*sys.argv[1:]}:
+            about = (command.summary, command.schema_class, command.examples)
+            print(overview(name, *about, sys.argv[1:], width=_width()), end="")
+        else:
+            main()
+
+    run_entry(run)
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @contextlib.contextmanager
@@ -237,23 +210,22 @@ def readers_may_leave() -> Iterator[None]:
 def main() -> None:
     """Runs the command that `sys.argv` names."""
     name, *arguments = sys.argv[1:] or ["help"]
-    if name in ("-h", "--help", "help"):
+    command = COMMANDS.get(name)
+    if name in (*HELP, "help"):
         print(usage(), end="")
     elif name in ("-V", "--version", "version"):
         print(f"vlmft {metadata.version('vlmft')}")
-    elif name in (*TOOLS, *PROGRAMS) and {"-h", "--help"} & {*arguments}:
-        tool = TOOLS.get(name)
-        about = (tool.summary, tool.schema_class, tool.examples) if tool is not None else PROGRAMS[name]
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print(help_of(name, *about, files=tool.files if tool is not None else None, width=width), end="")
-    elif name in PROGRAMS:
-        run_program(name, arguments)
+    elif command is not None and HELP & {*arguments}:
+        about = (command.summary, command.schema_class, command.examples)
+        print(help_of(name, *about, files=command.files, width=_width()), end="")
+    elif command is not None and command.target is None:
+        sys.argv[1:] = arguments  # as the main module, so that a sweep or a second device can start it again
+        runpy.run_module(f"vlmft.tools.{name}", run_name="__main__", alter_sys=True)
     else:
         run_entry(lambda: _run(name, arguments))
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:
-    if name not in TOOLS:
-        legal = ", ".join([*PROGRAMS, *TOOLS])
-        raise ConfigError(f"Expected one of the commands {legal}, got {name!r}; see vlmft --help")
+    if name not in COMMANDS:
+        raise ConfigError(f"Expected one of the commands {', '.join(COMMANDS)}, got {name!r}; see vlmft --help")
     run_tool(name, arguments)

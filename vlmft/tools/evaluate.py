@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from vlmft.config.entry import entry, run_entry
+from vlmft.config.entry import entry
 from vlmft.config.schema import EvaluateConfig
-from vlmft.run.start import require_evaluation
+from vlmft.tools.cli import start
 
 
 @entry("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
+    from vlmft.run.start import require_evaluation
+
     dataset = require_evaluation(config)
     # after the checks: torch and transformers take seconds to import
     from vlmft.labels.grade import keep_grading
@@ -18,4 +20,4 @@ def main(config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    start("evaluate", main)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.utils import get_args_parser
 
 from vlmft.config.check import Config, ConfigError, checked
 from vlmft.config.entry import conf_dir
@@ -59,10 +60,12 @@ def settings_of(schema_class: type, prefix: str = "") -> Iterator[Setting]:
         docs |= _docs(base)
     hints = typing.get_type_hints(schema_class, include_extras=True)
     for field in dataclasses.fields(schema_class):
-        setting = Setting(prefix + field.name, hints[field.name], _default(field), docs.get(field.name, ""))
-        yield setting
-        if setting.group is not None:
-            yield from settings_of(setting.group, f"{setting.key}.")
+        group = group_in(hints[field.name])
+        of_group = inspect.getdoc(getattr(group, "made_of", group)) if group is not None else None
+        doc = docs.get(field.name) or " ".join((of_group or "").partition("\n\n")[0].split())
+        yield Setting(prefix + field.name, hints[field.name], _default(field), doc)
+        if group is not None:
+            yield from settings_of(group, f"{prefix}{field.name}.")
 
 
 def _docs(schema_class: type) -> dict[str, str]:
@@ -82,15 +85,15 @@ def _default(field: dataclasses.Field[Any]) -> str:
     value = field.default if made is dataclasses.MISSING or dataclasses.is_dataclass(made) else made()
     if value in (dataclasses.MISSING, MISSING):
         return ""
-    return _written(value)
+    return written(value)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as on a command line."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
+        return f"[{','.join(map(written, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
@@ -126,7 +129,7 @@ def given(
 ) -> Given:
     """`key=value`, `--key value`, `--key=value` and `--switch` as the settings that they stand for.
 
-    With `hydra_options`, what is none of them stays as it is, such as `--cfg job` or `-m`.
+    With `hydra_options`, those of Hydra stay as they are, such as `--cfg job` or `-m`.
 
     Raises:
         ConfigError: a key without its value, or an argument that is neither a setting nor a file.
@@ -138,7 +141,7 @@ def given(
         key, equals, value = argument.partition("=")
         if argument.startswith("--"):
             key = key.removeprefix("--").replace("-", "_")
-            if hydra_options and key not in known:
+            if hydra_options and f"--{key.replace('_', '-')}" in get_args_parser()._option_string_actions:
                 parsed.overrides.append(argument)
                 continue
             if not equals:
@@ -160,7 +163,7 @@ def _value_after(key: str, setting: Setting | None, rest: list[str]) -> str:
     """The value of `--key`, taken from the arguments behind it."""
     if setting is not None and setting.annotation is bool:
         return rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
-    if rest and not rest[0].startswith("--"):
+    if rest and (not rest[0].startswith("-") or re.fullmatch(r"-[\d.].*", rest[0])):
         return rest.pop(0)
     if setting is None:
         return "true"  # the key is what is wrong, and is named as every unknown one
@@ -202,4 +205,4 @@ def chosen_by_default(command: str) -> dict[str, str]:
     """Group -> the choice that conf/<command>.yaml makes; empty where there is no such file."""
     file = conf_dir() / f"{command}.yaml"
     defaults = yaml.safe_load(file.read_text(encoding="utf-8"))["defaults"] if file.is_file() else []
-    return {group: _written(choice) for one in defaults if isinstance(one, dict) for group, choice in one.items()}
+    return {group: written(choice) for one in defaults if isinstance(one, dict) for group, choice in one.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,8 @@ from vlmft.training.loss import summed_cross_entropy
 GREEN, GREY, BOLD, RESET = "\033[32m", "\033[90m", "\033[1m", "\033[0m"
 
 
-def trace(config: TraceConfig, *, colour: bool) -> None:
-    """Runs stages 0 to 9 for one row and prints each.
+def trace(config: TraceConfig, *, colour: bool | None = None) -> None:
+    """Runs stages 0 to 9 for one row and prints each, in colour where a terminal reads it unless `colour` says.
 
     Raises:
         ConfigError: no such split or row.
@@ -33,7 +34,7 @@ def trace(config: TraceConfig, *, colour: bool) -> None:
     if config.json:
         print(json.dumps(stages, indent=2, ensure_ascii=False, default=str))
         return
-    paint = _Paint(colour)
+    paint = _Paint(sys.stdout.isatty() if colour is None else colour)
     for name, content in stages.items():
         print(paint.bold(name))
         for key, value in content.items():

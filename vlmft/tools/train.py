@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from vlmft.config.check import ConfigError
-from vlmft.config.entry import entry, run_entry
+from vlmft.config.entry import entry
 from vlmft.config.schema import Scale, TrainConfig
-from vlmft.run.start import require_training
+from vlmft.tools.cli import start
 
 
 def run(config: TrainConfig) -> None:
     """Checks the data and the model, then trains."""
+    from vlmft.run.start import require_training
+
     dataset = require_training(config)
     from vlmft.run.train import train  # after the checks: torch and transformers take seconds to import
 
@@ -26,4 +28,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    start("train", main)
