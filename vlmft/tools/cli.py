@@ -17,7 +17,7 @@ from vlmft.config.check import ConfigError, imported
 from vlmft.config.entry import EXIT_FAILURE, run_entry
 from vlmft.config.tools import compose_tool
 from vlmft.tools.settings import config_of_files, given
-from vlmft.tools.usage import help_of, overview
+from vlmft.tools.usage import SHOWN, help_of
 
 HELP = {"-h", "--help"}
 
@@ -181,16 +181,18 @@ def start(name: str, main: Callable[[], None]) -> None:
         command = COMMANDS[name]
         sys.argv[1:] = given(sys.argv[1:], command.schema_class, hydra_options=True).overrides
         if HELP & {*sys.argv[1:]}:
-            about = (command.summary, command.schema_class, command.examples)
-            print(overview(name, *about, sys.argv[1:], width=_width()), end="")
+            _print_help(f"python {name}.py", name, sys.argv[1:], SHOWN[name].split())
         else:
             main()
 
     run_entry(run)
 
 
-def _width() -> int | None:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def _print_help(program: str, name: str, arguments: Sequence[str], keys: Sequence[str] = ()) -> None:
+    command = COMMANDS[name]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    about = (command.summary, command.schema_class, command.examples)
+    print(help_of(program, name, *about, arguments, keys=keys, files=command.files, width=width), end="")
 
 
 @contextlib.contextmanager
@@ -216,8 +218,7 @@ def main() -> None:
     elif name in ("-V", "--version", "version"):
         print(f"vlmft {metadata.version('vlmft')}")
     elif command is not None and HELP & {*arguments}:
-        about = (command.summary, command.schema_class, command.examples)
-        print(help_of(name, *about, files=command.files, width=_width()), end="")
+        run_entry(lambda: _print_help(f"vlmft {name}", name, arguments))
     elif command is not None and command.target is None:
         sys.argv[1:] = arguments  # as the main module, so that a sweep or a second device can start it again
         runpy.run_module(f"vlmft.tools.{name}", run_name="__main__", alter_sys=True)

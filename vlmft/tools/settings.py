@@ -14,12 +14,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.utils import get_args_parser
 
 from vlmft.config.check import Config, ConfigError, checked
 from vlmft.config.entry import conf_dir
-from vlmft.config.schema import MISSING
 from vlmft.config.setting_types import constraints, group_in
 
 TAKEN_BY_HYDRA = re.compile(r"[\w./:+@%*?|-]+|\[.*\]|\{.*\}", re.ASCII)
@@ -33,8 +31,6 @@ class Setting:
     key: str
     """Dotted."""
     annotation: Any
-    default: str
-    """As on a command line; empty for a group and for a value that must be given."""
     doc: str
     """One line; empty where the schema has none."""
 
@@ -63,7 +59,7 @@ def settings_of(schema_class: type, prefix: str = "") -> Iterator[Setting]:
         group = group_in(hints[field.name])
         of_group = inspect.getdoc(getattr(group, "made_of", group)) if group is not None else None
         doc = docs.get(field.name) or " ".join((of_group or "").partition("\n\n")[0].split())
-        yield Setting(prefix + field.name, hints[field.name], _default(field), doc)
+        yield Setting(prefix + field.name, hints[field.name], doc)
         if group is not None:
             yield from settings_of(group, f"{prefix}{field.name}.")
 
@@ -78,14 +74,6 @@ def _docs(schema_class: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             docs[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
     return docs
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    made = field.default_factory
-    value = field.default if made is dataclasses.MISSING or dataclasses.is_dataclass(made) else made()
-    if value in (dataclasses.MISSING, MISSING):
-        return ""
-    return written(value)
 
 
 def written(value: Any) -> str:
@@ -199,10 +187,3 @@ def config_of_files(schema_class: type[Config], files: str, arguments: Sequence[
 def choices_of(group: str) -> list[str]:
     """The files of conf/<group>, without their ending; none where there is no such folder."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
-def chosen_by_default(command: str) -> dict[str, str]:
-    """Group -> the choice that conf/<command>.yaml makes; empty where there is no such file."""
-    file = conf_dir() / f"{command}.yaml"
-    defaults = yaml.safe_load(file.read_text(encoding="utf-8"))["defaults"] if file.is_file() else []
-    return {group: written(choice) for one in defaults if isinstance(one, dict) for group, choice in one.items()}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from vlmft.config.entry import conf_dir, forced
-from vlmft.tools.settings import Setting, choices_of, chosen_by_default, settings_of, written
+from vlmft.config.schema import MISSING
+from vlmft.tools.settings import Setting, choices_of, settings_of, written
 
 SHOWN = {
     "train": """model data data.path data.limit_train data.max_new_tokens model.quantization.mode model.train.vision
@@ -24,95 +25,80 @@ SHOWN = {
 }
 """Command -> the settings that `python <command>.py --help` shows."""
 GROUPS_APART = ("callbacks", "trainer", "experiment", "debug")
+"""Shown with them, as choices alone."""
 
 
-def overview(
+def help_of(
+    program: str,
     command: str,
     summary: str,
     schema_class: type,
     examples: Sequence[str],
-    arguments: Sequence[str],
+    arguments: Sequence[str] = (),
     *,
+    keys: Sequence[str] = (),
+    files: str | None = None,
     width: int | None = None,
 ) -> str:
-    """What `python <command>.py ... --help` prints: twenty settings with the values that these `arguments` give them.
+    """What `<program> --help` prints: settings with the values that these `arguments` give them.
+
+    All of `schema_class`, or `keys` alone; `files` is the setting that arguments without a key are, `width` where lines
+    are folded, in characters.
 
     Raises:
         HydraException, OmegaConfBaseException, ConfigError: a setting or a choice that there is not.
     """
-    overrides = [forced(one) for one in arguments if "=" in one and not one.startswith("-")]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose(command, overrides, return_hydra_config=True))
-    assert isinstance(composed, dict)
-    chosen = composed["hydra"]["runtime"]["choices"]
-    known = {setting.key: setting for setting in settings_of(schema_class)}
-    lines = [f"python {command}.py: {summary}", "", *(f"  python {command}.py {example}" for example in examples), ""]
+    values, chosen = _present(command, schema_class, arguments)
+    settings = {setting.key: setting for setting in settings_of(schema_class)}
+    lines = [f"{program}: {summary}", "", *(f"  {program} {example}" for example in examples), ""]
     lines.append("Settings with their present values, as key=value or --key value:")
-    lines += [_present(known[key], composed, chosen) for key in SHOWN[command].split()]
-    lines += [
-        f"  {group}={written(chosen[group])}  ({'|'.join(choices_of(group))})"
-        for group in GROUPS_APART
-        if group in chosen
-    ]
-    lines += [
-        "",
-        f"vlmft {command} --help lists all {len(known)} settings; --cfg job prints their values and runs nothing;",
-    ]
-    lines.append("-m key=a,b runs several (docs/sweeps.md). Where to begin: docs/quickstart.md")
-    return _folded(lines, width)
-
-
-def _present(setting: Setting, composed: dict[Any, Any], chosen: dict[str, Any]) -> str:
-    kind, value = setting.type_name, composed
-    for name in setting.key.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    if choices := choices_of(setting.key):
-        kind, value = "|".join(choices), chosen.get(setting.key)
-    first_sentence = re.split(r"(?<=[.;]) (?![a-z])", setting.doc)[0]
-    return f"  {setting.key}={written(value)}  ({kind})  {first_sentence}"
-
-
-def _folded(lines: Sequence[str], width: int | None) -> str:
+    if keys:
+        lines += [_line(settings[key], values, chosen, files) for key in keys]
+        lines += [f"  {key}={written(chosen[key])} ({_choices(key)})" for key in GROUPS_APART if key in chosen]
+        lines += [
+            "",
+            f"vlmft {command} --help lists all {len(settings)} settings; --cfg job prints their values and runs",
+        ]
+        lines.append("nothing; -m key=a,b runs several (docs/sweeps.md). Where to begin: docs/quickstart.md")
+    else:
+        own = [setting for setting in settings.values() if "." not in setting.key and setting.group is None]
+        groups = [setting for setting in settings.values() if "." not in setting.key and setting.group is not None]
+        lines += [_line(setting, values, chosen, files) for setting in sorted(own, key=lambda one: one.key != files)]
+        for group in groups:
+            below = [one for one in settings.values() if one.key.startswith(f"{group.key}.")]
+            lines += ["", f"{group.key}: {group.doc}"]
+            lines += [_line(one, values, chosen, files) for one in ([group] if choices_of(group.key) else []) + below]
     if width is not None:
         lines = [textwrap.fill(line, width, subsequent_indent=" " * 6, break_on_hyphens=False) for line in lines]
     return "\n".join(lines) + "\n"
 
 
-def help_of(
-    command: str,
-    summary: str,
-    schema_class: type,
-    examples: Sequence[str],
-    *,
-    files: str | None = None,
-    width: int | None = None,
-) -> str:
-    """The text; `files` is the setting that arguments without a key are, `width` where lines are folded, in
-    characters."""
-    settings = [*settings_of(schema_class)]
-    chosen = chosen_by_default(command)
-    lines = [f"vlmft {command}: {summary}", "", *(f"  vlmft {command} {example}" for example in examples), ""]
-    lines.append("Settings, as key=value or --key value:")
-    own = [setting for setting in settings if "." not in setting.key and setting.group is None]
-    lines += [_line(setting, files) for setting in sorted(own, key=lambda setting: setting.key != files)]
-    for setting in settings:
-        if "." not in setting.key and setting.group is not None:
-            below = [one for one in settings if one.key.startswith(f"{setting.key}.")]
-            lines += ["", *_head(setting, chosen.get(setting.key)), *(_line(one, files) for one in below)]
-    return _folded(lines, width)
+def _present(command: str, schema_class: type, arguments: Sequence[str]) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """The values of all settings, and the choice of each group."""
+    if not (conf_dir() / f"{command}.yaml").is_file():
+        composed = OmegaConf.structured(schema_class)
+    else:
+        ConfigStore.instance().store(name=f"{command}_schema", node=schema_class)
+        overrides = [forced(one) for one in arguments if "=" in one and not one.startswith("-")]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose(command, overrides, return_hydra_config=True)
+    values = OmegaConf.to_container(composed)
+    assert isinstance(values, dict)
+    return values, values.get("hydra", {}).get("runtime", {}).get("choices", {})
 
 
-def _head(group: Setting, chosen: str | None) -> Iterator[str]:
-    doc = f": {group.doc}" if group.doc else ""
-    yield f"{group.key}{doc}"
-    if choices := choices_of(group.key):
-        default = f" (default {chosen})" if chosen is not None else ""
-        yield f"  {group.key}=CHOICE of {', '.join(choices)}{default}, and on top of it:"
+def _choices(group: str) -> str:
+    return "|".join(choices_of(group))
 
 
-def _line(setting: Setting, files: str | None) -> str:
-    kind = "settings" if setting.group is not None else setting.type_name
-    default = f", default {setting.default}" if setting.default else ", required" if setting.group is None else ""
-    key = f"{setting.key}, or without a key" if setting.key == files else setting.key
-    doc = f"  {setting.doc}" if setting.doc else ""
-    return f"  {key} ({kind}{default}){doc}"
+def _line(setting: Setting, values: dict[Any, Any], chosen: dict[str, Any], files: str | None) -> str:
+    value: Any = values
+    for name in setting.key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    kind = setting.type_name
+    if setting.key in chosen:
+        value, kind = chosen[setting.key], _choices(setting.key)
+    elif setting.group is not None:
+        return f"  {setting.key} (settings)  {setting.doc}"
+    shown = f"{setting.key}={written(value)} ({kind})" if value != MISSING else f"{setting.key} ({kind}, required)"
+    return f"  {shown}{', or without a key' if setting.key == files else ''}  {setting.doc}"
