@@ -72,33 +72,39 @@ class AskConfig:
 
 
 @dataclass
-class GradeConfig:
-    """vlmft grade"""
+class JudgedConfig:
+    """What vlmft grade and judge have in common: whose answers are judged, and how many."""
 
     run: str = MISSING
     """Folder with predictions/<arm>.jsonl: a run of train.py, or an evaluation of evaluate.py."""
     arms: list[str] = field(default_factory=list)
     """Whose answers are judged, the one that the others are compared with first; none: all, untuned first."""
-    n: Count = 20
-    """Rows whose answers are judged: a choice by seed, the same for every rater."""
     seed: CountOrZero = 0
-    """Of that choice, and of the order in which answers are shown."""
-    rater: Optional[str] = None
-    """Who judges; null takes the login name. Their verdicts are in grading/<rater>.jsonl."""
-    references: bool = True
-    """Show the reference answers."""
+    """Of the choice of rows, and of the order in which answers are shown."""
     data: Optional[DataConfig] = None
     """The data that were evaluated, where the folder does not tell."""
     data_options: dict[str, Any] = field(default_factory=dict)
     """Dataset options other than the run's, as they were given to evaluate.py."""
+    json: bool = False
+    """Print the summary as JSON."""
+
+
+@dataclass
+class GradeConfig(JudgedConfig):
+    """vlmft grade"""
+
+    n: Count = 20
+    """Rows whose answers are judged: a choice by seed, the same for every rater."""
+    rater: Optional[str] = None
+    """Who judges; null takes the login name. Their verdicts are in grading/<rater>.jsonl."""
+    references: bool = True
+    """Show the reference answers."""
     port: Port = 0
     """Of the page on 127.0.0.1; 0 takes a free one."""
     open_browser: bool = True
     """Show the page in the browser."""
     summary: bool = False
     """Print what was judged so far, without a page."""
-    json: bool = False
-    """Print the summary as JSON."""
 
 
 @dataclass
@@ -203,24 +209,12 @@ class JudgeModelConfig(ChatConfig):
 
 
 @dataclass
-class JudgeConfig:
+class JudgeConfig(JudgedConfig):
     """vlmft judge"""
 
-    run: str = MISSING
-    """Folder with predictions/<arm>.jsonl: a run of train.py, or an evaluation of evaluate.py."""
     judge: JudgeModelConfig = field(default_factory=JudgeModelConfig)
-    arms: list[str] = field(default_factory=list)
-    """Whose answers are judged, the one that the others are compared with first; none: all, untuned first."""
     n: Optional[Count] = None
     """Rows whose answers are judged, the same choice as vlmft grade's; null: all."""
-    seed: CountOrZero = 0
-    """Of that choice, and of the order in which answers are shown."""
-    data: Optional[DataConfig] = None
-    """The data that were evaluated, where the folder does not tell."""
-    data_options: dict[str, Any] = field(default_factory=dict)
-    """Dataset options other than the run's, as they were given to evaluate.py."""
-    json: bool = False
-    """Print the summary as JSON."""
 
 
 @dataclass

@@ -39,28 +39,18 @@ class Command:
     """The setting that arguments without a key are, where there is one."""
 
 
-def _model_and_data(config: tool_schema.TraceConfig) -> None:
+def _is_there(config: tool_schema.TraceConfig | tool_schema.AskConfig | tool_schema.ExportConfig) -> None:
     from vlmft.models.locate import require_model
+    from vlmft.run.folder import read_run
     from vlmft.run.start import found_data
 
-    found_data(config.data)
-    require_model(config.model)
-
-
-def _run_or_model(config: tool_schema.AskConfig) -> None:
-    from vlmft.models.locate import require_model
-
-    if config.run is not None:
-        _run_folder(config)
-    elif config.model is not None:
-        require_model(config.model)
-
-
-def _run_folder(config: tool_schema.AskConfig | tool_schema.ExportConfig) -> None:
-    from vlmft.run.folder import read_run
-
-    assert config.run is not None
-    read_run(config.run)
+    data, run, model = (getattr(config, name, None) for name in ("data", "run", "model"))
+    if data is not None:
+        found_data(data)
+    if run is not None:
+        read_run(run)
+    elif model is not None:
+        require_model(model)
 
 
 COMMANDS: dict[str, Command] = {
@@ -85,21 +75,21 @@ COMMANDS: dict[str, Command] = {
         tool_schema.TraceConfig,
         ("data=shapes model=tiny index=0", "data=columns data.path=FOLDER model=smolvlm256m split=val json=true"),
         "vlmft.tools.trace:trace",
-        _model_and_data,
+        _is_there,
     ),
     "ask": Command(
         "an answer about an image, or about each image of a folder",
         tool_schema.AskConfig,
         ("image=cat.jpg question='What is it?' run=RUN_FOLDER", "image=FOLDER question='How many?' model=smolvlm256m"),
         "vlmft.tools.ask:ask",
-        _run_or_model,
+        _is_there,
     ),
     "export": Command(
         "a tuned model to give away: merged weights or the adapter, with a model card",
         tool_schema.ExportConfig,
         ("run=RUN_FOLDER to=NEW_FOLDER dtype=float16", "run=RUN_FOLDER to=NEW_FOLDER form=adapter push=NAME/MODEL"),
         "vlmft.tools.export:export",
-        _run_folder,
+        _is_there,
     ),
     "grade": Command(
         "judge free-text answers on a page, without knowing whose they are",
@@ -161,8 +151,10 @@ def run_tool(name: str, arguments: Sequence[str]) -> None:
     """Calls the tool with the settings of a command line.
 
     Raises:
-        ConfigError: a setting that it does not take, and what the tool itself raises.
+        ConfigError: no such tool, a setting that it does not take, and what the tool itself raises.
     """
+    if name not in COMMANDS:
+        raise ConfigError(f"Expected one of the commands {', '.join(COMMANDS)}, got {name!r}; see vlmft --help")
     command = COMMANDS[name]
     if command.files is not None:
         config = config_of_files(command.schema_class, command.files, arguments)
@@ -223,10 +215,4 @@ def main() -> None:
         sys.argv[1:] = arguments  # as the main module, so that a sweep or a second device can start it again
         runpy.run_module(f"vlmft.tools.{name}", run_name="__main__", alter_sys=True)
     else:
-        run_entry(lambda: _run(name, arguments))
-
-
-def _run(name: str, arguments: Sequence[str]) -> None:
-    if name not in COMMANDS:
-        raise ConfigError(f"Expected one of the commands {', '.join(COMMANDS)}, got {name!r}; see vlmft --help")
-    run_tool(name, arguments)
+        run_entry(lambda: run_tool(name, arguments))

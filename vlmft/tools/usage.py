@@ -54,7 +54,9 @@ def help_of(
     lines.append("Settings with their present values, as key=value or --key value:")
     if keys:
         lines += [_line(settings[key], values, chosen, files) for key in keys]
-        lines += [f"  {key}={written(chosen[key])} ({_choices(key)})" for key in GROUPS_APART if key in chosen]
+        lines += [
+            f"  {key}={written(chosen[key])} ({'|'.join(choices_of(key))})" for key in GROUPS_APART if key in chosen
+        ]
         lines += [
             "",
             f"vlmft {command} --help lists all {len(settings)} settings; --cfg job prints their values and runs",
@@ -87,17 +89,13 @@ def _present(command: str, schema_class: type, arguments: Sequence[str]) -> tupl
     return values, values.get("hydra", {}).get("runtime", {}).get("choices", {})
 
 
-def _choices(group: str) -> str:
-    return "|".join(choices_of(group))
-
-
 def _line(setting: Setting, values: dict[Any, Any], chosen: dict[str, Any], files: str | None) -> str:
     value: Any = values
     for name in setting.key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     kind = setting.type_name
     if setting.key in chosen:
-        value, kind = chosen[setting.key], _choices(setting.key)
+        value, kind = chosen[setting.key], "|".join(choices_of(setting.key))
     elif setting.group is not None:
         return f"  {setting.key} (settings)  {setting.doc}"
     shown = f"{setting.key}={written(value)} ({kind})" if value != MISSING else f"{setting.key} ({kind}, required)"
