@@ -48,6 +48,11 @@ def pixels_sha256(pixels: np.ndarray) -> str:
     return hashlib.sha256(f"{width}x{height}:".encode() + pixels.tobytes()).hexdigest()
 
 
+PIXEL_HASHES: dict[str, str] = {}
+"""`Image.identity` -> `Image.sha256` of images that were decoded in this process, or whose features are stored."""
+MOST_PIXEL_HASHES = 1_000_000
+
+
 @dataclass(frozen=True)
 class Image:
     """A picture by reference. Two images with the same decoded pixels have the same `sha256`, whatever their files."""
@@ -56,22 +61,32 @@ class Image:
     """Decodes to RGB under the one image policy (`vlmft/data/images.py`); raises `BadRowError`. Picklable."""
     name: str
     """What a person would look for: a path below the data folder, or "scene 12/34"."""
+    identity: str = ""
+    """What determines the pixels and costs no decoding: a file's path, size and times, or a hash of encoded bytes, and
+    the code that decodes them. "" where nothing does."""
 
     @property
     def pixels(self) -> np.ndarray:
         """(height, width, 3) uint8, decoded at each call: a split's worth of decoded images would fill the memory."""
         pixels = np.asarray(self.load())
-        if "sha256" not in self.__dict__:  # the hash rides along, so that nobody decodes a second time for it
+        if not self.is_hashed:  # the hash rides along, so that nobody decodes a second time for it
             self.__dict__["sha256"] = pixels_sha256(pixels)
+            if self.identity and len(PIXEL_HASHES) < MOST_PIXEL_HASHES:
+                PIXEL_HASHES[self.identity] = self.sha256
         return pixels
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether `sha256` is known without decoding."""
+        return "sha256" in self.__dict__ or self.identity in PIXEL_HASHES
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the decoded pixels and their shape, hex."""
-        return pixels_sha256(self.pixels)
+        return PIXEL_HASHES.get(self.identity) or pixels_sha256(self.pixels)
 
     def __getstate__(self) -> dict[str, Any]:  # travels to workers without its pixels
-        return {"load": self.load, "name": self.name, **({"sha256": self.sha256} if "sha256" in self.__dict__ else {})}
+        return {**vars(self), **({"sha256": self.sha256} if self.is_hashed else {})}
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,13 @@ class EncodedImage:
 
     sha256: str
     arrays: Mapping[str, np.ndarray]
-    """The processor's output for this image alone, such as pixel_values; empty where features come from a cache."""
+    """The processor's output for this image alone, such as pixel_values; without pixels where `features_stored`."""
+    placeholder: str = ""
+    """The text that the processor writes in the image's place; "" where it does not tell."""
+    image: Image | None = None
+    """Where `arrays` were made from; None where its features are never stored."""
+    features_stored: bool = False
+    """Whether the features were in the cache when the row was encoded."""
 
 
 @dataclass(frozen=True)

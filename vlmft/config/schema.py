@@ -261,6 +261,19 @@ class OptimizationConfig:
     """Validations without a better metric before training stops; null never stops early."""
 
 
+@dataclass
+class CacheConfig:
+    enabled: bool = True
+    """Make the features of an image once and store them, where vision and connector are frozen. Results stay the same
+    to the byte."""
+    folder: Optional[str] = None
+    """null: `features` in the cache folder (VLMFT_CACHE, else ~/.cache/vlmft)."""
+    max_gib: NotNegative = 20.0
+    """Room for all stored features of all models; the longest unused go first. 0 stores none on the disk."""
+    memory_gib: NotNegative = 1.0
+    """Features that are kept in memory, too."""
+
+
 OWN_CHECKPOINTS = ("last", "best")
 """Values of ckpt_path that mean one of the run's own, and so change no result."""
 
@@ -275,6 +288,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     seed: CountOrZero = 0
     """Of data order, adapter initialisation and dropout. 0 is a seed like any other."""
     name: Optional[FolderName] = None
@@ -316,6 +330,7 @@ class EvaluateConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     evaluation: EvaluationChanges = field(default_factory=EvaluationChanges)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     seed: CountOrZero = 0
     """With model=: of few-shot examples and shuffled images; a run brings its own."""
     tags: list[str] = field(default_factory=list)

@@ -17,6 +17,8 @@ A refusal is a `BadRowError` that names what was found. No global setting of Pil
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import struct
 import zlib
 from functools import partial
@@ -29,6 +31,7 @@ import PIL.Image
 from PIL.ExifTags import Base
 from PIL.Image import Transpose
 
+from vlmft.data.survey.cache import stamp
 from vlmft.sample import BadRowError, Image
 
 MAX_PIXELS = 50_000_000
@@ -76,12 +79,27 @@ def image_from_file(root: Path, relative: str) -> Image:
     Raises:
         BadRowError: as `image_inside`.
     """
-    return Image(load=partial(open_image, image_inside(root, relative)), name=relative)
+    return image_at(image_inside(root, relative), relative)
+
+
+def image_at(path: Path, name: str) -> Image:
+    """The image in a file, not decoded. One that changed just now has no identity: its next change could have the
+    same time."""
+    mark = stamp(path)
+    return Image(partial(open_image, path), name, "" if mark is None else f"{path} {mark} {image_policy()}")
 
 
 def image_from_bytes(data: bytes, name: str) -> Image:
     """The image that the encoded `data` hold, not decoded."""
-    return Image(load=partial(decode_image, data, name), name=name)
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Image(partial(decode_image, data, name), name, f"{digest} {image_policy()}")
+
+
+@functools.cache
+def image_policy() -> str:
+    """Hash of the code that decodes: this file and Pillow's version."""
+    code = Path(__file__).read_bytes() + PIL.__version__.encode()
+    return hashlib.sha256(code).hexdigest()[:16]
 
 
 def file_of(image: Image) -> Path | None:

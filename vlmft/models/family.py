@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import import_allowed
 from vlmft.config.schema import ModelConfig
+from vlmft.models.feature_cache import FeatureCache
 from vlmft.models.features import Features
 from vlmft.models.generic import GenericFamily
 from vlmft.models.load import Source
@@ -22,12 +23,16 @@ from vlmft.sample import Batch, EncodedImage, EncodedRow, Layout, Prompt, Sample
 class Family(Protocol):
     """One object per architecture. `encode` and `encode_prompt` run in workers, the rest in the main process."""
 
+    cache: FeatureCache | None
+    """Features of frozen images, filled and read by `image_features`; None where nothing is stored."""
     max_images: int | None
     """Most images in one row; None is no limit."""
     capabilities: frozenset[str]
     """Of: text_only, multi_image, multi_turn, prefix (its prompts can go on from a cache), and its layouts."""
     end_id: int
     pad_id: int
+    processor_key: str
+    """Hash of what decides an image's pixels and its placeholder in a row."""
     fingerprint_parts: Mapping[str, Any]
     """What a fingerprint is the hash of: prompt format and processor."""
     resolution: str

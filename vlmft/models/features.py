@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmft.config.check import ConfigError
+from vlmft.models.feature_cache import FeatureCache
 from vlmft.sample import EncodedImage
 
 Features = list[torch.Tensor]
@@ -56,7 +57,14 @@ def _by_image(pooled: Sequence[torch.Tensor], images: Sequence[EncodedImage]) ->
     return [torch.cat([next(tiles) for _ in image.arrays["pixel_values"]]) for image in images]
 
 
-def image_features(model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool, see: See = see) -> Features:
+def image_features(
+    model: PreTrainedModel,
+    images: Sequence[EncodedImage],
+    *,
+    grad: bool,
+    see: See = see,
+    cache: FeatureCache | None = None,
+) -> Features:
     """Features in the model's dtype.
 
     Frozen (`grad=False`): one image a call, without autograd or autocast. Batch composition changes bits, so a feature
@@ -64,10 +72,22 @@ def image_features(model: PreTrainedModel, images: Sequence[EncodedImage], *, gr
     allow it.
     """
     if not grad:
-        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            return [see(model, [image])[0] for image in images]
+        cache = cache if cache is not None and cache.serves(model) else None
+        # Features that were made in inference mode could not be stored and then take part in a backward pass.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            return [_frozen_features(model, image, see, cache) for image in images]
     together = len({tuple(v.shape[1:] for v in image.arrays.values()) for image in images}) == 1
     return see(model, images) if together else [see(model, [image])[0] for image in images]
+
+
+def _frozen_features(model: PreTrainedModel, image: EncodedImage, see: See, cache: FeatureCache | None) -> torch.Tensor:
+    stored = cache.get(image.sha256) if cache is not None else None
+    if stored is not None:
+        return stored.to(model.device)
+    feature = see(model, [image])[0]
+    if cache is not None:
+        cache.put(image, feature)
+    return feature
 
 
 def encoder_outputs(model: PreTrainedModel, features: Features) -> dict[str, BaseModelOutputWithPooling]:

@@ -20,14 +20,18 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.models.collate import collate
 from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
-from vlmft.models.features import Features, encoder_outputs, image_features
+from vlmft.models.feature_cache import FeatureCache, processor_key
+from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
+from vlmft.models.placeholders import placeholders, placeholders_known
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
 from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Message, Prompt, Sample
 
 PROBES = tuple(PIL.Image.new("RGB", size) for size in ((64, 64), (1000, 300)))
 """Pictures that show whether a model takes as many tokens for any image."""
+NO_PICTURE = PIL.Image.new("RGB", (1, 1))
+"""Where the processor is not to look at a picture."""
 ONE_IMAGE = ("llava_onevision",)
 """Model types whose processor cuts an image otherwise where it is not alone in its row."""
 
@@ -35,6 +39,10 @@ ONE_IMAGE = ("llava_onevision",)
 class GenericFamily:
     """Any decoder VLM of transformers with a chat template, an image token and `get_image_features`."""
 
+    cache: FeatureCache | None = None
+    """Features of frozen images; None where vision or connector is trained."""
+    see: See = staticmethod(see)
+    """Features of some images by a model's own means."""
     max_images: int | None = None
     capabilities = frozenset({"text_only", "multi_image", "multi_turn", "prefix", "right", "left"})
     suppressed_ids: Sequence[int] = ()
@@ -65,6 +73,11 @@ class GenericFamily:
             "vocabulary": len(tokenizer),
             "end_id": self.end_id,
         }
+
+    @property
+    def processor_key(self) -> str:
+        """Hash of what decides an image's pixels and its placeholder in a row."""
+        return processor_key(self.processor)
 
     def allow(self, tokens: Sequence[str]) -> None:
         """Takes these special tokens, such as a vendor's for boxes, in texts; raises as `require_allowed`."""
@@ -197,17 +210,52 @@ class GenericFamily:
             found = len(prompt.images)
             raise BadRowError(f"Expected at most {self.max_images} images, got {found}; leave some out")
         text = self._template(self._chat(prompt.messages), generation=True)
-        pictures = [PIL.Image.fromarray(image.pixels) for image in prompt.images]
-        inputs = self._process(text, pictures)
-        ids = inputs.pop("input_ids")[0].astype(np.int64)
+        inputs, images = self._with_images(text, prompt.images)
+        ids = inputs["input_ids"][0].astype(np.int64)
         refuse_length(self.max_length_tokens, len(ids) + 1, "with room for an answer")
-        self._refuse_resolution(int((ids == self.image_token_id).sum()), len(pictures))
-        token_arrays = {k: inputs.pop(k)[0].astype(np.int64) for k in list(inputs) if k.endswith("type_ids")}
-        arrays = [inputs] * len(pictures)
-        if len(pictures) > 1:  # one image a call, so that an image's pixels do not depend on its neighbours
-            arrays = [self._alone(picture) for picture in pictures]
-        images = tuple(EncodedImage(i.sha256, a) for i, a in zip(prompt.images, arrays, strict=True))
+        self._refuse_resolution(int((ids == self.image_token_id).sum()), len(images))
+        token_arrays = {k: v[0].astype(np.int64) for k, v in inputs.items() if k.endswith("type_ids")}
         return EncodedRow(row_id, ids, np.zeros(len(ids), bool), len(ids), token_arrays, images)
+
+    def _with_images(
+        self, text: str, images: Sequence[Image]
+    ) -> tuple[Mapping[str, np.ndarray], tuple[EncodedImage, ...]]:
+        """The processor's arrays of ids for one text, and its images, each processed alone, so that its pixels do not
+        depend on its neighbours. One whose features are stored is not decoded."""
+        pixels = [None if image.is_hashed else image.pixels for image in images]  # the hash comes with the pixels
+        found = [self._stored(image) for image in images]
+
+        def picture(place: int) -> PIL.Image.Image:
+            known = pixels[place]
+            return PIL.Image.fromarray(images[place].pixels if known is None else known)
+
+        if (len(images) == 1 and found[0] is None) or not placeholders_known(self.processor):
+            pictures = [picture(place) for place in range(len(images))]
+            with placeholders(self.processor) as written:
+                inputs = self._process(text, pictures)
+            if len(images) > 1:
+                return inputs, tuple(map(self._alone, images, pictures))
+            return inputs, tuple(self._encoded(image, inputs, written) for image in images)
+        encoded = [known or self._alone(images[i], picture(i)) for i, known in enumerate(found)]
+        with placeholders(self.processor, [image.placeholder for image in encoded]):
+            return self._process(text, [NO_PICTURE] * len(encoded)), tuple(encoded)
+
+    def _stored(self, image: Image) -> EncodedImage | None:
+        """The image without pixels, where its features are in the cache."""
+        if self.cache is None or not placeholders_known(self.processor):
+            return None
+        facts = self.cache.facts(image.sha256)
+        return EncodedImage(image.sha256, *facts, image, features_stored=True) if facts is not None else None
+
+    def _encoded(self, image: Image, inputs: Mapping[str, np.ndarray], written: Sequence[str]) -> EncodedImage:
+        arrays = {k: v for k, v in inputs.items() if k != "input_ids" and not k.endswith("type_ids")}
+        return EncodedImage(image.sha256, arrays, "".join(written), image if self.cache is not None else None)
+
+    def _alone(self, image: Image, picture: PIL.Image.Image) -> EncodedImage:
+        chat = [{"role": "user", "content": [{"type": "image"}]}]
+        with placeholders(self.processor) as written:
+            inputs = self._process(self._template(chat, generation=True), [picture])
+        return self._encoded(image, inputs, written)
 
     def _process(self, text: str, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
         """The processor's arrays for one text. Pictures, not arrays: three rows of pixels would pass for channels."""
@@ -220,11 +268,6 @@ class GenericFamily:
         """As a keyword, whether the tokenizer writes the start token: not where the template has done so."""
         start = self.processor.tokenizer.bos_token
         return {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
-
-    def _alone(self, picture: PIL.Image.Image) -> dict[str, np.ndarray]:
-        chat = [{"role": "user", "content": [{"type": "image"}]}]
-        inputs = self._process(self._template(chat, generation=True), [picture])
-        return {k: v for k, v in inputs.items() if k != "input_ids" and not k.endswith("type_ids")}
 
     def _refuse_resolution(self, n_tokens: int, n_images: int) -> None:
         if self.max_visual_tokens is not None and n_tokens > self.max_visual_tokens * n_images:  # a flat strip may
@@ -280,7 +323,20 @@ class GenericFamily:
 
         Frozen (`grad=False`): one image a call, so that a feature is the same computed now or read from a cache.
         """
-        return image_features(model, images, grad=grad)
+        return image_features(model, self.with_pixels(model, images), grad=grad, see=self.see, cache=self.cache)
+
+    def with_pixels(self, model: PreTrainedModel, images: Sequence[EncodedImage]) -> list[EncodedImage]:
+        """The images, with pixels where this model's features are not, or no longer, in the cache."""
+        cache = self.cache if self.cache is not None and self.cache.serves(model) else None
+
+        def has_all(image: EncodedImage) -> bool:
+            return not image.features_stored or (cache is not None and cache.get(image.sha256) is not None)
+
+        return [image if has_all(image) else self._decoded_again(image) for image in images]
+
+    def _decoded_again(self, image: EncodedImage) -> EncodedImage:
+        assert image.image is not None, "an image whose features are stored comes with its source"
+        return self._alone(image.image, PIL.Image.fromarray(image.image.pixels))
 
     def seen(
         self, model: PreTrainedModel, batch: Batch, features: Features, *, generation: bool = False

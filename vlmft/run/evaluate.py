@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,16 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     ledger, ledger_file = Ledger(None, data.on_bad_row, data.bad_row_ceiling), folder / LEDGER_FILE
     with clock("load"), ledger.kept_if_refused(ledger_file):
         seed = run.seed if run is not None else config.seed
-        built = build(model, data, config.trainer, seed=seed, dataset=dataset, ledger=ledger, adapters=False)
+        built = build(
+            model, data, config.trainer, seed=seed, dataset=dataset, ledger=ledger, adapters=False, cache=config.cache
+        )
         others = put_others(built, config)
         if run is not None and config.data is None and not config.data_options:
             require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     settings = _settings(config, run)
     advice = "the same command goes on after the answers that are stored"
-    with clock("evaluate"), ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:
+    features = built.family.cache or contextlib.nullcontext()
+    with clock("evaluate"), features, ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:
         evaluation = evaluate_arms(
             built,
             built.answerer(settings, stop.check),

@@ -29,7 +29,7 @@ def from_config(config: TrainConfig) -> tuple[VLMModule, VLMDataModule]:
 
     Raises ConfigError and BadRowError as vlmft.from_config.
     """
-    built = build(config.model, config.data, config.trainer, seed=config.seed, train=config.train)
+    built = build(config.model, config.data, config.trainer, seed=config.seed, train=config.train, cache=config.cache)
     survey_splits(built.data)
     built.data.prompts_per_batch = config.evaluation.rows_per_batch
     return make_module(built, config), built.data

@@ -53,6 +53,7 @@ def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | Non
             resumes=resumes(config) and bool(steps_in(folder_of(config) / "checkpoints")),
             dataset=dataset,
             ledger=ledger,
+            cache=config.cache,
         )
 
 

@@ -80,7 +80,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
             built = build_for(config, dataset, ledger, run.clock)
             checked = check(config, built, folder, run.clock, stop)
         make()
-        with tracked(config, folder) as loggers:
+        with tracked(config, folder) as loggers, built.family.cache or contextlib.nullcontext():
             keep_data(checked, folder)
             summary, before = _fit(run, built, checked, loggers)
             evaluation = _test(run, built, checked, before)

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -153,6 +154,12 @@ def id_mask(scene: Scene) -> np.ndarray:
         window, inside = _windows(item.x, item.y, solid.shape[0] // 2, scene.image_size)
         mask[window][solid[inside]] = number
     return mask
+
+
+@cache
+def drawing_code() -> str:
+    """Hash of the code that makes scenes and draws them."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def render(scene: Scene) -> PIL.Image.Image:

@@ -7,7 +7,16 @@ from functools import partial
 from typing import ClassVar
 
 from vlmft.data.dataset import Dataset, Record
-from vlmft.data.datasets.scenes import MAX_OBJECTS, MIN_IMAGE_SIZE, PALETTES, Condition, Draw, make_scene, render
+from vlmft.data.datasets.scenes import (
+    MAX_OBJECTS,
+    MIN_IMAGE_SIZE,
+    PALETTES,
+    Condition,
+    Draw,
+    drawing_code,
+    make_scene,
+    render,
+)
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 QUESTION = "How many items are there in the image?"
@@ -100,7 +109,9 @@ class Shapes(Dataset):
     def to_sample(self, record: Record) -> Sample:
         """One image, one question; the answer is the number of objects that are drawn."""
         scene = record["scene"]
-        image = Image(load=partial(render, scene), name=f"scene {self.condition}/{record['scene_number']}")
+        name = f"scene {self.condition}/{record['scene_number']}"
+        identity = f"{name} {self.seed} {self.min_objects} {self.max_objects} {self.image_size} {drawing_code()}"
+        image = Image(partial(render, scene), name, identity)
         count = str(len(scene.objects))
         prompt = Prompt((Message("user", (image, QUESTION)),))
         return Sample(id=record["id"], prompt=prompt, answer=count, references=(count,), tags={"count": count})

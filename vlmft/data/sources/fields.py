@@ -9,11 +9,10 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-from vlmft.data.images import image_from_bytes, open_image
+from vlmft.data.images import image_at, image_from_bytes
 from vlmft.data.sources.json_forms import is_image_name
 from vlmft.data.sources.locate import ImageFolders
 from vlmft.sample import BadRowError, Image
@@ -152,7 +151,7 @@ def _image_of(value: object, folders: ImageFolders | None, name: str) -> Image:
 
 
 def _file(folders: ImageFolders, value: str | int) -> Image:
-    return Image(partial(open_image, folders.file(value)), str(value))
+    return image_at(folders.file(value), str(value))
 
 
 STORED_KEYS = "bytes data base64 path file_name filename file image_path image url image_url uri src".split()

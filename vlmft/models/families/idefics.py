@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.features import Features, image_features
+from vlmft.models.features import Features
 from vlmft.models.generic import GenericFamily
 from vlmft.models.refusals import processor_refusals
 from vlmft.sample import Batch, EncodedImage, EncodedRow, Layout
@@ -34,9 +34,18 @@ TEMPLATE = (
 image is seen."""
 
 
+def _see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
+    """What cross-attention sees of each image: (n_latents, d_vision)."""
+    pixels = torch.from_numpy(np.concatenate([image.arrays["pixel_values"] for image in images]))
+    inner: Any = model.base_model
+    states = inner.vision_model(pixel_values=pixels.to(model.device, model.dtype)).last_hidden_state
+    return list(inner.perceiver_resampler(states) if model.config.use_resampler else states)
+
+
 class IdeficsFamily(GenericFamily):
     """Questions about pictures, with earlier questions and answers before them."""
 
+    see = staticmethod(_see)
     capabilities = GenericFamily.capabilities - {"prefix"}  # a row's images are handed in together, for all its ids
 
     def __init__(self, processor: Any, model_config: Any, max_length_tokens: int) -> None:
@@ -90,10 +99,6 @@ class IdeficsFamily(GenericFamily):
         batch.image_arrays = {"image_attention_mask": sees * (~behind & (batch.attention_mask == 1))[..., None]}
         return batch
 
-    def image_features(self, model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool) -> Features:
-        """What cross-attention sees of each image: (n_latents, d_vision)."""
-        return image_features(model, images, grad=grad, see=_see)
-
     def seen(
         self, model: PreTrainedModel, batch: Batch, features: Features, *, generation: bool = False
     ) -> dict[str, Any]:
@@ -108,13 +113,6 @@ class IdeficsFamily(GenericFamily):
         if generation:
             return {"image_hidden_states": rows}
         return {"perceiver_embeddings" if model.config.use_resampler else "image_encoder_embeddings": rows}
-
-
-def _see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
-    pixels = torch.from_numpy(np.concatenate([image.arrays["pixel_values"] for image in images]))
-    inner: Any = model.base_model
-    states = inner.vision_model(pixel_values=pixels.to(model.device, model.dtype)).last_hidden_state
-    return list(inner.perceiver_resampler(states) if model.config.use_resampler else states)
 
 
 def _shape_of_features(model: PreTrainedModel) -> tuple[int, int]:
