@@ -218,6 +218,16 @@ class JudgeConfig(JudgedConfig):
 
 
 @dataclass
+class CacheToolConfig:
+    """vlmft cache"""
+
+    folder: Optional[str] = None
+    """null: `features` in the cache folder (VLMFT_CACHE, else ~/.cache/vlmft)."""
+    clear: bool = False
+    """Delete all stored features. They are made anew when they are needed."""
+
+
+@dataclass
 class PredictionsConfig:
     """What vlmft score, compare and seeds have in common: how files of predictions are read and scored."""
 

@@ -31,8 +31,6 @@ class Family(Protocol):
     """Of: text_only, multi_image, multi_turn, prefix (its prompts can go on from a cache), and its layouts."""
     end_id: int
     pad_id: int
-    processor_key: str
-    """Hash of what decides an image's pixels and its placeholder in a row."""
     fingerprint_parts: Mapping[str, Any]
     """What a fingerprint is the hash of: prompt format and processor."""
     resolution: str
@@ -42,6 +40,8 @@ class Family(Protocol):
     control_texts: Sequence[str]
     """The model's own tokens, which no text of a row may hold."""
 
+    @property
+    def processor_key(self) -> str: ...
     def limit_images(self, most: int | None) -> None: ...
     def allow(self, tokens: Sequence[str]) -> None: ...
     def image_tokens(self, width: int, height: int) -> int: ...

@@ -70,6 +70,7 @@ class FeatureFiles:
         """sha256 of an image -> the file that its entry is in."""
         self.headers: dict[Path, dict[str, dict[str, Any]]] = {}
         self.opened: dict[Path, Any] = {}
+        self.used: set[Path] = set()
         self.listed_at = -1
         """The folder's mtime when it was last looked through, nanoseconds."""
         self.pending: dict[str, Entry] = {}
@@ -87,6 +88,10 @@ class FeatureFiles:
         """An entry's arrays and placeholder, without reading its feature."""
         if (file := self._file_of(sha256)) is None:
             return None
+        if file not in self.used:
+            self.used.add(file)
+            with contextlib.suppress(OSError):  # another user's
+                os.utime(file)
         header = self.headers[file][sha256]
         arrays = {name: self.opened[file].get_tensor(f"{sha256}/{name}").numpy() for name in header["arrays"]}
         if header["facts_crc"] == _facts_crc(arrays, header["placeholder"]):
@@ -105,6 +110,11 @@ class FeatureFiles:
             return Entry(feature, *facts)
         self._drop(file)
         return None
+
+    def hashes(self) -> set[str]:
+        """The images that have an entry."""
+        self._list()
+        return set(self.place)
 
     def add(self, sha256: str, entry: Entry) -> None:
         """Stores an entry, some seconds later: a process that is killed loses no more."""
@@ -132,7 +142,9 @@ class FeatureFiles:
                 )
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / f"{uuid.uuid4().hex}.safetensors", _packed(entries))
+            file = self.folder / f"{uuid.uuid4().hex}.safetensors"
+            write_whole(file, _packed(entries))
+            self._open(file)
         except OSError as error:
             self.full = True
             print(
@@ -179,7 +191,7 @@ class FeatureFiles:
     def _open(self, file: Path) -> None:
         try:
             stored = safe_open(file, "pt")  # type: ignore[no-untyped-call]
-            metadata = stored.metadata()
+            metadata: dict[str, str] = stored.metadata()  # type: ignore[no-untyped-call]
             if zlib.crc32(metadata["entries"].encode()) != int(metadata["crc"]):
                 raise ValueError("wrong checksum")
             header = json.loads(metadata["entries"])
@@ -188,8 +200,6 @@ class FeatureFiles:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             self._drop(file)
             return
-        with contextlib.suppress(OSError):  # another user's
-            os.utime(file)
         self.headers[file], self.opened[file] = header, stored
         for sha256, entry in header.items():
             self.place.setdefault(sha256, file)
@@ -234,7 +244,8 @@ def _packed(entries: Mapping[str, Entry]) -> bytes:
 
 
 def _crc(tensor: torch.Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    data: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    return zlib.crc32(data)
 
 
 def _facts_crc(arrays: Mapping[str, np.ndarray], placeholder: str) -> int:

@@ -69,10 +69,9 @@ def image_features(
 
     Frozen (`grad=False`): one image a call, without autograd or autocast. Batch composition changes bits, so a feature
     has one definition, whether computed now or read from a cache. With `grad`, images go together where their shapes
-    allow it.
+    allow it. A cache must be this model's.
     """
     if not grad:
-        cache = cache if cache is not None and cache.serves(model) else None
         # Features that were made in inference mode could not be stored and then take part in a backward pass.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             return [_frozen_features(model, image, see, cache) for image in images]

@@ -323,11 +323,11 @@ class GenericFamily:
 
         Frozen (`grad=False`): one image a call, so that a feature is the same computed now or read from a cache.
         """
-        return image_features(model, self.with_pixels(model, images), grad=grad, see=self.see, cache=self.cache)
+        cache = self.cache if not grad and self.cache is not None and self.cache.serves(model) else None
+        return image_features(model, self._with_pixels(images, cache), grad=grad, see=self.see, cache=cache)
 
-    def with_pixels(self, model: PreTrainedModel, images: Sequence[EncodedImage]) -> list[EncodedImage]:
-        """The images, with pixels where this model's features are not, or no longer, in the cache."""
-        cache = self.cache if self.cache is not None and self.cache.serves(model) else None
+    def _with_pixels(self, images: Sequence[EncodedImage], cache: FeatureCache | None) -> list[EncodedImage]:
+        """The images, with pixels where their features are not, or no longer, in this cache."""
 
         def has_all(image: EncodedImage) -> bool:
             return not image.features_stored or (cache is not None and cache.get(image.sha256) is not None)

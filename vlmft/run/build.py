@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
@@ -20,16 +19,14 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import read_shots
-from vlmft.data.survey.cache import cache_folder
 from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models import lora
-from vlmft.models.family import Family, make_family
-from vlmft.models.feature_cache import FeatureCache, feature_key, is_frozen
-from vlmft.models.feature_files import FeatureFiles
+from vlmft.models.family import make_family
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights
+from vlmft.run.features import feature_cache
 from vlmft.run.folder import stored_threads
 from vlmft.run.start import found_data
 from vlmft.run.threads import choose_threads
@@ -176,22 +173,6 @@ def build(
         lora.checkpoint_language(base)
     family.cache = feature_cache(base, family, cache) if cache is not None else None
     return Built(model_config, source, family, model, device, seed, data)
-
-
-def feature_cache(base: PreTrainedModel, family: Family, settings: CacheConfig) -> FeatureCache | None:
-    """Where features of frozen images are stored and found; None, which is printed, where they are not frozen."""
-    if not settings.enabled:
-        return None
-    if not is_frozen(base):
-        print("  features: vision or connector is trained, so each image goes through them every time")
-        return None
-    processor = family.processor_key
-    key, files = feature_key(base, processor), None
-    own = cache_folder() if settings.folder is None else None
-    folder = Path(settings.folder) if settings.folder is not None else own / "features" if own is not None else None
-    if folder is not None and settings.max_gib > 0:
-        files = FeatureFiles(folder / key, int(settings.max_gib * 2**30))
-    return FeatureCache(key, processor, files, int(settings.memory_gib * 2**30))
 
 
 def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:

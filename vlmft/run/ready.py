@@ -15,6 +15,7 @@ from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import count_by_part
 from vlmft.run.build import Built, build
 from vlmft.run.card import data_card, keep_card
+from vlmft.run.features import cost
 from vlmft.run.folder import folder_of, groups_of, resumes
 from vlmft.run.preflight import Check, preflight, require
 from vlmft.run.present import print_card, print_checks, print_parts
@@ -88,6 +89,9 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
         if checks:
             print_checks(checks, verbose=config.verbose)
             require(checks)
+    n_images = sum(split["images"] for split in card["splits"].values())
+    if family.cache is not None and (stored := cost(family.cache, n_images, config.cache)):
+        print(f"  {stored}")
     return Checked(survey, card, checks, manifest, config.test and n_rows > 0)
 
 

@@ -115,6 +115,12 @@ COMMANDS: dict[str, Command] = {
         ),
         "vlmft.labels.annotate:annotate",
     ),
+    "cache": Command(
+        "the stored features of images: how many, how large, how old; or delete them",
+        tool_schema.CacheToolConfig,
+        ("folder=FOLDER", "clear=true"),
+        "vlmft.tools.cache:cache",
+    ),
     "score": Command(
         "what a file of predictions (CSV, TSV, JSON, JSON Lines, parquet, xlsx, txt) is worth, whatever tool wrote it",
         tool_schema.ScoreConfig,
