@@ -214,7 +214,8 @@ class Batch:
     input_ids: torch.Tensor
     """(B, T) int64."""
     attention_mask: torch.Tensor
-    """(B, T) int64, 1 on real tokens; in layout `shared_prefix` (B, 1, T, T) bool."""
+    """(B, T) int64, 1 on real tokens; in layout `shared_prefix` (B, 1, T, T): bool,
+    or where attention is eager what is added, 0 or the lowest number."""
     position_ids: torch.Tensor
     """(B, T) int64, or (3, B, T) where the family has three-dimensional positions. Padding holds 0 or 1, never read."""
     supervised: torch.Tensor

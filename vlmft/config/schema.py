@@ -253,6 +253,9 @@ class OptimizationConfig:
     tokens_per_batch: Optional[Count] = None
     """Tokens, padding included, that go through the model at once; null sets no such limit. Rows of like length go
     together, so a window with a few long rows pads little. Changes memory and rounding, nothing else."""
+    share_images: bool = True
+    """Rows of a step that show the same images go through the language model as one row, where it can do that: the
+    same loss, the images' tokens once. Changes memory and rounding, and what dropout draws."""
     max_gradient_norm: NotNegative = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
     gradient_checkpointing: bool = False

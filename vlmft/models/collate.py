@@ -27,7 +27,7 @@ def collate(rows: Sequence[EncodedRow], layout: Layout, pad_id: int, model: PreT
         images=tuple(image for row in rows for image in row.images),
         image_arrays={},
     )
-    batch.image_arrays = _language_facts(batch.images, model)
+    batch.image_arrays = language_facts(batch.images, model)
     batch.position_ids = _positions(batch, model)
     return batch
 
@@ -47,7 +47,7 @@ def _token_arrays(rows: Sequence[EncodedRow], layout: Layout) -> dict[str, torch
     return {n: _padded([r.token_arrays.get(n, b) for r, b in zip(rows, blank, strict=True)], 0, layout) for n in names}
 
 
-def _language_facts(images: Sequence[EncodedImage], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def language_facts(images: Sequence[EncodedImage], model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Per-image arrays that the whole model's forward names beside the pixels, such as image_grid_thw."""
     wanted = [n for n in inspect.signature(model.forward).parameters if images and n in images[0].arrays]
     facts = [name for name in wanted if not name.startswith("pixel")]

@@ -26,6 +26,7 @@ from vlmft.models.greedy import greedy, own_settings_set_aside
 from vlmft.models.placeholders import placeholders, placeholders_known
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
+from vlmft.models.shared_images import MASKED_ATTENTION, SharedRow, can_share, collate_shared, shared
 from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Message, Prompt, Sample
 
 PROBES = tuple(PIL.Image.new("RGB", size) for size in ((64, 64), (1000, 300)))
@@ -45,6 +46,8 @@ class GenericFamily:
     """Features of some images by a model's own means."""
     max_images: int | None = None
     capabilities = frozenset({"text_only", "multi_image", "multi_turn", "prefix", "right", "left"})
+    shares = frozenset({"shared_prefix"})
+    """What is added where every layer attends to all tokens before."""
     suppressed_ids: Sequence[int] = ()
     """Ids that generation never chooses."""
     allowed_ids: frozenset[int] = frozenset()
@@ -58,6 +61,8 @@ class GenericFamily:
         self.image_token_id = self.find_image_token_id(processor, model_config)
         if model_config.model_type in ONE_IMAGE:
             self.max_images = 1
+        if can_share(model_config.get_text_config()):
+            self.capabilities |= self.shares
         self.processor = processor
         self.max_length_tokens = max_length_tokens
         self.max_visual_tokens: int | None = None
@@ -311,6 +316,19 @@ class GenericFamily:
     def completion_ids(self, completion: str) -> list[int]:
         """Ids of what the template writes behind a prompt."""
         return [int(i) for i in self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"]]
+
+    def share(
+        self, rows: Sequence[EncodedRow], model: PreTrainedModel, most_rows: int, most_tokens: int
+    ) -> tuple[list[EncodedRow], list[SharedRow]]:
+        """Rows that stay alone, and those with the same images that can be one row of layout `shared_prefix`."""
+        takes_masks = model.config._attn_implementation in MASKED_ATTENTION
+        if "shared_prefix" not in self.capabilities or not takes_masks:
+            return list(rows), []
+        return shared(rows, self.image_token_id, most_rows, min(most_tokens, self.max_length_tokens))
+
+    def collate_shared(self, units: Sequence[SharedRow], model: PreTrainedModel) -> Batch:
+        """Layout `shared_prefix`: a row for each unit. Next: `forward`."""
+        return collate_shared(units, self.pad_id, model)
 
     def collate(self, rows: Sequence[EncodedRow], layout: Layout, model: PreTrainedModel) -> Batch:
         """Rows padded to the longest, on the `right` for training or the `left` for generation. Next: `forward`."""

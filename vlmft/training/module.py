@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -23,6 +23,7 @@ from vlmft.config.schema import OptimizationConfig, PartsConfig, Tuning
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
+from vlmft.models.shared_images import SharedRow
 from vlmft.sample import Batch, EncodedRow
 from vlmft.training.answering import Answerer, AnsweringModule
 from vlmft.training.loss import summed_cross_entropy
@@ -39,16 +40,23 @@ SKIPPED_FILE = "skipped_windows.jsonl"
 """In a run folder, a line for each window whose step was not taken: {"step", "reason", "rows"}."""
 
 
-def cut(rows: Sequence[EncodedRow], rows_limit: int, tokens_limit: int | None) -> list[list[EncodedRow]]:
+Row = TypeVar("Row", EncodedRow, SharedRow)
+
+
+def cut(rows: Sequence[Row], rows_limit: int, tokens_limit: int | None) -> list[list[Row]]:
     """The rows by length, in parts of at most `rows_limit` rows and `tokens_limit` padded tokens (one row at least)."""
-    parts: list[list[EncodedRow]] = []
+    parts: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: (row.length, row.id)):
-        fits = parts and len(parts[-1]) < rows_limit
+        fits = parts and sum(map(n_rows_of, parts[-1])) + n_rows_of(row) <= rows_limit
         if fits and (tokens_limit is None or (len(parts[-1]) + 1) * row.length <= tokens_limit):
             parts[-1].append(row)
         else:
             parts.append([row])
     return parts
+
+
+def n_rows_of(row: EncodedRow | SharedRow) -> int:
+    return len(row.rows) if isinstance(row, SharedRow) else 1
 
 
 class VLMModule(AnsweringModule):
@@ -142,9 +150,14 @@ class VLMModule(AnsweringModule):
             self.random = None
 
     def batches(self, rows: Sequence[EncodedRow]) -> list[Batch]:
-        """The window in batches within `rows_per_batch` and `tokens_per_batch`, rows of like length together."""
-        cuts = cut(rows, self.rows_per_batch, self.tokens_per_batch)
-        return [self.family.collate(part, "right", self.base) for part in cuts]
+        """The window in batches within `rows_per_batch` and `tokens_per_batch`, rows of like length together. Rows
+        with the same images are one row where the family can do that."""
+        limits, together = (self.rows_per_batch, self.tokens_per_batch), list[SharedRow]()
+        if self.config.share_images and not self.vision_grad:
+            most_tokens = self.tokens_per_batch or sys.maxsize
+            rows, together = self.family.share(rows, self.base, self.rows_per_batch, most_tokens)
+        batches = [self.family.collate(part, "right", self.base) for part in cut(rows, *limits)]
+        return batches + [self.family.collate_shared(part, self.base) for part in cut(together, *limits)]
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
         """Summed cross-entropy over the supervised tokens of a batch: scalar fp32."""
@@ -195,7 +208,7 @@ class VLMModule(AnsweringModule):
         return total
 
     def _halve(self, rows: Sequence[EncodedRow]) -> None:
-        largest = max(len(part) for part in cut(rows, self.rows_per_batch, self.tokens_per_batch))
+        largest = max(len(batch.row_ids) for batch in self.batches(rows))
         if largest == 1:
             length = next(row.length for row in rows if row.id in self.batch_ids)
             raise ConfigError(

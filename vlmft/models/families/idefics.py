@@ -46,6 +46,7 @@ class IdeficsFamily(GenericFamily):
     """Questions about pictures, with earlier questions and answers before them."""
 
     see = staticmethod(_see)
+    shares = frozenset()  # images are no part of the row
     capabilities = GenericFamily.capabilities - {"prefix"}  # a row's images are handed in together, for all its ids
 
     def __init__(self, processor: Any, model_config: Any, max_length_tokens: int) -> None:

@@ -23,6 +23,7 @@ class PaliGemmaFamily(GenericFamily):
     """One prompt of a user about images."""
 
     capabilities = frozenset({"multi_image", "right", "left"})
+    shares = frozenset()  # its prefix sees all of itself
     answer_type_id = 1
     """Trap: with 0, as elsewhere, an answer would be part of the prefix, and each of its tokens would see itself."""
 

@@ -91,6 +91,7 @@ class Moondream2Family(GenericFamily):
     generation: ClassVar[TokenGeneration] = STARMIE
     max_images = 1
     capabilities = frozenset({"text_only", "right", "left"})
+    shares = frozenset()  # what stands before the question sees all of itself
 
     def __init__(self, processor: Any, model_config: Any, max_length_tokens: int) -> None:
         if not isinstance(model_config, Moondream2Config):
