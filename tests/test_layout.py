@@ -60,6 +60,7 @@ TAKES_KEYWORDS = {
     ("training/module.py", "state_dict"): "Lightning's signature",
     ("training/tracking.py", "log_hyperparams"): "Lightning's signature",
     ("models/families/moondream2/architecture.py", "__post_init__"): "transformers' signature of configs",
+    ("models/placeholders.py", "process_images"): "transformers' signature of processors",
     ("models/processor.py", "__init__"): "transformers' signature of processors",
     ("models/processor.py", "_get_arguments_from_pretrained"): "transformers' signature of processors",
 }

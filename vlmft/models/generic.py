@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
@@ -23,7 +22,7 @@ from vlmft.models.control_tokens import control_texts, decoded, refuse_control, 
 from vlmft.models.feature_cache import FeatureCache, processor_key
 from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
-from vlmft.models.placeholders import placeholders, placeholders_known
+from vlmft.models.processor_calls import ProcessorCalls
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
 from vlmft.models.shared_images import MASKED_ATTENTION, SharedRow, can_share, collate_shared, shared
@@ -31,17 +30,13 @@ from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, La
 
 PROBES = tuple(PIL.Image.new("RGB", size) for size in ((64, 64), (1000, 300)))
 """Pictures that show whether a model takes as many tokens for any image."""
-NO_PICTURE = PIL.Image.new("RGB", (1, 1))
-"""Where the processor is not to look at a picture."""
 ONE_IMAGE = ("llava_onevision",)
 """Model types whose processor cuts an image otherwise where it is not alone in its row."""
 
 
-class GenericFamily:
+class GenericFamily(ProcessorCalls):
     """Any decoder VLM of transformers with a chat template, an image token and `get_image_features`."""
 
-    cache: FeatureCache | None = None
-    """Features of frozen images; None where vision or connector is trained."""
     see: See = staticmethod(see)
     """Features of some images by a model's own means."""
     max_images: int | None = None
@@ -146,12 +141,6 @@ class GenericFamily:
             )
         return ends[0]
 
-    def _template(self, messages: list[dict[str, Any]], *, generation: bool) -> str:
-        try:
-            return str(self.processor.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False))
-        except TemplateError as error:  # a template may refuse roles, or their order
-            raise BadRowError(f"Expected turns that the chat template takes, got {error}; change the turns") from error
-
     def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         chat = []
         for message in messages:
@@ -221,58 +210,6 @@ class GenericFamily:
         self._refuse_resolution(int((ids == self.image_token_id).sum()), len(images))
         token_arrays = {k: v[0].astype(np.int64) for k, v in inputs.items() if k.endswith("type_ids")}
         return EncodedRow(row_id, ids, np.zeros(len(ids), bool), len(ids), token_arrays, images)
-
-    def _with_images(
-        self, text: str, images: Sequence[Image]
-    ) -> tuple[Mapping[str, np.ndarray], tuple[EncodedImage, ...]]:
-        """The processor's arrays of ids for one text, and its images, each processed alone, so that its pixels do not
-        depend on its neighbours. One whose features are stored is not decoded."""
-        pixels = [None if image.is_hashed else image.pixels for image in images]  # the hash comes with the pixels
-        found = [self._stored(image) for image in images]
-
-        def picture(place: int) -> PIL.Image.Image:
-            known = pixels[place]
-            return PIL.Image.fromarray(images[place].pixels if known is None else known)
-
-        if (len(images) == 1 and found[0] is None) or not placeholders_known(self.processor):
-            pictures = [picture(place) for place in range(len(images))]
-            with placeholders(self.processor) as written:
-                inputs = self._process(text, pictures)
-            if len(images) > 1:
-                return inputs, tuple(map(self._alone, images, pictures))
-            return inputs, tuple(self._encoded(image, inputs, written) for image in images)
-        encoded = [known or self._alone(images[i], picture(i)) for i, known in enumerate(found)]
-        with placeholders(self.processor, [image.placeholder for image in encoded]):
-            return self._process(text, [NO_PICTURE] * len(encoded)), tuple(encoded)
-
-    def _stored(self, image: Image) -> EncodedImage | None:
-        """The image without pixels, where its features are in the cache."""
-        if self.cache is None or not placeholders_known(self.processor):
-            return None
-        facts = self.cache.facts(image.sha256)
-        return EncodedImage(image.sha256, *facts, image, features_stored=True) if facts is not None else None
-
-    def _encoded(self, image: Image, inputs: Mapping[str, np.ndarray], written: Sequence[str]) -> EncodedImage:
-        arrays = {k: v for k, v in inputs.items() if k != "input_ids" and not k.endswith("type_ids")}
-        return EncodedImage(image.sha256, arrays, "".join(written), image if self.cache is not None else None)
-
-    def _alone(self, image: Image, picture: PIL.Image.Image) -> EncodedImage:
-        chat = [{"role": "user", "content": [{"type": "image"}]}]
-        with placeholders(self.processor) as written:
-            inputs = self._process(self._template(chat, generation=True), [picture])
-        return self._encoded(image, inputs, written)
-
-    def _process(self, text: str, pictures: list[PIL.Image.Image]) -> dict[str, np.ndarray]:
-        """The processor's arrays for one text. Pictures, not arrays: three rows of pixels would pass for channels."""
-        images = [pictures] if pictures else None
-        with processor_refusals():
-            inputs = self.processor(text=[text], images=images, return_tensors="np", **self._start(text))
-        return {name: np.asarray(value) for name, value in inputs.items() if name != "attention_mask"}
-
-    def _start(self, text: str) -> dict[str, bool]:
-        """As a keyword, whether the tokenizer writes the start token: not where the template has done so."""
-        start = self.processor.tokenizer.bos_token
-        return {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
 
     def _refuse_resolution(self, n_tokens: int, n_images: int) -> None:
         if self.max_visual_tokens is not None and n_tokens > self.max_visual_tokens * n_images:  # a flat strip may
@@ -351,10 +288,6 @@ class GenericFamily:
             return not image.features_stored or (cache is not None and cache.get(image.sha256) is not None)
 
         return [image if has_all(image) else self._decoded_again(image) for image in images]
-
-    def _decoded_again(self, image: EncodedImage) -> EncodedImage:
-        assert image.image is not None, "an image whose features are stored comes with its source"
-        return self._alone(image.image, PIL.Image.fromarray(image.image.pixels))
 
     def seen(
         self, model: PreTrainedModel, batch: Batch, features: Features, *, generation: bool = False
