@@ -32,7 +32,18 @@ ADAPTER = "adapter"
 """Folder in it of what was trained."""
 FOLDER_FILE_VARIABLE = "VLMFT_RUN_FOLDER_FILE"
 """Environment variable by which a sweep asks its job for the run folder: a file to write its path into."""
-OUTSIDE_THE_HASH = ("name", "output_root", "task_name", "tags", "extras", "logger", "resume", "scale", "verbose", "cache")
+OUTSIDE_THE_HASH = (
+    "name",
+    "output_root",
+    "task_name",
+    "tags",
+    "extras",
+    "logger",
+    "resume",
+    "scale",
+    "verbose",
+    "cache",
+)
 """Settings that change no result, `scale` because of what it puts into others; so do those of `INNER`."""
 ROUNDING = (("train", "rows_per_batch"), ("train", "tokens_per_batch"), ("trainer", "threads"))
 """These change memory, speed and rounding: a run goes on with others where memory is short."""
