@@ -22,6 +22,7 @@ ROOTS: dict[str, tuple[Any, list[str]]] = {
     "train": (schema.TrainConfig, []),
     "evaluate": (schema.EvaluateConfig, ["model=tiny", "data=shapes"]),
     "trace": (tool_schema.TraceConfig, []),
+    "cache": (tool_schema.CacheToolConfig, []),
     "check": (tool_schema.CheckConfig, ["data=shapes"]),
     "ask": (tool_schema.AskConfig, ["model=tiny", "image=x.png", "question=why?"]),
     "grade": (tool_schema.GradeConfig, ["run=."]),

@@ -66,13 +66,25 @@ def test_the_reader_sees_a_wrong_name(tmp_path: Path) -> None:
         expect_known(names, lambda r, alpha: None)
 
 
-def test_trainer_settings_are_lightnings() -> None:
+def test_trainer_settings_are_lightnings(
+    compose: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import lightning
 
+    from vlmft.run.fit import make_trainer
+
+    signature, passed = inspect.signature(lightning.Trainer), list[str]()
+
+    def trainer(**arguments: Any) -> None:
+        passed.extend(arguments)
+
+    trainer.__signature__ = signature  # type: ignore[attr-defined]
     names = SETTINGS_OF_THE_TRAINER
     assert len(names) >= 10
     expect_known(names, lightning.Trainer)
-    passed = keywords_of_calls("run/fit.py", "L.Trainer")
+    with monkeypatch.context() as patch:
+        patch.setattr(lightning, "Trainer", trainer)
+        make_trainer(compose("model=tiny", "data=shapes"), tmp_path, [], "val/metric", [])
     expect_known(passed, lightning.Trainer)
     assert set(names) <= set(passed), "a setting that never reaches the Trainer"
     arguments = set(inspect.signature(lightning.Trainer).parameters) - {"self"}

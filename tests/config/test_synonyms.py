@@ -148,7 +148,7 @@ SAID: dict[tuple[str, ...], str] = {
     ): "model=org/other, lr: not known here; write model=auto model.path=org/other train.lr=3",
     ("data=HuggingFaceM4/ChartQA",): "write data=chartqa",
     ("data=org/set",): "write data=columns data.options.hub_id=org/set",
-    ("data=./mine.csv",): "write data=columns data.path=./mine.csv (vlmft check",
+    ("data=./mine.csv",): "write data=columns data.path=./mine.csv (data=imagefolder",
     ("++learning_rate=1e-4",): "learning_rate: not known here; write train.lr=1e-4",
 }
 

@@ -169,7 +169,7 @@ def test_rows_of_json_files_and_folders_are_read_once(
 def test_a_long_pass_says_how_far_it_is_and_a_short_one_nothing(
     kept: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vlmft.data.progress.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("vlmft.config.progress.QUIET_SECONDS", 0.0)
     start(rows)
     lines = capsys.readouterr().err.splitlines()
     for what, n in (("conversations counted", 40), ("rows read", 40), ("images checked", 10)):

@@ -387,7 +387,7 @@ def test_a_question_has_no_place_for_an_answer() -> None:
         "Question": ["id", "prompt", "shorter"],
         "Prompt": ["messages"],
         "Message": ["role", "content"],
-        "Image": ["load", "name"],
+        "Image": ["load", "name", "identity"],
     }
     assert "answer" in fields_below(sample_file.Sample, {})[sample_file.Sample]  # the sweep would see one
 

@@ -112,11 +112,10 @@ def test_positions_by_hand(family: GenericFamily, model: PreTrainedModel, rows: 
         assert batch.position_ids[:, 0, start : start + row.length].tolist() == expected
 
 
-def test_shared_prefix_is_not_there_yet(family: GenericFamily, model: PreTrainedModel, rows: list[EncodedRow]) -> None:
-    assert "shared_prefix" not in family.capabilities
-    with pytest.raises(
-        NotImplementedError, match="Expected layout right or left, got 'shared_prefix'; use one of these two"
-    ):
+def test_a_shared_prefix_has_a_call_of_its_own(
+    family: GenericFamily, model: PreTrainedModel, rows: list[EncodedRow]
+) -> None:
+    with pytest.raises(ValueError, match="Expected layout right or left, got 'shared_prefix'; see collate_shared"):
         family.collate(rows, "shared_prefix", model)
 
 

@@ -29,6 +29,11 @@ REAL = {
 pytestmark = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}; set VLMFT_REFERENCE_DATA")
 
 
+def config_of(model_type: str, image_token_id: int) -> Any:
+    """What a family asks of transformers' config."""
+    return SimpleNamespace(model_type=model_type, image_token_id=image_token_id, get_text_config=SimpleNamespace)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("processors")
@@ -48,7 +53,7 @@ def family(real: str, folder: Path) -> GenericFamily:
     model_type, image_token_id, _, _ = REAL[real]
     (found,) = {file.parent for file in folder.rglob("tokenizer.json") if real in file.parts}
     processor = load_processor(Source(str(found), None, "unknown"), model_type)
-    return GenericFamily(processor, SimpleNamespace(model_type=model_type, image_token_id=image_token_id), 8192)
+    return GenericFamily(processor, config_of(model_type, image_token_id), 8192)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +125,7 @@ def test_tokens_of_boxes_may_be_text_where_the_data_says_so(folder: Path) -> Non
     """As Qwen2-VL's own grounding data are written: one id each, taught, and not lost when an answer is decoded."""
     (found,) = {file.parent for file in folder.rglob("tokenizer.json") if "qwen2vl" in file.parts}
     processor = load_processor(Source(str(found), None, "unknown"), "qwen2_vl")
-    family = GenericFamily(processor, SimpleNamespace(model_type="qwen2_vl", image_token_id=151655), 8192)
+    family = GenericFamily(processor, config_of("qwen2_vl", 151655), 8192)
     answer = "<|object_ref_start|>red box<|object_ref_end|><|box_start|>(0,2),(20,24)<|box_end|>"
     sample = Sample("row", Prompt((Message("user", ("Find the box.",)),)), answer, (answer,))
     with pytest.raises(BadRowError, match=r"set data\.options\.allow_tokens"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ def test_the_cache(
     data = ("data=imagefolder", f"data.path={tmp_path / 'pictures'}")
     evaluate_small(*UNTUNED[:1], *UNTUNED[3:], *data, f"output_root={tmp_path / 'runs'}")
     found = modes(tmp_path / "cache")
-    assert {name.partition("-")[0] for name in found} == {"images", "rows"} and len(found) == 2
+    assert {re.split("[-/]", name)[0] for name in found} == {"features", "kept"} and len(found) == 2
     assert {oct(mode) for mode in found.values()} == {oct(0o666 & ~umask)}
 
 

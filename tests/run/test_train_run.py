@@ -81,7 +81,7 @@ def test_summary_holds_the_documented_keys(trained: Any) -> None:
 
 def test_what_is_printed(trained: Any) -> None:
     for text in (
-        "  chosen for you: train.lr=0.0015, trainer.max_epochs=",
+        "  chosen for you: train.lr=0.0015, ",
         "trained: 32,768 parameters of the language part (LoRA on 14 layers)",
         "preflight: all 7 checks passed (learns, first loss, gradients, images arrive, longest row, learning rate, ",
         "count_accuracy on 24 rows",

@@ -64,7 +64,7 @@ def looked(compose: Callable[..., TrainConfig], tmp_path: Path, capsys: Any) -> 
 def test_data_that_tell_their_answers(looked: Callable[[str], Run]) -> None:
     """The canary passes, because it is not this program that leaks; the warning is above every table."""
     run = looked("How many? Answer is {answer}.")
-    assert "ok   leak canary: passed for our code" in run.output
+    assert "leak canary passed for our code" in run.output
     rows = "120 of 120 rows (100.0 %)"
     alarm = f"the data give away their answers: in test the gold answer occurs in its own prompt in {rows}"
     before_the_table = run.output[: run.output.index("exact_match on 120 rows")]

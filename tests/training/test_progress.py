@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,7 @@ def test_lines_where_there_is_no_terminal(
 def test_what_others_print_comes_above_the_bars(terminal: io.StringIO) -> None:
     with Progress("rows read", 4, quiet_seconds=0.0) as outer:
         outer.advance()
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.warn("The `srun` command is available", stacklevel=1)
+        print("The `srun` command is available", file=sys.stderr)
         with Progress("answers", 2, quiet_seconds=0.0) as inner:
             inner.advance()
         outer.advance(3)

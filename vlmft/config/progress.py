@@ -23,13 +23,14 @@ class Progress:
     """`with Progress("rows read", 1_000_000) as progress: progress.advance()`; short passes print nothing."""
 
     def __init__(
-        self, what: str, total: int, quiet_seconds: float = QUIET_SECONDS, log_seconds: float = LOG_SECONDS
+        self, what: str, total: int, quiet_seconds: float | None = None, log_seconds: float = LOG_SECONDS
     ) -> None:
         self.what, self.total, self.done = what, total, 0
         self.terminal = is_terminal()
         self.every_seconds = TERMINAL_SECONDS if self.terminal else log_seconds
         self.started = time.monotonic()
-        self.next, self.shown, self.shown_at = self.started + quiet_seconds, False, -1
+        quiet = QUIET_SECONDS if quiet_seconds is None else quiet_seconds
+        self.next, self.shown, self.shown_at = self.started + quiet, False, -1
 
     def advance(self, n: int = 1) -> None:
         self.done += n

@@ -13,6 +13,7 @@ import yaml
 
 SETTING = re.compile(r"(?<![\w./'-])([a-z]\w*(?:\.\w+)*)=")
 """`train.lr=` in a text."""
+GROUPS = ("model", "data", "train", "trainer", "callbacks", "logger", "debug", "evaluation", "experiment")
 ROWS, TIMES_ROWS = "{rows}", "*N"
 """In a text: all rows of a step; so many times the rows that another name gives."""
 
@@ -53,7 +54,7 @@ def instead(arguments: Sequence[str], legal: Collection[str], refusal: str) -> s
     found = {
         key: text
         for key, value in given.items()
-        if key not in legal or re.match(rf"{re.escape(key)}[:=]", refusal)
+        if key not in legal or (("." in key or key in GROUPS) and re.match(rf"{re.escape(key)}[:=]", refusal))
         for text in [*texts_of(key, value, legal)][:1]
     }
     if any(ROWS in text for text in found.values()):

@@ -269,8 +269,8 @@ class GenericFamily(ProcessorCalls):
 
     def collate(self, rows: Sequence[EncodedRow], layout: Layout, model: PreTrainedModel) -> Batch:
         """Rows padded to the longest, on the `right` for training or the `left` for generation. Next: `forward`."""
-        if layout not in self.capabilities:
-            raise NotImplementedError(f"Expected layout right or left, got {layout!r}; use one of these two for now")
+        if layout == "shared_prefix":
+            raise ValueError(f"Expected layout right or left, got {layout!r}; see collate_shared")
         return collate(rows, layout, self.pad_id, model)
 
     def image_features(self, model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool) -> Features:

@@ -40,7 +40,8 @@ def cost(cache: FeatureCache, n_images: int, settings: CacheConfig) -> str | Non
     if (known := next(iter(cache.memory.values()), None)) is None:
         return None
     size = n_images * known.n_bytes / 2**30
+    amount = f"{size:.1f} GiB" if size >= 1 else f"{size * 1024:.0f} MiB"
     place = f"in {cache.files.folder.parent}" if cache.files is not None else "in memory"
     most = settings.max_gib if cache.files is not None else settings.memory_gib
     beyond = f"; at most {most:g} GiB of it (cache.max_gib, cache.memory_gib)" if size > most else ""
-    return f"features of {n_images:,} images, each made once: about {size:.2g} GiB {place}{beyond}"
+    return f"features of {n_images:,} images, each made once: about {amount} {place}{beyond}"
