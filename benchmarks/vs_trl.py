@@ -155,7 +155,7 @@ def config_of(job: Job) -> TrainConfig:
         "trainer.enable_checkpointing=false",
         "trainer.enable_progress_bar=false",
         "logger=none",
-        *([f"cache.enabled={str(cached).lower()}"] if has_cache() else []),
+        f"cache.enabled={str(cached).lower()}",
     )
 
 
@@ -178,11 +178,12 @@ def run_vlmft(job: Job) -> Measured:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.environ["VLMFT_CACHE"] = folder
         config = resolved(config_of(job)).config
-        features = {"cache": config.cache} if has_cache() else {}
-        built = build(config.model, config.data, config.trainer, seed=config.seed, train=config.train, **features)
+        built = build(
+            config.model, config.data, config.trainer, seed=config.seed, train=config.train, cache=config.cache
+        )
         module, seen = make_module(built, config), LightningWatch(watch)
         trainer = make_trainer(config, Path(folder), [], None, [seen])
-        with getattr(built.family, "cache", None) or contextlib.nullcontext():
+        with built.family.cache or contextlib.nullcontext():
             with watch.counter:
                 trainer.fit(module, datamodule=built.data)
             watch.found.order = tuple(seen.order)
@@ -398,7 +399,6 @@ def main() -> None:
     if not has_trl:
         print("trl is not installed (pip install 'vlmft[bench]'): vlmft alone is measured", file=sys.stderr)
     variants = [variant for variant in VARIANTS if has_trl or not variant.startswith("TRL")]
-    variants = [variant for variant in variants if has_cache() or variant != VARIANTS[-1]]
     per_step, steps = (4, 2) if on_cpu else (8, 10)
     rounds = 1 if asked.quick else asked.rounds
     lines = [header(not asked.quick, has_trl, asked.device)]
@@ -418,10 +418,6 @@ def main() -> None:
             shutil.rmtree(model)
     told = f"{per_step} rows a step, {steps} steps an epoch, {rounds} rounds"
     print(f"\n{told}; {versions(has_trl)}\n\n" + "\n".join(lines))
-
-
-def has_cache() -> bool:
-    return hasattr(TrainConfig(), "cache")
 
 
 def versions(has_trl: bool) -> str:

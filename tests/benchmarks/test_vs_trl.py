@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.measuring import flop_counter
 from benchmarks.scaled_models import SCALED, save_model, write_rows
-from benchmarks.vs_trl import REFERENCE, TOLERANCE, Contest, Job, Measured, config_of, has_cache, run, run_vlmft
+from benchmarks.vs_trl import REFERENCE, TOLERANCE, Contest, Job, Measured, config_of, run, run_vlmft
 from vlmft.run.build import Built, build, resolved
 
 NAMES = tuple(SCALED)
@@ -68,7 +68,6 @@ def test_work_of_a_step(tmp_path: Path) -> None:
     assert timed.flops == [] and len(timed.seconds) == 2
 
 
-@pytest.mark.skipif(not has_cache(), reason="there is no feature cache")
 def test_a_warm_step_sees_no_image(tmp_path: Path) -> None:
     job = job_of("Qwen2-VL", tmp_path)
     without, cached = run_vlmft(replace(job, count=True)), run_vlmft(replace(job, variant="vlmft, cache", count=True))

@@ -61,7 +61,7 @@ COMMANDS = {
             2,
             "data.options.train_row: Shapes has no such option; did you mean",
         ),
-        (["optim=adam"], 2, "optim: no such setting; did you mean 'train.optimizer'?"),
+        (["optim=adam"], 2, "optim: not known here; write train.optimizer=adamw"),
         (["data=chrtqa"], 2, "data=chrtqa: no such choice; did you mean 'chartqa'?"),
         (["train.lr=nan", "-m"], 2, "train.lr: Expected a number > 0, got nan"),
         (["--lr", "3"], 2, "lr: not known here; write train.lr=3"),

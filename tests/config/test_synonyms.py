@@ -56,6 +56,7 @@ def test_a_setting_of_ours_is_in_the_table_for_some_values_alone(name: str) -> N
     assert "*" not in synonyms()[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value", "text"), TEXTS)
 def test_what_is_to_be_written_composes(name: str, value: str, text: str, tmp_path: Path) -> None:
     """With a value that the pattern takes; placeholders, as N and FOLDER, get one that fits."""

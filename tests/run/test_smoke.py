@@ -127,7 +127,7 @@ def command(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment(name: str, command: Callable[[Any, list[str]], str], tmp_path: Path) -> None:
-    arguments = [f"experiment={name}", "scale=smoke", f"output_root={tmp_path}", "name=run"]
+    arguments = [f"experiment={name}", "scale=smoke", f"output_root={tmp_path}", "name=run", "verbose=true"]
     said = command(train, arguments)
     (folder,) = tmp_path.glob("*/smoke-run")
     assert SMOKE in said and "FAIL" not in said and "overlap: none" in said

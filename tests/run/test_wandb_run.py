@@ -62,9 +62,9 @@ def values(items: Any) -> dict[str, Any]:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """Logged rows without W&B's own columns."""
+    """Logged rows without W&B's own columns and the table of sample answers."""
     rows = [values(row.item) for row in of_kind(folder, "history")]
-    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+    return [{key: value for key, value in row.items() if not key.startswith(("_", "val/samples"))} for row in rows]
 
 
 def offline_part(run: Path) -> Path:
@@ -141,6 +141,14 @@ def test_the_best_value_is_what_the_summary_shows(tracked: Path) -> None:
     assert {"test/shapes/count_accuracy/untuned", "test/difference/untuned-tuned"} <= shown.keys()
 
 
+def test_two_sample_answers_after_each_validation(tracked: Path) -> None:
+    part = offline_part(tracked)
+    found = [json.loads(path.read_text()) for path in sorted(part.glob("files/media/table/val/samples*.table.json"))]
+    assert len(found) == 2 and all(len(samples["data"]) == 2 for samples in found)
+    assert found[0]["columns"] == ["id", "question", "references", "answer"]
+    assert all(row[1] == "How many items are there in the image?" for samples in found for row in samples["data"])
+
+
 def test_the_table_holds_the_first_rows_with_small_pictures(tracked: Path) -> None:
     part = offline_part(tracked)
     columns, rows = table(part)["columns"], table(part)["data"]
@@ -152,7 +160,11 @@ def test_the_table_holds_the_first_rows_with_small_pictures(tracked: Path) -> No
     assert len({row[0] for row in rows}) == 5
     assert [row[4] for row in rows] == [texts["untuned"][row[0]]["text"] for row in rows]
     assert [row[8] for row in rows] == [texts["tuned"][row[0]]["text"] for row in rows]
-    (stored,) = [artifact for artifact in of_kind(part, "artifact") if artifact.type == "run_table"]
+    (stored,) = [
+        artifact
+        for artifact in of_kind(part, "artifact")
+        if artifact.type == "run_table" and "samples" not in artifact.name
+    ]
     pictures = [Path(item.local_path) for item in stored.manifest.contents if item.path.endswith(".jpg")]
     assert 1 <= len(pictures) <= 5
     for picture in pictures:
