@@ -120,3 +120,19 @@ def test_other_invalid_options_are_refused() -> None:
         Shapes(seed=-1)
     with pytest.raises(ValueError, match=r"Expected val_rows in 0\.\.1000000, got -5"):
         Shapes(val_rows=-5)
+
+
+def test_what_draws_another_picture_is_another_identity() -> None:
+    """The features of an image are found by it: two datasets that draw other scenes must not meet."""
+
+    class Other(Shapes):
+        name = "others"
+
+    made = [Shapes(), Shapes(seed=1), Shapes(condition="B"), Shapes(min_objects=4), Shapes(image_size=64), Other()]
+    images = []
+    for dataset in made:
+        row_id = dataset.index()["train"][0]
+        images += dataset.to_sample(dataset.read(row_id)).prompt.images
+    assert len({image.identity for image in images}) == len({image.sha256 for image in images}) == len(made)
+    again = Shapes().to_sample(Shapes().read("shapes/A/train/000000")).prompt.images[0]
+    assert again.identity == images[0].identity and again.sha256 == images[0].sha256
