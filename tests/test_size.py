@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 2_102,
-    "data": 7_280,
+    "data": 7_281,
     "evaluation": 2_885,
     "labels": 1_252,
     "metrics": 1_623,

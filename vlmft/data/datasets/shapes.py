@@ -110,9 +110,8 @@ class Shapes(Dataset):
         """One image, one question; the answer is the number of objects that are drawn."""
         scene = record["scene"]
         name = f"scene {self.condition}/{record['scene_number']}"
-        identity = (
-            f"{self.name} {name} {self.seed} {self.min_objects} {self.max_objects} {self.image_size} {drawing_code()}"
-        )
+        options = (self.name, self.seed, self.min_objects, self.max_objects, self.image_size)
+        identity = f"{name} {options} {drawing_code()}"
         image = Image(partial(render, scene), name, identity)
         count = str(len(scene.objects))
         prompt = Prompt((Message("user", (image, QUESTION)),))
