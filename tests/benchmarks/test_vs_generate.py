@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.vs_generate import ARMS, WAYS, Job, ask, different
+
+pytestmark = pytest.mark.slow
 
 
 def test_all_ways_give_the_same_answers() -> None:

@@ -13,6 +13,8 @@ from benchmarks.scaled_models import SCALED, save_model, write_rows
 from benchmarks.vs_trl import REFERENCE, TOLERANCE, Contest, Job, Measured, config_of, run, run_vlmft
 from vlmft.run.build import Built, build, resolved
 
+pytestmark = pytest.mark.slow
+
 NAMES = tuple(SCALED)
 VISION_GFLOP = {"SmolVLM": 18.893, "Qwen2-VL": 5.351, "Qwen2.5-VL": 4.346}
 """Of one image: counted once, and for SmolVLM worked out by hand (13 tiles of 256 patches through six layers)."""

@@ -17,6 +17,8 @@ from vlmft.run.train import train
 from vlmft.sample import PIXEL_HASHES
 from vlmft.training.module import VLMModule
 
+pytestmark = pytest.mark.slow
+
 ARMS = ("evaluation.arms=[untuned,fewshot,tuned,blank]", "evaluation.few_shot.draws=2", "evaluation.few_shot.k=2")
 N_IMAGES = 32 + 16 + 24 + 1
 """Of the three splits, and a black one; shots are rows of train."""
