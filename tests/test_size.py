@@ -21,7 +21,7 @@ MAX_LINES = {
     "evaluation": 2_885,
     "labels": 1_252,
     "metrics": 1_623,
-    "models": 3_560,
+    "models": 3_561,
     "pages": 267,
     "predictions": 2_064,
     "report": 1_981,

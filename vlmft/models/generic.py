@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.models.collate import collate
 from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
-from vlmft.models.feature_cache import FeatureCache, processor_key
+from vlmft.models.feature_cache import processor_key
 from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
 from vlmft.models.processor_calls import ProcessorCalls
@@ -279,15 +279,13 @@ class GenericFamily(ProcessorCalls):
         Frozen (`grad=False`): one image a call, so that a feature is the same computed now or read from a cache.
         """
         cache = self.cache if not grad and self.cache is not None and self.cache.serves(model) else None
-        return image_features(model, self._with_pixels(images, cache), grad=grad, see=self.see, cache=cache)
+        if cache is None:
+            images = [self.with_pixels(image) for image in images]
+        return image_features(model, images, grad=grad, see=self._see_missing, cache=cache)
 
-    def _with_pixels(self, images: Sequence[EncodedImage], cache: FeatureCache | None) -> list[EncodedImage]:
-        """The images, with pixels where their features are not, or no longer, in this cache."""
-
-        def has_all(image: EncodedImage) -> bool:
-            return not image.features_stored or (cache is not None and cache.get(image.sha256) is not None)
-
-        return [image if has_all(image) else self._decoded_again(image) for image in images]
+    def _see_missing(self, model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
+        """What is not, or no longer, in the cache."""
+        return self.see(model, [self.with_pixels(image) for image in images])
 
     def seen(
         self, model: PreTrainedModel, batch: Batch, features: Features, *, generation: bool = False

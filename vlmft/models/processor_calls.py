@@ -83,6 +83,9 @@ class ProcessorCalls:
         start = self.processor.tokenizer.bos_token
         return {"add_special_tokens": False} if start is not None and text.startswith(start) else {}
 
-    def _decoded_again(self, image: EncodedImage) -> EncodedImage:
+    def with_pixels(self, image: EncodedImage) -> EncodedImage:
+        """The image, decoded again where it came without pixels because its features were stored."""
+        if not image.features_stored:
+            return image
         assert image.image is not None, "an image whose features are stored comes with its source"
         return self._alone(image.image, PIL.Image.fromarray(image.image.pixels))
