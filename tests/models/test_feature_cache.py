@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.tiny_models import MODELS, Tiny, save
+from tests.models.tiny_folders import drawn, loaded
 from vlmft.config.schema import Init, ModelConfig, PartsConfig, QuantizationConfig, QuantizationMode, Tuning
 from vlmft.models import feature_files, lora
 from vlmft.models.family import GenericFamily, make_family
@@ -39,11 +40,6 @@ def forget_hashes() -> Iterator[None]:
     PIXEL_HASHES.clear()
 
 
-def drawn(width: int, height: int, seed: int) -> PIL.Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return PIL.Image.fromarray(pixels)
-
-
 def lost() -> PIL.Image.Image:
     raise AssertionError("an image whose features are stored was decoded")
 
@@ -54,18 +50,6 @@ def picture(width: int, height: int, seed: int) -> Image:
 
 def asked(*images: Image) -> Prompt:
     return Prompt((Message("user", (*images, "How many?")),))
-
-
-def loaded(tiny: Tiny, folder: Path) -> tuple[GenericFamily, PreTrainedModel]:
-    save(tiny, folder)
-    plain = QuantizationConfig(mode=QuantizationMode.none)
-    config = ModelConfig(name="x", path=str(folder), init=Init.random, quantization=plain)
-    source, model_config = load_source(config)
-    family = make_family(config, source, model_config)
-    model = load_model(config, source, model_config, torch.device("cpu"), seed=0)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return family, model  # type: ignore[return-value]
 
 
 def cache_of(family: GenericFamily, model: PreTrainedModel, folder: Path) -> FeatureCache:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from benchmarks.tiny_models import MODELS, Tiny, make_louder, save
-from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, QuantizationMode
+from benchmarks.tiny_models import MODELS, Tiny, make_louder
+from tests.models.tiny_folders import drawn, loaded
 from vlmft.models import shared_images
-from vlmft.models.family import GenericFamily, make_family
-from vlmft.models.load import load_model, load_source
+from vlmft.models.family import GenericFamily
 from vlmft.models.lora import part_of
 from vlmft.models.shared_images import SharedRow
 from vlmft.sample import Batch, EncodedRow, Image, Message, Prompt, Sample
@@ -29,27 +26,18 @@ MANY = 1 << 30
 Model = tuple[GenericFamily, PreTrainedModel]
 
 
-def drawn(width: int, height: int, seed: int) -> PIL.Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return PIL.Image.fromarray(pixels)
-
-
 def picture(width: int, height: int, seed: int) -> Image:
     return Image(partial(drawn, width, height, seed), f"noise {seed}")
 
 
-def loaded(tiny: Tiny, folder: Path) -> tuple[GenericFamily, PreTrainedModel]:
-    save(tiny, folder)
-    plain = QuantizationConfig(mode=QuantizationMode.none)
-    config = ModelConfig(name="x", path=str(folder), init=Init.random, quantization=plain)
-    source, model_config = load_source(config)
-    family = make_family(config, source, model_config)
-    model = load_model(config, source, model_config, torch.device("cpu"), seed=0)
+def to_train(tiny: Tiny, folder: Path) -> Model:
+    """Louder than at initialisation, so that a wrong position shows, with gradients of the language part's matrices."""
+    family, model = loaded(tiny, folder)
     make_louder(model)
     model.eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) == "language" and parameter.dim() == 2)
-    return family, model  # type: ignore[return-value]
+    return family, model
 
 
 def encoded(family: GenericFamily, n_images: int = 1) -> list[EncodedRow]:
@@ -91,7 +79,7 @@ def test_the_models_that_cannot_are_known() -> None:
 
 @pytest.mark.parametrize("tiny", MODELS, ids=lambda tiny: tiny.name)
 def test_loss_and_gradients_of_separate_rows(tiny: Tiny, tmp_path: Path) -> None:
-    family, model = loaded(tiny, tmp_path / "model")
+    family, model = to_train(tiny, tmp_path / "model")
     rows = encoded(family)
     alone, together = family.share(rows, model, MANY, MANY)
     if tiny.name in CANNOT:
@@ -110,7 +98,7 @@ def test_loss_and_gradients_of_separate_rows(tiny: Tiny, tmp_path: Path) -> None
 @pytest.fixture(scope="module", params=["SmolVLM / Idefics3", "Qwen2-VL"])
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     (tiny,) = [tiny for tiny in MODELS if tiny.name == request.param]
-    return loaded(tiny, tmp_path_factory.mktemp("model"))
+    return to_train(tiny, tmp_path_factory.mktemp("model"))
 
 
 def test_rows_of_several_images(small: Model) -> None:
