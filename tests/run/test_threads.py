@@ -13,6 +13,7 @@ import torch
 
 from vlmft.config.schema import TrainConfig
 from vlmft.run import threads
+from vlmft.run.build import resolved
 from vlmft.run.folder import read_run
 from vlmft.run.threads import cgroup_cores, choose_threads
 from vlmft.run.train import train
@@ -67,7 +68,17 @@ def test_what_was_asked_for_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 16, 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert choose_threads() == (3, "OMP_NUM_THREADS")
+    assert choose_threads(of_model=1) == (3, "OMP_NUM_THREADS")
     assert choose_threads(stored=5)[0] == 5, "a run that goes on has its number already"
+
+
+def test_a_small_model_says_how_many_are_enough(
+    compose: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 8, 0.0)
+    assert choose_threads(of_model=1)[0] == 1
+    assert choose_threads(stored=2, of_model=1)[0] == 2
+    assert resolved(compose("model=tiny")).config.trainer.threads == 1
 
 
 def test_limits_of_control_groups(tmp_path: Path) -> None:

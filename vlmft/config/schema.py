@@ -152,6 +152,8 @@ class ModelConfig:
     """How the model's maker asks such questions, "{question}" in it: the arms @vendor; null: there are none."""
     default_lr: Positive = 1e-4
     """Peak learning rate of this model's LoRA unless train.lr is set."""
+    default_threads: Optional[Count] = None
+    """CPU threads unless trainer.threads is set, for a model too small to gain from several; null: all free cores."""
     max_length_tokens: Optional[Count] = None
     """Longest row in tokens, images included; null takes the model's own limit. Longer rows are bad rows, never cut."""
     max_visual_tokens_per_image: Optional[Count] = None

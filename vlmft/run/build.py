@@ -213,7 +213,7 @@ def resolved(config: TrainConfig) -> Plan:
         inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
     config = replace(config, train=train, trainer=trainer)
     if trainer.threads is None:
-        threads, origin = choose_threads(trainer.devices, stored_threads(config))
+        threads, origin = choose_threads(trainer.devices, stored_threads(config), config.model.default_threads)
         config = replace(config, trainer=replace(trainer, threads=threads))
         inferred.append(Inferred("trainer.threads", threads, origin))
     refuse_what_it_cannot(config, device)

@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     keep_freed_pages()
     quiet_libraries()
     run, model, data = settled(config)
-    use_threads(config.trainer.threads or (run.trainer.threads if run is not None else None))
+    use_threads(config.trainer.threads or (run.trainer.threads if run is not None else model.default_threads))
     if run is not None and (full := tuned_parts(run.model.train, Tuning.full)):
         raise ConfigError(
             f"run: Expected a run of adapters alone, got one that trained {', '.join(full)} in full; its own report "

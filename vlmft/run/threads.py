@@ -18,18 +18,21 @@ CGROUPS = Path("/sys/fs/cgroup")
 TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
-def choose_threads(n_processes: int = 1, stored: int | None = None) -> tuple[int, str]:
+def choose_threads(n_processes: int = 1, stored: int | None = None, of_model: int | None = None) -> tuple[int, str]:
     """A number of threads and the reason for it.
 
     Args:
         n_processes: how many that compute on this machine belong to this run; several get equal shares of the cores,
             whatever else is running, so that all choose the same.
         stored: what the run that goes on has computed with so far.
+        of_model: with how many the model computes fastest.
     """
     if stored is not None:
         return stored, "what this run began with, so that its results stay the same"
     if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         return max(1, int(asked)), "OMP_NUM_THREADS"
+    if of_model is not None:
+        return of_model, "model.default_threads: more would only wait for each other"
     there = cores()
     if n_processes > 1:
         return max(1, there // n_processes), f"{there} cores for {n_processes} processes"

@@ -90,7 +90,7 @@ def _differing(stored: Mapping[str, str] | None, model: LoadedModel) -> str:
 
 def load_base(config: ModelConfig, trainer: TrainerConfig, seed: int) -> LoadedModel:
     """The untuned model."""
-    use_threads(trainer.threads)
+    use_threads(trainer.threads or config.default_threads)
     source, hf_config = load_source(config)
     family = make_family(config, source, hf_config)
     device = pick_device(trainer)
