@@ -103,7 +103,8 @@ def processor_key(processor: Any) -> str:
     image_processor = {k: v for k, v in processor.image_processor.to_dict().items() if not k.startswith("_")}
     own = {k: v for k, v in vars(processor).items() if isinstance(v, (str, int, float, bool)) and k != "chat_template"}
     names = [type(processor).__qualname__, type(processor.image_processor).__qualname__]
-    return _sha256(json.dumps([names, own, image_processor], sort_keys=True, default=str).encode())
+    text = json.dumps([names, own, image_processor], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def feature_key(model: PreTrainedModel, processor: str) -> str:
@@ -127,7 +128,3 @@ def feature_key(model: PreTrainedModel, processor: str) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -65,8 +65,8 @@ def require_weights(config: ModelConfig, model_config: Any, device: torch.device
     if needed > free:
         nf4 = anatomy.estimate(QuantizationConfig(), dtype).total
         raise ConfigError(
-            f"memory: Expected about {_gib(needed)} for the weights, got {_gib(free)} free on {device}; take a larger "
-            f"device or a smaller model (with model.quantization.mode=nf4 this one takes {_gib(nf4)}); if that is "
+            f"memory: Expected about {gib(needed)} for the weights, got {gib(free)} free on {device}; take a larger "
+            f"device or a smaller model (with model.quantization.mode=nf4 this one takes {gib(nf4)}); if that is "
             "wrong, trainer.memory_gib says how much there is"
         )
 
@@ -120,18 +120,18 @@ def require_training(
 
     needed = estimated(way)
     if needed.total <= free:
-        return f"about {in_words(needed, training)}, of {_gib(free)} free on {device}"
+        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}"
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
     one_row = estimated(Way(way.quantization, replace(training, rows=1)))
     if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
         ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
-        return f"about {in_words(needed, training)}, more than the {_gib(free)} free on {device}{ways}"
+        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}"
     advice = "what would fit: " + "; ".join(fitting)
     if not fitting:
         largest = anatomy.parameters * free / needed.total
         advice = f"no setting would do: take a larger device, or a model of about {largest / 1e6:,.1f} M parameters"
     raise ConfigError(
-        f"memory: Expected about {in_words(needed, training)}, got {_gib(free)} free on {device}; {advice}; if that is "
+        f"memory: Expected about {in_words(needed, training)}, got {gib(free)} free on {device}; {advice}; if that is "
         "wrong, trainer.memory_gib says how much there is"
     )
 
@@ -184,14 +184,14 @@ def what_fits(way: Way, found: Sequence[Setting], bytes_of: Callable[[Way], int]
         together = ([together, *setting(together)])[-1]
     if not fitting and bytes_of(together) <= free:
         fitting = [together]
-    return [f"{' with '.join(other.changes)} ({_gib(bytes_of(other))})" for other in fitting]
+    return [f"{' with '.join(other.changes)} ({gib(bytes_of(other))})" for other in fitting]
 
 
 def in_words(needed: MemoryEstimate, training: Training) -> str:
-    parts = f"weights {_gib(needed.weights)}, trained {_gib(needed.trained)}"
+    parts = f"weights {gib(needed.weights)}, trained {gib(needed.trained)}"
     at_once = f"{training.rows} row{'s' * (training.rows > 1)} of {training.row.length:,} tokens"
-    return f"{_gib(needed.total)} ({parts}, {at_once} {_gib(needed.activations)})"
+    return f"{gib(needed.total)} ({parts}, {at_once} {gib(needed.activations)})"
 
 
-def _gib(n_bytes: float) -> str:
+def gib(n_bytes: float) -> str:
     return f"{n_bytes / GIB:.2f} GiB" if n_bytes >= GIB / 10 else f"{n_bytes / (1 << 20):.0f} MiB"

@@ -119,10 +119,8 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
     on = [f"on-{data.name}"] if config.run is not None and config.data is not None else []
     name = "-".join([config.split, *on, *(f"{key}={value}" for key, value in sorted(config.data_options.items()))])
     if config.run is not None:
-        folder = Path(config.run) / "evaluations" / name
-    else:
-        folder = Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
-    return folder
+        return Path(config.run) / "evaluations" / name
+    return Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
 
 
 def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:

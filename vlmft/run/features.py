@@ -11,6 +11,7 @@ from vlmft.data.survey.cache import cache_folder
 from vlmft.models.family import Family
 from vlmft.models.feature_cache import FeatureCache, feature_key, is_frozen
 from vlmft.models.feature_files import FeatureFiles
+from vlmft.models.memory_check import GIB, gib
 
 
 def features_folder(settings: CacheConfig) -> Path | None:
@@ -31,17 +32,16 @@ def feature_cache(base: PreTrainedModel, family: Family, settings: CacheConfig) 
         return None
     key, folder = feature_key(base, family.processor_key), features_folder(settings)
     on_disk = folder is not None and settings.max_gib > 0
-    files = FeatureFiles(folder / key, int(settings.max_gib * 2**30)) if on_disk and folder is not None else None
-    return FeatureCache(key, family.processor_key, files, int(settings.memory_gib * 2**30))
+    files = FeatureFiles(folder / key, int(settings.max_gib * GIB)) if on_disk and folder is not None else None
+    return FeatureCache(key, family.processor_key, files, int(settings.memory_gib * GIB))
 
 
 def cost(cache: FeatureCache, n_images: int, settings: CacheConfig) -> str | None:
     """What it takes to store the features of so many images, for people; None before any have been made."""
     if (known := next(iter(cache.memory.values()), None)) is None:
         return None
-    size = n_images * known.n_bytes / 2**30
-    amount = f"{size:.1f} GiB" if size >= 1 else f"{size * 1024:.0f} MiB"
+    n_bytes = n_images * known.n_bytes
     place = f"in {cache.files.folder.parent}" if cache.files is not None else "in memory"
     most = settings.max_gib if cache.files is not None else settings.memory_gib
-    beyond = f"; at most {most:g} GiB of it (cache.max_gib, cache.memory_gib)" if size > most else ""
-    return f"features of {n_images:,} images, each made once: about {amount} {place}{beyond}"
+    beyond = f"; at most {most:g} GiB of it (cache.max_gib, cache.memory_gib)" if n_bytes > most * GIB else ""
+    return f"features of {n_images:,} images, each made once: about {gib(n_bytes)} {place}{beyond}"

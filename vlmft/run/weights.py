@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -34,6 +33,7 @@ from vlmft.evaluation.evaluate import peft_name
 from vlmft.models.family import make_family
 from vlmft.models.load import load_model, load_source
 from vlmft.models.loaded import LoadedModel
+from vlmft.models.locate import first_line
 from vlmft.models.lora import dequantized, load_adapter, trainable, tuned_parts
 from vlmft.models.memory_check import require_weights
 from vlmft.run.build import pick_device
@@ -191,7 +191,7 @@ def _put(model: LoadedModel, key: str, name: str, place: str, config: EvaluateCo
     try:
         model.model = load_adapter(model.model, str(folder), name, key)
     except (ValueError, RuntimeError, KeyError) as error:  # what PEFT raises for missing layers and other shapes
-        raise ConfigError(f"{key}: the adapter in {place!r} does not fit this model ({_first(error)})") from error
+        raise ConfigError(f"{key}: the adapter in {place!r} does not fit this model ({first_line(error)})") from error
 
 
 def _adapter_folder(key: str, place: str) -> Path:
@@ -199,8 +199,10 @@ def _adapter_folder(key: str, place: str) -> Path:
         return folder
     try:
         return Path(snapshot_download(place, allow_patterns=ADAPTER_FILES))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ValueError) as error:
-        raise ConfigError(f"{key}: {place!r} cannot be read ({_first(error)}); check the id and the network") from error
+    except (OSError, ValueError) as error:  # huggingface_hub's own are kinds of these
+        raise ConfigError(
+            f"{key}: {place!r} cannot be read ({first_line(error)}); check the id and the network"
+        ) from error
 
 
 def _mismatch(model: LoadedModel, key: str, folder: Path, *, allowed: bool) -> list[str]:
@@ -229,7 +231,7 @@ def _put_checkpoint(model: LoadedModel, key: str, name: str, folder: Path, adapt
         form = PeftConfig.from_pretrained(str(adapter))
     except (CheckpointError, OSError, ValueError) as error:
         raise ConfigError(
-            f"{key}: {str(folder)!r} cannot be read ({_first(error)}); name a checkpoint of an ended run"
+            f"{key}: {str(folder)!r} cannot be read ({first_line(error)}); name a checkpoint of an ended run"
         ) from error
     form.inference_mode = True
     if isinstance(model.model, PeftModel):
@@ -242,7 +244,3 @@ def _put_checkpoint(model: LoadedModel, key: str, name: str, folder: Path, adapt
         raise ConfigError(f"{key}: {len(odd)} tensors of {str(folder)!r} do not fit the model ({odd[0]})")
     for parameter_name, tensor in named.items():
         mine[parameter_name].data = tensor.to(mine[parameter_name])
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -86,13 +86,8 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def dealt(items: Sequence[T]) -> list[T]:
-    """This rank's share of a list, as if dealt like cards."""
-    return list(items[rank() :: n_ranks()])
-
-
 def undealt(hands: Sequence[Sequence[T]]) -> list[T]:
-    """The list that was dealt, from every rank's share."""
+    """The list that was dealt to the ranks like cards, from every rank's share."""
     nothing = object()
     return [item for item in chain(*zip_longest(*hands, fillvalue=nothing)) if item is not nothing]  # type: ignore[misc]
 
