@@ -64,6 +64,13 @@ class Image:
     identity: str = ""
     """What determines the pixels and costs no decoding: a file's path, size and times, or a hash of encoded bytes, and
     the code that decodes them. "" where nothing does."""
+    measure: Callable[[], tuple[int, int]] | None = None
+    """Tells `size` without decoding; raises `BadRowError`. Picklable."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the decoded picture, in pixels."""
+        return self.measure() if self.measure is not None else self.load().size
 
     @property
     def pixels(self) -> np.ndarray:

@@ -17,7 +17,15 @@ import PIL.Image
 import PIL.ImageFile
 import pytest
 
-from vlmft.data.images import MAX_PIXELS, decode_image, image_from_bytes, image_from_file, image_inside, open_image
+from vlmft.data.images import (
+    MAX_PIXELS,
+    decode_image,
+    image_from_bytes,
+    image_from_file,
+    image_inside,
+    open_image,
+    size_in_bytes,
+)
 from vlmft.sample import BadRowError
 
 HEIGHT, WIDTH = 24, 40
@@ -255,6 +263,7 @@ def test_accepted(kind: str, tmp_path: Path) -> None:
     assert np.abs(np.asarray(picture).astype(int) - expected).max() <= ("alpha" in kind or "RGBA" in kind)
     (tmp_path / "misnamed.txt").write_bytes(data)
     assert open_image(tmp_path / "misnamed.txt").tobytes() == picture.tobytes()
+    assert size_in_bytes(data, kind) == image_from_file(tmp_path, "misnamed.txt").size == picture.size
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -299,6 +308,7 @@ def test_every_orientation_comes_upright(form: str, orientation: int) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
     data = saved(PIL.Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif(orientation), **options)
     assert np.array_equal(np.asarray(decode_image(data, "turned")), COLOURS)
+    assert size_in_bytes(data, "turned") == (WIDTH, HEIGHT)
 
 
 def test_at_most_so_many_pixels_and_no_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

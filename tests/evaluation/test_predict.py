@@ -49,6 +49,12 @@ class FakeFamily:
         ids = np.frombuffer(prompt.messages[0].text.encode(), np.uint8).astype(np.int64)
         return EncodedRow(row_id, ids, np.zeros(len(ids), bool), len(ids), {}, ())
 
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.messages[0].text.encode())
+
+    def image_tokens(self, width: int, height: int) -> int:
+        raise AssertionError("there are no images")
+
     def collate(self, rows: Sequence[EncodedRow], layout: str, model: Any) -> FakeBatch:
         assert layout == "left"
         self.asked.append([row.id for row in rows])
@@ -90,7 +96,13 @@ def questions(n: int = 10, bad: Sequence[int] = ()) -> list[Question]:
 
 
 class Bench:
-    def __init__(self, rows_per_batch: int = 4, poll: Callable[[], None] = lambda: None, workers: int = 0) -> None:
+    def __init__(
+        self,
+        rows_per_batch: int = 4,
+        poll: Callable[[], None] = lambda: None,
+        workers: int = 0,
+        tokens_per_batch: int | None = None,
+    ) -> None:
         self.family, self.model, self.refused = FakeFamily(), FakeModel(), []  # type: ignore[var-annotated]
         self.answerer = Answerer(
             self.family,
@@ -100,6 +112,7 @@ class Bench:
             self.refused.append,
             workers=workers,
             poll=poll,  # type: ignore[arg-type]
+            tokens_per_batch=tokens_per_batch,
         )
 
     def predict(self, path: Path, asked: Sequence[Question], key: Any = KEY) -> Any:
@@ -119,6 +132,47 @@ def test_every_question_is_answered_in_order(tmp_path: Path) -> None:
     for row in lines(tmp_path / "p.jsonl"):
         assert KEY.items() <= row.items() and row["prompt_sha256"] == question(row["id"]).prompt.sha256
         assert found.answers[row["id"]].text == row["text"]
+
+
+def of_lengths(*lengths: int) -> list[Question]:
+    texts = {f"row/{number:02d}": "x" * length for number, length in enumerate(lengths)}
+    return [Question(row_id, Prompt((Message("user", (text,)),))) for row_id, text in texts.items()]
+
+
+def test_tokens_limit_a_batch_and_prompts_of_like_length_go_together(tmp_path: Path) -> None:
+    """What counts are the tokens of the prompt and of its answer, here 4."""
+    bench, asked = Bench(rows_per_batch=4, tokens_per_batch=60), of_lengths(50, 6, 6, 30, 6, 11, 6, 6, 80)
+    found = bench.predict(tmp_path / "p.jsonl", asked)
+    numbers = [[int(row_id[-2:]) for row_id in batch] for batch in bench.family.asked]
+    assert numbers == [[1, 2, 4, 6], [7, 5], [3], [0], [8]]
+    assert bench.answerer.padding.share == 5 / (24 + 22 + 30 + 50 + 80)
+    assert list(found.answers) == [question.id for question in asked], "the rows' own order"
+    plain = Bench(rows_per_batch=4)
+    plain.predict(tmp_path / "plain.jsonl", asked)
+    assert plain.answerer.padding.share > 0.37, "in their order, short prompts are padded to long ones"
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_batches_by_tokens_are_a_function_of_all_rows(batches: int, tmp_path: Path) -> None:
+    """In whatever order they are asked, and also where an evaluation goes on."""
+    asked = of_lengths(50, 6, 6, 30, 6, 11, 6, 6, 80)
+    whole = Bench(tokens_per_batch=60).predict(tmp_path / "whole.jsonl", asked)
+    assert Bench(tokens_per_batch=60).predict(tmp_path / "other.jsonl", asked[::-1]).answers == whole.answers
+    calls = iter(range(batches))
+
+    def poll() -> None:
+        if next(calls, None) is None:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        Bench(poll=poll, tokens_per_batch=60).predict(tmp_path / "p.jsonl", asked)
+    Bench(tokens_per_batch=60).predict(tmp_path / "p.jsonl", asked)
+    assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_the_limit_of_tokens_is_part_of_what_decides_an_answer() -> None:
+    assert "tokens_per_batch" not in Bench().answerer.settings
+    assert Bench(tokens_per_batch=60).answerer.settings["tokens_per_batch"] == 60
 
 
 def test_answers_end_at_the_end_token() -> None:
@@ -387,7 +441,7 @@ def test_a_question_has_no_place_for_an_answer() -> None:
         "Question": ["id", "prompt", "shorter"],
         "Prompt": ["messages"],
         "Message": ["role", "content"],
-        "Image": ["load", "name", "identity"],
+        "Image": ["load", "name", "identity", "measure"],
     }
     assert "answer" in fields_below(sample_file.Sample, {})[sample_file.Sample]  # the sweep would see one
 

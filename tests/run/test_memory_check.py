@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vlmft.models.memory_check import free_bytes
 from vlmft.run import build as building
 from vlmft.run import ready, weights
 from vlmft.run.build import build, pick_precision, resolved
-from vlmft.run.folder import folder_of
+from vlmft.run.folder import folder_of, make_folder, rounding_note
 from vlmft.run.results import Phases
 from vlmft.run.weights import load_base
 
@@ -82,6 +83,36 @@ def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
     with pytest.raises(LoadedError):
         ready.build_for(config, None, None, Phases())
     assert "more than the 25 MiB free on cpu" in capsys.readouterr().out
+
+
+def test_tokens_of_a_batch_are_chosen_by_what_fits(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many rows of the longest length as fit with a margin; where all fit, the limit cuts no window."""
+    monkeypatch.setattr(building, "load_model", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(building.lora, "attach", lambda *_: torch.nn.Identity())
+    found = {}
+    for gib in (0.12, 0.06, 4.0):
+        config = resolved(compose(*SMALL, f"trainer.memory_gib={gib}", "train.tokens_per_batch=auto")).config
+        built = build(config.model, config.data, config.trainer, seed=0, train=config.train)
+        rows, length, mib = re.findall(r"(\d+) rows? of (\d+) tokens ([\d.]+) MiB", capsys.readouterr().out)[0]
+        assert built.tokens_per_batch == int(rows) * int(length) and float(mib) < gib * 1024
+        found[gib] = int(rows)
+    assert 1 <= found[0.06] < found[0.12] < 16 == found[4.0]
+    assert problem(compose(*SMALL, "trainer.memory_gib=0.001", "train.tokens_per_batch=auto")).startswith("memory: ")
+
+
+def test_a_run_that_goes_on_keeps_the_tokens_that_it_began_with(compose: Compose, tmp_path: Path) -> None:
+    """However much memory is free now: other batches round otherwise."""
+    auto = ("train.tokens_per_batch=auto", "evaluation.tokens_per_batch=auto", f"output_root={tmp_path}")
+    config = resolved(compose(*SMALL, *auto)).config
+    assert config.train.tokens_per_batch == config.evaluation.tokens_per_batch == "auto"
+    train, evaluation = replace(config.train, tokens_per_batch=760), replace(config.evaluation, tokens_per_batch=9_000)
+    make_folder(replace(config, train=train, evaluation=evaluation))
+    config = resolved(compose(*SMALL, *auto, "resume=true")).config
+    assert (config.train.tokens_per_batch, config.evaluation.tokens_per_batch) == (760, 9_000)
+    config = resolved(compose(*SMALL, *auto, "resume=true", "train.tokens_per_batch=100")).config
+    assert config.train.tokens_per_batch == 100 and "760" in str(rounding_note(config))
 
 
 def test_all_settings_together_and_none_that_would_do(compose: Compose) -> None:

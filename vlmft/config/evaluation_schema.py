@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Optional
 
-from vlmft.config.setting_types import Count, CountOrZero, all_optional, one_of
+from vlmft.config.setting_types import Count, CountOrAuto, CountOrZero, all_optional, one_of
 
 ARMS = ("untuned", "fewshot", "tuned", "blank", "shuffled", "textonly", "untuned16")
 PROMPTS = ("train", "vendor", "bare")
@@ -50,6 +50,9 @@ class EvaluationConfig:
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     rows_per_batch: Count = 64
     """Prompts that are answered at once (left-padded)."""
+    tokens_per_batch: Optional[CountOrAuto] = None
+    """Tokens that are answered at once, padding and new ones included: prompts of like length go together. auto: as
+    many as are estimated to fit into the memory. null: no such limit, and prompts in the order of the rows."""
     canary_rows: CountOrZero = 16
     """Rows whose answers are replaced by a sentinel to see that no prediction moves; 0 switches the leak canary off."""
     gallery_rows: CountOrZero = 300

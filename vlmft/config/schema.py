@@ -14,6 +14,7 @@ from vlmft.config.evaluation_schema import EvaluationChanges, EvaluationConfig
 from vlmft.config.setting_types import (
     BelowOne,
     Count,
+    CountOrAuto,
     CountOrZero,
     FolderName,
     NotNegative,
@@ -252,9 +253,10 @@ class OptimizationConfig:
     """Rows of one optimiser step (one window), over all devices."""
     rows_per_batch: Optional[Count] = None
     """Rows that go through the model at once; null takes rows_per_step. Changes memory and rounding, nothing else."""
-    tokens_per_batch: Optional[Count] = None
-    """Tokens, padding included, that go through the model at once; null sets no such limit. Rows of like length go
-    together, so a window with a few long rows pads little. Changes memory and rounding, nothing else."""
+    tokens_per_batch: Optional[CountOrAuto] = None
+    """Tokens, padding included, that go through the model at once; null sets no such limit, auto one that is estimated
+    to fit into the memory. Rows of like length go together, so a window with a few long rows pads little. Changes
+    memory and rounding, nothing else."""
     share_images: bool = True
     """Rows of a step that show the same images go through the language model as one row, where it can do that: the
     same loss, the images' tokens once. Changes memory and rounding, and what dropout draws."""

@@ -8,7 +8,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, Union
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,12 @@ class Constraint:
 
     expected: str
     holds: Callable[[Any], bool]
+
+
+def number(value: int | str | None) -> int | None:
+    """A `CountOrAuto` that is `auto` no more."""
+    assert not isinstance(value, str), value
+    return value
 
 
 def one_of(*choices: str) -> Constraint:
@@ -28,6 +34,11 @@ def _count_or_share(value: float) -> bool:
 
 
 Count = Annotated[int, Constraint("a whole number >= 1", lambda n: n >= 1)]
+AUTO = "auto"
+CountOrAuto = Annotated[
+    Union[int, str],
+    Constraint("auto or a whole number >= 1", lambda n: n == AUTO or (isinstance(n, int) and n >= 1)),
+]
 CountOrZero = Annotated[int, Constraint("a whole number >= 0", lambda n: n >= 0)]
 CountOrUnlimited = Annotated[int, Constraint("-1 or a whole number >= 1", lambda n: n == -1 or n >= 1)]
 CountOrAll = Annotated[int, Constraint("-1 or a whole number >= 0", lambda n: n >= -1)]

@@ -17,10 +17,12 @@ A refusal is a `BadRowError` that names what was found. No global setting of Pil
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import struct
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PureWindowsPath
@@ -86,13 +88,15 @@ def image_at(path: Path, name: str) -> Image:
     """The image in a file, not decoded. One that changed just now has no identity: its next change could have the
     same time."""
     mark = stamp(path)
-    return Image(partial(open_image, path), name, "" if mark is None else f"{path} {mark} {image_policy()}")
+    identity = "" if mark is None else f"{path} {mark} {image_policy()}"
+    return Image(partial(open_image, path), name, identity, partial(size_in_file, path))
 
 
 def image_from_bytes(data: bytes, name: str) -> Image:
     """The image that the encoded `data` hold, not decoded."""
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return Image(partial(decode_image, data, name), name, f"{digest} {image_policy()}")
+    measure = partial(size_in_bytes, data, name)
+    return Image(partial(decode_image, data, name), name, f"{digest} {image_policy()}", measure)
 
 
 @functools.cache
@@ -142,12 +146,27 @@ def open_image(path: Path) -> PIL.Image.Image:
     Raises:
         BadRowError: the file cannot be read, or the policy refuses it.
     """
+    with _opened(path) as stream, _header(stream, str(path)) as image:
+        return _decoded(image, str(path))
+
+
+def size_in_file(path: Path) -> tuple[int, int]:
+    """(width, height) of the picture that `open_image` gives, from the file's header; raises as that."""
+    with _opened(path) as stream, _header(stream, str(path)) as image:
+        return _upright_size(image)
+
+
+def size_in_bytes(data: bytes, name: str) -> tuple[int, int]:
+    """The same of `decode_image`."""
+    with _header(BytesIO(data), name) as image:
+        return _upright_size(image)
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        stream = path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise BadRowError(f"Expected an image file, got {error}; check the path") from error
-    with stream:
-        return _decoded(stream, str(path))
 
 
 def decode_image(data: bytes, name: str) -> PIL.Image.Image:
@@ -156,16 +175,23 @@ def decode_image(data: bytes, name: str) -> PIL.Image.Image:
     Raises:
         BadRowError: the policy refuses it.
     """
-    return _decoded(BytesIO(data), name)
+    with _header(BytesIO(data), name) as image:
+        return _decoded(image, name)
 
 
-def _decoded(stream: BinaryIO, name: str) -> PIL.Image.Image:
+def _decoded(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    image.load()
+    return _as_rgb(_upright(image), name)
+
+
+@contextlib.contextmanager
+def _header(stream: BinaryIO, name: str) -> Iterator[PIL.Image.Image]:
+    """The image in a stream, not decoded yet; what is wrong with it, then or while it is decoded, is a BadRowError."""
     try:
         with PIL.Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadRowError(_too_large(f"{image.width}x{image.height} pixels", name))
-            image.load()
-            return _as_rgb(_upright(image), name)
+            yield image
     except BadRowError:
         raise
     # The warning is an error only where the user configured that. It is not silenced with warnings.catch_warnings,
@@ -196,12 +222,22 @@ def _found(stream: BinaryIO) -> str:
     return next(named, f"a damaged or unknown file that begins {head[:12]!r}")
 
 
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+def _turn(image: PIL.Image.Image) -> Transpose | None:
     try:
-        turn = TURNS.get(image.getexif().get(Base.Orientation, 1))
+        return TURNS.get(image.getexif().get(Base.Orientation, 1))
     except DAMAGE:
-        return image
+        return None
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _upright_size(image: PIL.Image.Image) -> tuple[int, int]:
+    across = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
+    turned = image.format != "TIFF" and _turn(image) in across  # trap: of a TIFF, Pillow says the upright size itself
+    return (image.height, image.width) if turned else image.size
 
 
 def _as_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:

@@ -7,11 +7,12 @@ does not fit the memory is answered in halves, each batch for itself, so that th
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
 from vlmft.config.files import append_synced, whole_lines
 from vlmft.config.progress import Progress
+from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
@@ -85,16 +87,38 @@ class Answerer:
     """What the progress of a long pass is called."""
     prefix: Prefix | None = None
     """What prompts begin with, computed once; a batch with a row that begins differently is computed whole."""
+    tokens_per_batch: int | None = None
+    """Padding and new tokens included: then prompts of like length go together."""
+    padding: Padding = field(default_factory=Padding)
+    """Of the batches so far."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides an answer beside prompt and weights. The batch size is among it: it can move rounding."""
-        return {"max_new_tokens": self.max_new_tokens, "do_sample": False, "rows_per_batch": self.rows_per_batch}
+        limits = {"rows_per_batch": self.rows_per_batch}
+        limits |= {"tokens_per_batch": self.tokens_per_batch} if self.tokens_per_batch is not None else {}
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **limits}
+
+    def cut(self, questions: Sequence[Question]) -> list[list[Question]]:
+        """Batches, a function of all questions: in their order, or of like length where tokens limit a batch."""
+        if self.tokens_per_batch is None:
+            return [list(questions[i : i + self.rows_per_batch]) for i in range(0, len(questions), self.rows_per_batch)]
+        image_tokens = functools.lru_cache(maxsize=None)(self.family.image_tokens)
+        lengths = {question.id: self._n_tokens(question.prompt, image_tokens) for question in questions}
+        limits = (self.rows_per_batch, self.tokens_per_batch)
+        return by_length(questions, lambda asked: lengths[asked.id], lambda asked: asked.id, *limits)
+
+    def _n_tokens(self, prompt: Prompt, image_tokens: Callable[[int, int], int]) -> int:
+        """Of the prompt and its answer; no image is decoded where its file's header says its size."""
+        try:
+            images = sum(image_tokens(*image.size) - 1 for image in prompt.images)
+            return self.family.prompt_tokens(prompt) + images + self.max_new_tokens
+        except BadRowError:  # encoding it will say so
+            return self.max_new_tokens
 
     def batches(self, questions: Sequence[Question], skip: Callable[[list[str]], bool]) -> Iterator[dict[str, Answer]]:
         """Answers by id, batch by batch; a batch for whose ids `skip` says True is not asked."""
-        cuts = [questions[i : i + self.rows_per_batch] for i in range(0, len(questions), self.rows_per_batch)]
-        open_cuts = [cut for cut in cuts if not skip([question.id for question in cut])]
+        open_cuts = [cut for cut in self.cut(questions) if not skip([question.id for question in cut])]
         flat = [question for cut in open_cuts for question in cut]
         numbers = iter(range(len(flat)))
         loader = DataLoader(
@@ -137,6 +161,7 @@ class Answerer:
         return {**self.answer_rows(rows[:middle]), **self.answer_rows(rows[middle:])}
 
     def _generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
+        self.padding.add([row.length for row in rows])
         # Without autocast: a Trainer's precision, which Lightning applies to its test loop, moves no answer.
         with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
             if self.prefix is not None and all(map(self.prefix.begins, rows)):

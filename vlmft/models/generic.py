@@ -186,8 +186,11 @@ class GenericFamily(ProcessorCalls):
         Raises:
             BadRowError: as `encode`, for the model's control tokens in a text and turns that the template refuses.
         """
-        prompt = self._template(self._chat(sample.prompt.messages), generation=True)
-        return self.marked_tokens(prompt) + len(self.answer_ids(sample.prompt, sample.answer))
+        return self.prompt_tokens(sample.prompt) + len(self.answer_ids(sample.prompt, sample.answer))
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """Tokens of the prompt alone, with one for each image; raises as `text_tokens`."""
+        return self.marked_tokens(self._template(self._chat(prompt.messages), generation=True))
 
     def marked_tokens(self, text: str) -> int:
         """Tokens of what the template wrote, each image mark as one."""

@@ -12,19 +12,23 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
+from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig, OptimizationConfig, OptimizerName, QuantizationConfig, QuantizationMode
+from vlmft.config.setting_types import AUTO, number
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.family import make_family
 from vlmft.models.load import Source, attention_kernel, storage_dtype
-from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training
+from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training, answering_bytes
 from vlmft.sample import BadRowError, EncodedRow, Sample
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 VISUAL_TOKENS = (2048, 1024, 512, 256, 128, 64)
 """Limits of an image's tokens that are tried."""
 GIB = 1 << 30
+FILLED = 0.8
+"""Of the free memory, what `auto` plans with: estimates are up to a quarter off (docs/models.md)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Way:
     def but(self, change: str, training: Training) -> Way:
         """This way with another setting, in words and in effect."""
         return Way(self.quantization, training, (*self.changes, change))
+
+    def with_rows(self, rows: int) -> Way:
+        """This way with so many rows at once."""
+        return replace(self, training=replace(self.training, rows=rows))
 
 
 def free_bytes(device: torch.device, trainer: TrainerConfig) -> int:
@@ -71,6 +79,14 @@ def require_weights(config: ModelConfig, model_config: Any, device: torch.device
         )
 
 
+def tokens_to_answer(model: PreTrainedModel, trainer: TrainerConfig) -> int:
+    """How many tokens of a batch, padding and new ones included, are estimated to fit beside the loaded model."""
+    free = FILLED * free_bytes(model.device, trainer)
+    eager = model.config._attn_implementation == "eager"
+    text = model.config.get_text_config()
+    return max(1, int(free / answering_bytes(text, model.dtype.itemsize, eager=eager)))
+
+
 def require_training(
     config: ModelConfig,
     source: Source,
@@ -81,8 +97,9 @@ def require_training(
     train: OptimizationConfig,
     *,
     may_refuse: bool = True,
-) -> str:
-    """The estimate in words, for batches of the `longest` row.
+) -> tuple[str, int | None]:
+    """The estimate in words, for batches of the `longest` row; and `train.tokens_per_batch`, of which `auto` has become
+    what fits.
 
     With a warning where it is too much and not `may_refuse`, or where halving batches helps.
 
@@ -91,10 +108,11 @@ def require_training(
     """
     if longest is None:  # the ledger will say why
         require_weights(config, model_config, device, trainer)
-        return "not estimated, for no row could be read"
+        return "not estimated, for no row could be read", None
     row, sample = longest
     rows = min(train.rows_per_batch or train.rows_per_step, math.ceil(train.rows_per_step / trainer.devices))
-    rows = min(rows, max(1, train.tokens_per_batch // row.length)) if train.tokens_per_batch else rows
+    tokens = None if train.tokens_per_batch == AUTO else number(train.tokens_per_batch)
+    rows = min(rows, max(1, tokens // row.length)) if tokens is not None else rows
     training = Training(
         row,
         rows,
@@ -118,14 +136,18 @@ def require_training(
             return make_family(limited, source, model_config).encode(sample)
         return None
 
+    if train.tokens_per_batch == AUTO:
+        fits = (n for n in range(rows, 1, -1) if estimated(way.with_rows(n)).total <= FILLED * free)
+        way = way.with_rows(next(fits, 1))
+        training, tokens = way.training, way.training.rows * row.length
     needed = estimated(way)
     if needed.total <= free:
-        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}"
+        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}", tokens
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
-    one_row = estimated(Way(way.quantization, replace(training, rows=1)))
+    one_row = estimated(way.with_rows(1))
     if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
         ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
-        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}"
+        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}", tokens
     advice = "what would fit: " + "; ".join(fitting)
     if not fitting:
         largest = anatomy.parameters * free / needed.total

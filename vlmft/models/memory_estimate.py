@@ -164,6 +164,24 @@ class Anatomy:
         return training.rows * training.row.n_supervised * self.vocabulary * 4 * 3
 
 
+SCORED_TOKENS = 1024
+"""Tokens of a row to which eager attention is taken to hold scores."""
+
+
+def answering_bytes(text_config: Any, element_bytes: int, *, eager: bool) -> float:
+    """Of a token that is answered: keys and values of each layer, which stay, and what one block holds for a while.
+
+    `text_config` is that of the language part.
+    """
+    heads = text_config.num_attention_heads
+    width = text_config.hidden_size
+    head_width = getattr(text_config, "head_dim", None) or width // heads
+    kept = 2 * (getattr(text_config, "num_key_value_heads", None) or heads) * head_width * text_config.num_hidden_layers
+    inner: Any = getattr(text_config, "intermediate_size", None) or 4 * width
+    block = 4 * width + 3 * (max(inner) if isinstance(inner, (list, tuple)) else inner)
+    return float((kept + block) * element_bytes + heads * SCORED_TOKENS * 4 * eager)
+
+
 def moments(optimizer: OptimizerName, count: int) -> float:
     """Bytes that an optimiser keeps for each element of a tensor of `count`."""
     full = 4 if optimizer == OptimizerName.lion else 8

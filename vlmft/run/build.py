@@ -14,6 +14,7 @@ import torch
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.schema import CacheConfig, DataConfig, ModelConfig, OptimizationConfig, OptimizerName, TrainConfig
+from vlmft.config.setting_types import AUTO, number
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
@@ -25,9 +26,9 @@ from vlmft.models import lora
 from vlmft.models.family import make_family
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
-from vlmft.models.memory_check import require_training, require_weights
+from vlmft.models.memory_check import require_training, require_weights, tokens_to_answer
 from vlmft.run.features import feature_cache
-from vlmft.run.folder import stored_threads
+from vlmft.run.folder import begun
 from vlmft.run.start import found_data
 from vlmft.run.threads import choose_threads
 from vlmft.sample import BadRowError, EncodedRow, Sample, Split
@@ -61,12 +62,15 @@ class Built(LoadedModel):
     """What a run works with: a model, and the rows that it is trained and evaluated on."""
 
     data: VLMDataModule
+    tokens_per_batch: int | None = None
+    """`train.tokens_per_batch`, of which `auto` has become a number."""
 
     def answerer(self, evaluation: EvaluationConfig, poll: Callable[[], None] = lambda: None) -> Answerer:
         """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
         data = self.data
         refuse, workers = data.ledger.refuse, data.config.workers
-        return Answerer(self.family, self.base, evaluation.rows_per_batch, data.max_new_tokens, refuse, workers, poll)
+        limits, tokens = (evaluation.rows_per_batch, data.max_new_tokens), number(evaluation.tokens_per_batch)
+        return Answerer(self.family, self.base, *limits, refuse, workers, poll, tokens_per_batch=tokens)
 
     def rows(self, split: Split, settings: EvaluationConfig, most: int | None = None) -> EvaluationRows:
         """The rows of a split that are asked, or the first of them."""
@@ -158,12 +162,12 @@ def build(
     family.allow(dataset.allow_tokens)
     rows_per_step = train.rows_per_step if train is not None else 1
     data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed, family.encode_prompt)
-    device = pick_device(trainer)
+    device, tokens = pick_device(trainer), None
     if train is None:
         require_weights(model_config, hf_config, device, trainer)
     else:
         longest = longest_row(data)
-        estimate = require_training(
+        estimate, tokens = require_training(
             model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
         )
         print(f"  memory: {estimate}", flush=True)
@@ -172,7 +176,20 @@ def build(
     if train is not None and train.gradient_checkpointing:
         lora.checkpoint_language(base)
     family.cache = feature_cache(base, family, cache) if cache is not None else None
-    return Built(model_config, source, family, model, device, seed, data)
+    return Built(model_config, source, family, model, device, seed, data, tokens)
+
+
+def with_limits(config: TrainConfig, built: Built) -> TrainConfig:
+    """The settings with what `tokens_per_batch=auto` has become."""
+    train = replace(config.train, tokens_per_batch=built.tokens_per_batch)
+    return replace(config, train=train, evaluation=answered_with(config.evaluation, built, config.trainer))
+
+
+def answered_with(evaluation: EvaluationConfig, built: Built, trainer: TrainerConfig) -> EvaluationConfig:
+    """The same of an evaluation."""
+    if evaluation.tokens_per_batch != AUTO:
+        return evaluation
+    return replace(evaluation, tokens_per_batch=tokens_to_answer(built.base, trainer))
 
 
 def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
@@ -212,9 +229,23 @@ def resolved(config: TrainConfig) -> Plan:
         trainer = replace(trainer, precision=pick_precision(trainer, device))
         inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
     config = replace(config, train=train, trainer=trainer)
+    before = begun(config)
+    if before is not None:
+        config = _as_begun(config, before)
     if trainer.threads is None:
-        threads, origin = choose_threads(trainer.devices, stored_threads(config), config.model.default_threads)
+        stored = before.trainer.threads if before is not None else None
+        threads, origin = choose_threads(trainer.devices, stored, config.model.default_threads)
         config = replace(config, trainer=replace(trainer, threads=threads))
         inferred.append(Inferred("trainer.threads", threads, origin))
     refuse_what_it_cannot(config, device)
     return Plan(config, tuple(inferred))
+
+
+def _as_begun(config: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """The settings with what `tokens_per_batch=auto` was when this run began: another number rounds otherwise."""
+    if config.train.tokens_per_batch == AUTO:
+        config = replace(config, train=replace(config.train, tokens_per_batch=before.train.tokens_per_batch))
+    if config.evaluation.tokens_per_batch == AUTO:
+        tokens = before.evaluation.tokens_per_batch
+        config = replace(config, evaluation=replace(config.evaluation, tokens_per_batch=tokens))
+    return config

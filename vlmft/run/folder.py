@@ -45,7 +45,12 @@ OUTSIDE_THE_HASH = (
     "cache",
 )
 """Settings that change no result, `scale` because of what it puts into others; so do those of `INNER`."""
-ROUNDING = (("train", "rows_per_batch"), ("train", "tokens_per_batch"), ("trainer", "threads"))
+ROUNDING = (
+    ("train", "rows_per_batch"),
+    ("train", "tokens_per_batch"),
+    ("evaluation", "tokens_per_batch"),
+    ("trainer", "threads"),
+)
 """These change memory, speed and rounding: a run goes on with others where memory is short."""
 INNER = (
     *ROUNDING,
@@ -158,11 +163,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def stored_threads(config: TrainConfig) -> int | None:
-    """Those that the run of these settings has computed with so far; None where it is a new one."""
+def begun(config: TrainConfig) -> TrainConfig | None:
+    """The settings that the run which goes on began with; None where it is a new one."""
     folder = folder_of(config)
     is_there = resumes(config) and (folder / CONFIG_FILE).is_file()
-    return read_run(str(folder)).trainer.threads if is_there else None
+    return read_run(str(folder)) if is_there else None
 
 
 def rounding_note(config: TrainConfig) -> str | None:
@@ -188,8 +193,9 @@ def make_folder(config: TrainConfig) -> Path:
 
 
 @contextlib.contextmanager
-def opened(config: TrainConfig, ledger: Ledger) -> Iterator[Callable[[], None]]:
-    """Holds the run's folder: one that is there at once, a new one from when what is yielded is called and makes it.
+def opened(config: TrainConfig, ledger: Ledger) -> Iterator[Callable[[TrainConfig], None]]:
+    """Holds the run's folder: one that is there at once, a new one from when what is yielded makes it with the settings
+    that it is called with.
 
     Raises:
         ConfigError: another process has it.
@@ -198,7 +204,7 @@ def opened(config: TrainConfig, ledger: Ledger) -> Iterator[Callable[[], None]]:
     is_new = not (folder / CONFIG_FILE).exists()
     with contextlib.ExitStack() as held:
 
-        def make() -> None:
+        def make(config: TrainConfig) -> None:
             if is_new:
                 folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(folder))

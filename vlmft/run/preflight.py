@@ -20,6 +20,7 @@ from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, TrainConfig, Tuning
+from vlmft.config.setting_types import number
 from vlmft.evaluation.canaries import canary_on
 from vlmft.evaluation.prompts import blanked
 from vlmft.models.load import storage_dtype
@@ -227,7 +228,7 @@ def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sa
 
 def _longest(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
     longest = max(rows, key=lambda row: row.length)
-    tokens = config.train.tokens_per_batch
+    tokens = number(config.train.tokens_per_batch)
     n_rows = config.train.rows_per_batch or config.train.rows_per_step
     n_rows = min(n_rows, max(1, tokens // longest.length)) if tokens else n_rows
     text = f"{n_rows} rows of {longest.length} tokens (the longest of {len(rows)} looked at) go through at once"

@@ -20,7 +20,7 @@ from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, wandb_words
-from vlmft.run.build import Built, Plan, resolved
+from vlmft.run.build import Built, Plan, resolved, with_limits
 from vlmft.run.fit import fit, with_batch_limits
 from vlmft.run.folder import (
     ADAPTER,
@@ -75,11 +75,13 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     config = plan.config
     ledger = Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling)
     with stop_request("the same command with resume=true goes on") as stop, opened(config, ledger) as make:
-        run = Run(config, folder, Phases(), stop)
+        clock = Phases()
         with ledger.kept_if_refused(folder / LEDGER_FILE):
-            built = build_for(config, dataset, ledger, run.clock)
-            checked = check(config, built, folder, run.clock, stop)
-        make()
+            built = build_for(config, dataset, ledger, clock)
+            config = with_limits(config, built)
+            checked = check(config, built, folder, clock, stop)
+        make(config)
+        run = Run(config, folder, clock, stop)
         with tracked(config, folder) as loggers, built.family.cache or contextlib.nullcontext():
             keep_data(checked, folder)
             summary, before = _fit(run, built, checked, loggers)
@@ -120,6 +122,7 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
         )
     folder = folder_of(config)
     built = build_for(config, dataset, None, Phases())
+    config = with_limits(config, built)
     L.seed_everything(config.seed + node() * config.trainer.devices + local_rank(), verbose=False)
     with stop_request() as stop, contextlib.suppress(Interrupted):
         fit(config, built, folder, [], stop)

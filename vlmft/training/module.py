@@ -20,6 +20,8 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import OptimizationConfig, PartsConfig, Tuning
+from vlmft.config.setting_types import number
+from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
@@ -44,15 +46,8 @@ Row = TypeVar("Row", EncodedRow, SharedRow)
 
 
 def cut(rows: Sequence[Row], rows_limit: int, tokens_limit: int | None) -> list[list[Row]]:
-    """The rows by length, in parts of at most `rows_limit` rows and `tokens_limit` padded tokens (one row at least)."""
-    parts: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: (row.length, row.id)):
-        fits = parts and sum(map(n_rows_of, parts[-1])) + n_rows_of(row) <= rows_limit
-        if fits and (tokens_limit is None or (len(parts[-1]) + 1) * row.length <= tokens_limit):
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return parts
+    """The rows in batches of like length."""
+    return by_length(rows, lambda row: row.length, lambda row: row.id, rows_limit, tokens_limit, n_rows_of)
 
 
 def n_rows_of(row: EncodedRow | SharedRow) -> int:
@@ -85,8 +80,10 @@ class VLMModule(AnsweringModule):
         self.vision_grad = {"vision", "connector"} - set(tuned_parts(parts, Tuning.frozen)) != set()
         self.frozen_parts = set(tuned_parts(parts, Tuning.frozen))
         self.rows_per_batch = config.rows_per_batch or config.rows_per_step
-        self.tokens_per_batch = config.tokens_per_batch
+        self.tokens_per_batch = number(config.tokens_per_batch)
         """This and the one before are halved where memory runs out."""
+        self.padding = Padding()
+        """Of the batches of training so far, in this process."""
         self.skipped_file = skipped_file
         self.validation_ids: list[list[str]] = []
         """By batch."""
