@@ -212,6 +212,13 @@ class BadRow:
     reason: str
 
 
+def on_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """The tensor there. A GPU copies it while this program goes on, which needs pages that stay where they are."""
+    if str(device).startswith("cuda") and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass
 class Batch:
     """Tensors of B rows in one layout, T = the longest of them."""
@@ -248,15 +255,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`; images stay apart as arrays."""
-        moved = {
-            name: getattr(self, name).to(device)
+        moved: dict[str, Any] = {
+            name: on_device(getattr(self, name), device)
             for name in ("input_ids", "attention_mask", "position_ids", "supervised")
         }
         return dataclasses.replace(
             self,
             **moved,
-            token_arrays={k: v.to(device) for k, v in self.token_arrays.items()},
-            image_arrays={k: v.to(device) for k, v in self.image_arrays.items()},
+            token_arrays={k: on_device(v, device) for k, v in self.token_arrays.items()},
+            image_arrays={k: on_device(v, device) for k, v in self.image_arrays.items()},
         )
 
 

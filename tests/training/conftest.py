@@ -104,7 +104,7 @@ def gradients() -> Callable[[VLMModule, Sequence[EncodedRow]], tuple[float, dict
 
     def found(module: VLMModule, rows: Sequence[EncodedRow]) -> tuple[float, dict[str, torch.Tensor]]:
         module.model.zero_grad(set_to_none=True)
-        loss = module.window_backward(rows)
+        loss = float(module.window_backward(rows))
         return loss, {n: p.grad.clone() for n, p in trainable(module.model).items() if p.grad is not None}
 
     return found

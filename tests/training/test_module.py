@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import sys
 from typing import Any
 
 import lightning as L
@@ -269,3 +271,43 @@ def test_loss_of_validation_is_over_all_its_tokens(make_bench: Any, tmp_path: An
     (found,) = trainer(tmp_path, limit_val_batches=None).validate(fitted, datamodule=bench.built.data, verbose=False)
     assert found["val/n"] == 8
     assert found["val/loss"] == pytest.approx(expected, rel=1e-6)
+
+
+WAITS = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__format__")
+"""Methods of a tensor for which this program waits for the device that the tensor is on."""
+
+
+def test_the_loop_waits_once_in_a_window_for_the_device(
+    make_bench: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For loss and norm of the gradients, without which no step may be taken. A CPU shows it: whoever calls is seen."""
+    calls: list[str] = []
+
+    def watched(name: str, plain: Any) -> Any:
+        def method(self: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            caller = sys._getframe(1)
+            if f"{os.sep}vlmft{os.sep}" in caller.f_code.co_filename:
+                calls.append(f"{name} in {caller.f_code.co_name}")
+            return plain(self, *arguments, **named)
+
+        return method
+
+    for name in WAITS:
+        monkeypatch.setattr(torch.Tensor, name, watched(name, getattr(torch.Tensor, name)))
+    bench = make_bench("train.rows_per_batch=3")  # three batches a window
+    trainer(tmp_path, max_steps=3, log_every_n_steps=100).fit(fresh(bench), datamodule=bench.built.data)
+    assert calls == ["tolist in on_before_optimizer_step"] * 3
+    float(torch.ones(()))  # from here it is not counted
+    assert len(calls) == 3
+
+
+def test_padding_is_logged(make_bench: Any, tmp_path: Any) -> None:
+    bench, recorder = make_bench(), Recorder()
+    trainer(tmp_path, max_steps=3, callbacks=[recorder]).fit(fresh(bench), datamodule=bench.built.data)
+    shares = [line["train/padding_share"] for line in recorder.lines]
+    assert len(shares) == 3
+    assert all(0 <= share < 0.2 for share in shares), "questions of one template are of like length"
+    module = bench.module(rows_per_batch=8)
+    module.batches(bench.rows())
+    lengths = [row.length for row in bench.rows()]
+    assert module.padding.share == pytest.approx(1 - sum(lengths) / (8 * max(lengths))) and module.padding.share > 0

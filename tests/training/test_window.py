@@ -50,13 +50,13 @@ def test_order_of_the_rows_changes_nothing(bench: Any, gradients: Any, distance:
 class MeanOfMeans(VLMModule):
     """The defect: each batch's own mean, then the mean of those. A token of a short answer weighs more."""
 
-    def window_backward(self, rows: Sequence[EncodedRow]) -> float:
+    def window_backward(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
         batches = self.batches(rows)
-        total = 0.0
+        total = torch.zeros(())
         for batch in batches:
             loss = self.loss_sum(batch) / len(batch.targets) / len(batches)
             self.manual_backward(loss)
-            total += float(loss.detach())
+            total += loss.detach()
         return total
 
 

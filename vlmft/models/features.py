@@ -13,13 +13,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmft.config.check import ConfigError
 from vlmft.models.feature_cache import FeatureCache
-from vlmft.sample import EncodedImage
+from vlmft.sample import EncodedImage, on_device
 
 Features = list[torch.Tensor]
 """One tensor an image, (n_image_tokens, d_model), in reading order. Where the language part takes image features in
 several of its layers (Qwen3-VL's deepstack), they stand side by side: (n_image_tokens, (1 + n_layers) * d_model)."""
 
 See = Callable[[PreTrainedModel, Sequence[EncodedImage]], Features]
+PIXELS_AT_ONCE = 1 << 24
+"""Values of pixels that go through a GPU's tower at once: 21 images or tiles of 512 x 512."""
 KNOWN_OUTPUTS = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
 
 
@@ -38,7 +40,7 @@ def see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
     """
     names = [n for n in inspect.signature(model.get_image_features).parameters if n in images[0].arrays]
     device = model.device
-    arrays = {n: torch.from_numpy(np.concatenate([i.arrays[n] for i in images])).to(device) for n in names}
+    arrays = {n: on_device(torch.from_numpy(np.concatenate([i.arrays[n] for i in images])), device) for n in names}
     arrays = {n: a.to(model.dtype) if a.is_floating_point() else a for n, a in arrays.items()}
     output = model.get_image_features(**arrays)
     if odd := {name for name, value in output.items() if value is not None} - KNOWN_OUTPUTS:
@@ -67,26 +69,61 @@ def image_features(
 ) -> Features:
     """Features in the model's dtype.
 
-    Frozen (`grad=False`): one image a call, without autograd or autocast. Batch composition changes bits, so a feature
-    has one definition, whether computed now or read from a cache. With `grad`, images go together where their shapes
-    allow it. A cache must be this model's.
+    Frozen (`grad=False`): each image once, without autograd or autocast. Batch composition changes bits, so that on a
+    CPU a feature has one definition, an image a call, whether computed now or read from a cache. On a GPU, which would
+    be idle, images of equal shape go together, and a stored feature is the one that was made first. With `grad`, images
+    go together where their shapes allow it. A cache must be this model's.
     """
     if not grad:
         # Features that were made in inference mode could not be stored and then take part in a backward pass.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            return [_frozen_features(model, image, see, cache) for image in images]
-    together = len({tuple(v.shape[1:] for v in image.arrays.values()) for image in images}) == 1
+            return _frozen_features(model, images, see, cache)
+    together = len({shape_of(image) for image in images}) == 1
     return see(model, images) if together else [see(model, [image])[0] for image in images]
 
 
-def _frozen_features(model: PreTrainedModel, image: EncodedImage, see: See, cache: FeatureCache | None) -> torch.Tensor:
-    stored = cache.get(image.sha256) if cache is not None else None
-    if stored is not None:
-        return stored.to(model.device)
-    feature = see(model, [image])[0]
-    if cache is not None:
-        cache.put(image, feature)
-    return feature
+def _frozen_features(
+    model: PreTrainedModel, images: Sequence[EncodedImage], see: See, cache: FeatureCache | None
+) -> Features:
+    found: dict[str, torch.Tensor] = {}
+    missing: dict[str, EncodedImage] = {}
+    for image in images:
+        stored = cache.get(image.sha256) if cache is not None and image.sha256 not in found else None
+        if stored is not None:
+            found[image.sha256] = on_device(stored, model.device)
+        elif image.sha256 not in found:
+            missing.setdefault(image.sha256, image)
+    for group in groups_to_see(list(missing.values()), model.device):
+        for image, feature in zip(group, see(model, group), strict=True):
+            found[image.sha256] = feature
+            if cache is not None:
+                cache.put(image, feature)
+    return [found[image.sha256] for image in images]
+
+
+def shape_of(image: EncodedImage) -> tuple[tuple[int, ...], ...]:
+    """Of its arrays, but for the first dimension, along which images are put together."""
+    return tuple(array.shape[1:] for array in image.arrays.values())
+
+
+def size_of(image: EncodedImage) -> int:
+    """Values of its pixels."""
+    return sum(array.size for array in image.arrays.values())
+
+
+def groups_to_see(images: Sequence[EncodedImage], device: torch.device) -> list[list[EncodedImage]]:
+    """Which go through the tower at once: one on a CPU; on a GPU those of equal shape, up to `PIXELS_AT_ONCE`."""
+    if device.type != "cuda":
+        return [[image] for image in images]
+    groups: list[list[EncodedImage]] = []
+    by_shape: dict[tuple[tuple[int, ...], ...], list[EncodedImage]] = {}
+    for image in images:
+        group = by_shape.get(shape_of(image))
+        if group is None or sum(map(size_of, [*group, image])) > PIXELS_AT_ONCE:
+            group = by_shape[shape_of(image)] = []
+            groups.append(group)
+        group.append(image)
+    return groups
 
 
 def encoder_outputs(model: PreTrainedModel, features: Features) -> dict[str, BaseModelOutputWithPooling]:

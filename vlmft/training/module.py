@@ -32,7 +32,7 @@ from vlmft.training.loss import summed_cross_entropy
 from vlmft.training.memory import memory_metrics
 from vlmft.training.optim import make_optimizer, make_schedule, total_steps
 from vlmft.training.random_state import random_state, set_random_state
-from vlmft.training.ranks import gathered, rank, sum_gradients, summed, undealt
+from vlmft.training.ranks import gathered, rank, sum_gradients, sum_over_ranks, summed, undealt
 
 NOT_FINITE_LIMIT = 3
 """Windows in a row whose loss or gradients are not finite before training stops."""
@@ -83,17 +83,19 @@ class VLMModule(AnsweringModule):
         self.tokens_per_batch = number(config.tokens_per_batch)
         """This and the one before are halved where memory runs out."""
         self.padding = Padding()
-        """Of the batches of training so far, in this process."""
+        """Of the batches that this rank's rows were cut into last."""
         self.skipped_file = skipped_file
         self.validation_ids: list[list[str]] = []
         """By batch."""
-        self.validation_sums = [0.0, 0]
+        self.validation_loss, self.validation_tokens = torch.zeros(()), 0
         self.window_end = time.perf_counter()
         self.gradient_norm = float("nan")
         self.window_rows = 0
         self.window_ids: list[str] = []
         """Of this rank's rows."""
         self.window_loss = float("nan")
+        self.loss_of_window = torch.tensor(float("nan"))
+        """The same, on the device."""
         self.batch_ids: tuple[str, ...] = ()
         """Rows of the batch that went into the model last."""
         self.steps = 0
@@ -153,20 +155,26 @@ class VLMModule(AnsweringModule):
         if self.config.share_images and not self.vision_grad:
             most_tokens = self.tokens_per_batch or sys.maxsize
             rows, together = self.family.share(rows, self.base, self.rows_per_batch, most_tokens)
-        batches = [self.family.collate(part, "right", self.base) for part in cut(rows, *limits)]
-        return batches + [self.family.collate_shared(part, self.base) for part in cut(together, *limits)]
+        parts, shared_parts = cut(rows, *limits), cut(together, *limits)
+        self.padding = Padding()
+        lengths = [[row.length for row in part] for part in parts]
+        for batch in lengths + [[row.length for row in part] for part in shared_parts]:
+            self.padding.add(batch)
+        batches = [self.family.collate(part, "right", self.base) for part in parts]
+        return batches + [self.family.collate_shared(part, self.base) for part in shared_parts]
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
         """Summed cross-entropy over the supervised tokens of a batch: scalar fp32."""
+        targets = batch.targets.to(self.device)  # found on the host: a device would have to say how many there are
         batch = batch.to(self.device)
         features = self.family.image_features(
             self.base, batch.images, grad=self.vision_grad and torch.is_grad_enabled()
         )
         logits = self.family.forward(self.base, batch, features, batch.keep)
-        return summed_cross_entropy(logits, batch.targets)
+        return summed_cross_entropy(logits, targets)
 
-    def window_backward(self, rows: Sequence[EncodedRow]) -> float:
-        """Adds the gradient of the window's mean loss to the parameters; returns that loss.
+    def window_backward(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Adds the gradient of the window's mean loss to the parameters; returns that loss, a scalar.
 
         Each batch's sum is divided by the whole window's token count, over all ranks, so cutting changes nothing but
         rounding.
@@ -174,14 +182,14 @@ class VLMModule(AnsweringModule):
         (n_tokens,) = summed([sum(row.n_supervised for row in rows)], self.device)
         total = self.within_memory(rows, lambda batch: self._backward(batch, n_tokens))
         sum_gradients(trainable(self.model).values())
-        return summed([total / n_tokens], self.device)[0]
+        return sum_over_ranks(total / n_tokens)
 
-    def _backward(self, batch: Batch, n_tokens: float) -> float:
+    def _backward(self, batch: Batch, n_tokens: float) -> torch.Tensor:
         loss = self.loss_sum(batch)
         self.manual_backward(loss / n_tokens)
-        return float(loss.detach())
+        return loss.detach()
 
-    def within_memory(self, rows: Sequence[EncodedRow], work: Callable[[Batch], float]) -> float:
+    def within_memory(self, rows: Sequence[EncodedRow], work: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """Sum of `work` over the rows' batches.
 
         Where memory runs out, gradients are dropped and all is done again from the same random state in batches half
@@ -197,8 +205,9 @@ class VLMModule(AnsweringModule):
             set_random_state(state)
         return total
 
-    def _total(self, rows: Sequence[EncodedRow], work: Callable[[Batch], float]) -> float:
-        total = 0.0
+    def _total(self, rows: Sequence[EncodedRow], work: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        total = torch.zeros((), dtype=exact, device=self.device)
         for batch in self.batches(rows):
             self.batch_ids = batch.row_ids
             total += work(batch)
@@ -230,12 +239,12 @@ class VLMModule(AnsweringModule):
         counts = [len(rows), sum(row.n_supervised for row in rows), sum(row.length for row in rows)]
         n_rows, n_supervised, n_tokens = summed(counts, self.device)
         self.window_rows, self.window_ids = int(n_rows), [row.id for row in rows]
-        self.window_loss = loss = self.window_backward(rows) if n_rows else self._empty_backward()
+        self.loss_of_window = self.window_backward(rows) if n_rows else self._empty_backward()
         optimizer.step()
         schedule.step()  # type: ignore[union-attr, call-arg]
         seconds = time.perf_counter() - self.window_end
         self.window_end = time.perf_counter()
-        self.log("train/loss", loss, batch_size=self.window_rows, prog_bar=True)
+        self.log("train/loss", self.window_loss, batch_size=self.window_rows, prog_bar=True)
         logged = {
             "train/gradient_norm": self.gradient_norm,
             **rates,
@@ -243,16 +252,17 @@ class VLMModule(AnsweringModule):
             "train/tokens_per_second": n_tokens / seconds,
             "train/supervised_tokens_per_second": n_supervised / seconds,
             "train/data_wait_share": max(0.0, waited) / seconds,
+            "train/padding_share": self.padding.share,
             **memory_metrics(self.device),
         }
         self.log_dict(logged, batch_size=self.window_rows)
         if self.rows_per_batch < (self.config.rows_per_batch or self.config.rows_per_step):
             self.log("train/rows_per_batch", float(self.rows_per_batch), batch_size=self.window_rows)
 
-    def _empty_backward(self) -> float:
+    def _empty_backward(self) -> torch.Tensor:
         """For a window whose rows were all bad: gradients of zero, because fp16's loss scaling asks for some."""
         self.manual_backward(0.0 * next(iter(trainable(self.model).values())).sum())
-        return float("nan")
+        return torch.tensor(float("nan"), device=self.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips to `max_gradient_norm`; a window without rows, finite loss or finite gradients changes nothing.
@@ -263,7 +273,10 @@ class VLMModule(AnsweringModule):
             ConfigError: one window after the other has no finite loss or gradient.
         """
         limit = self.config.max_gradient_norm or float("inf")
-        self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit))
+        norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit)
+        # The one time in a window that this program waits for the device. The library waits in each forward pass, too,
+        # where it compares the numbers of image tokens and features.
+        self.window_loss, self.gradient_norm = torch.stack([self.loss_of_window, norm.to(self.loss_of_window)]).tolist()
         finite_loss = math.isfinite(self.window_loss)
         if finite_loss and math.isfinite(self.gradient_norm):
             self.not_finite = self.overflows = 0
@@ -299,17 +312,17 @@ class VLMModule(AnsweringModule):
             stream.write(json.dumps({"step": step, "reason": reason, "rows": ids}, ensure_ascii=False) + "\n")
 
     def on_validation_epoch_start(self) -> None:
-        self.validation_ids, self.validation_sums = [], [0.0, 0]
+        self.validation_ids, self.validation_loss, self.validation_tokens = [], torch.zeros(()), 0
 
     def validation_step(self, rows: list[EncodedRow], index: int) -> None:
         self.validation_ids.append([row.id for row in rows])
-        self.validation_sums[0] += self.within_memory(rows, lambda batch: float(self.loss_sum(batch)))
-        self.validation_sums[1] += sum(row.n_supervised for row in rows)
+        self.validation_loss = self.within_memory(rows, self.loss_sum) + self.validation_loss
+        self.validation_tokens += sum(row.n_supervised for row in rows)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or not self.validation_ids:
             return
-        loss, n_tokens = summed(self.validation_sums, self.device)
+        loss, n_tokens = summed([float(self.validation_loss), self.validation_tokens], self.device)
         if not n_tokens:
             raise ConfigError("data: no row of the validation split can be used; bad_rows.jsonl says why")
         by_batch = zip(*gathered(self.validation_ids), strict=True)

@@ -67,6 +67,13 @@ def summed(values: Sequence[float], device: torch.device) -> list[float]:
     return [float(value) for value in together]
 
 
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """A scalar summed over the ranks."""
+    if n_ranks() > 1:
+        torch.distributed.all_reduce(value)
+    return value
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Every gradient becomes its sum over the ranks; a rank without one adds zeros."""
     if n_ranks() == 1:
