@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 2_200,
-    "data": 7_300,
+    "data": 7_400,
     "evaluation": 2_950,
     "labels": 1_252,
     "metrics": 1_623,
@@ -26,7 +26,7 @@ MAX_LINES = {
     "predictions": 2_064,
     "report": 1_981,
     "run": 3_000,
-    "sample.py": 276,
+    "sample.py": 300,
     "sweep": 881,
     "tools": 1_231,
     "training": 2_050,

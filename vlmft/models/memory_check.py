@@ -87,6 +87,13 @@ def tokens_to_answer(model: PreTrainedModel, trainer: TrainerConfig) -> int:
     return max(1, int(free / answering_bytes(text, model.dtype.itemsize, eager=eager)))
 
 
+def rows_at_once(train: OptimizationConfig, length: int, devices: int = 1) -> int:
+    """Of so many tokens each, that go through the model together on each device; `auto` limits them not."""
+    rows = min(train.rows_per_batch or train.rows_per_step, math.ceil(train.rows_per_step / devices))
+    tokens = None if train.tokens_per_batch == AUTO else number(train.tokens_per_batch)
+    return min(rows, max(1, tokens // length)) if tokens is not None else rows
+
+
 def require_training(
     config: ModelConfig,
     source: Source,
@@ -110,12 +117,9 @@ def require_training(
         require_weights(config, model_config, device, trainer)
         return "not estimated, for no row could be read", None
     row, sample = longest
-    rows = min(train.rows_per_batch or train.rows_per_step, math.ceil(train.rows_per_step / trainer.devices))
-    tokens = None if train.tokens_per_batch == AUTO else number(train.tokens_per_batch)
-    rows = min(rows, max(1, tokens // row.length)) if tokens is not None else rows
     training = Training(
         row,
-        rows,
+        rows_at_once(train, row.length, trainer.devices),
         train.optimizer,
         mixed=trainer.precision.endswith("mixed"),
         eager=attention_kernel(config, device) == "eager",
@@ -136,18 +140,19 @@ def require_training(
             return make_family(limited, source, model_config).encode(sample)
         return None
 
-    if train.tokens_per_batch == AUTO:
-        fits = (n for n in range(rows, 1, -1) if estimated(way.with_rows(n)).total <= FILLED * free)
+    tokens = train.tokens_per_batch
+    if tokens == AUTO:
+        fits = (n for n in range(training.rows, 1, -1) if estimated(way.with_rows(n)).total <= FILLED * free)
         way = way.with_rows(next(fits, 1))
         training, tokens = way.training, way.training.rows * row.length
     needed = estimated(way)
     if needed.total <= free:
-        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}", tokens
+        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}", number(tokens)
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
     one_row = estimated(way.with_rows(1))
     if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
         ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
-        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}", tokens
+        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}", number(tokens)
     advice = "what would fit: " + "; ".join(fitting)
     if not fitting:
         largest = anatomy.parameters * free / needed.total

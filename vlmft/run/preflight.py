@@ -20,12 +20,12 @@ from peft import PeftModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, TrainConfig, Tuning
-from vlmft.config.setting_types import number
 from vlmft.evaluation.canaries import canary_on
 from vlmft.evaluation.prompts import blanked
 from vlmft.models.load import storage_dtype
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
+from vlmft.models.memory_check import rows_at_once
 from vlmft.run.build import Built
 from vlmft.sample import BadRowError, EncodedRow, Sample
 from vlmft.training.loss import summed_cross_entropy
@@ -228,9 +228,7 @@ def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sa
 
 def _longest(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRow]) -> Check:
     longest = max(rows, key=lambda row: row.length)
-    tokens = number(config.train.tokens_per_batch)
-    n_rows = config.train.rows_per_batch or config.train.rows_per_step
-    n_rows = min(n_rows, max(1, tokens // longest.length)) if tokens else n_rows
+    n_rows = rows_at_once(config.train, longest.length)
     text = f"{n_rows} rows of {longest.length} tokens (the longest of {len(rows)} looked at) go through at once"
     grad = not {"vision", "connector"} <= set(tuned_parts(config.model.train, Tuning.frozen))
     model.model.train()
