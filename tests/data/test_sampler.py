@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -34,6 +35,31 @@ def test_order_is_the_same_on_every_machine() -> None:
 def test_order_differs_between_epochs_and_seeds() -> None:
     orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
+
+
+GROUPS = np.array([0, 1, 0, 2, 1, 0, 3, 4, 4, 4, 4, 5])
+
+
+def test_rows_of_a_group_come_one_after_another() -> None:
+    """Each row once; groups, and rows of a group, in another order in each epoch; a group is cut by at most the end of
+    a window, and goes on in the next."""
+    orders = [epoch_order(12, 3, epoch, groups=GROUPS) for epoch in range(20)]
+    for order in orders:
+        assert sorted(order) == list(range(12))
+        runs = 1 + int((np.diff(GROUPS[order]) != 0).sum())
+        assert runs == len(set(GROUPS)), "no group comes in two pieces"
+    assert len({tuple(order) for order in orders}) == 20
+    assert len({tuple(dict.fromkeys(GROUPS[order])) for order in orders}) > 15
+    assert len({tuple(row for row in order if GROUPS[row] == 4) for order in orders}) > 8
+    sampler = WindowSampler(12, 4, 3, groups=GROUPS)
+    assert [row for window in sampler for row in window] == orders[0].tolist()
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_ranks_get_neighbours_of_a_grouped_window(n_ranks: int) -> None:
+    whole = list(WindowSampler(12, 5, 3, groups=GROUPS))
+    hands = [list(WindowSampler(12, 5, 3, rank, n_ranks, groups=GROUPS)) for rank in range(n_ranks)]
+    assert [[row for hand in window for row in hand] for window in zip(*hands, strict=True)] == whole
 
 
 def test_iterating_changes_nothing() -> None:

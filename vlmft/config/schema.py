@@ -210,6 +210,9 @@ class DataConfig:
     """raise: stop at the first row that cannot be used; skip: name it in bad_rows.jsonl and go on."""
     bad_row_ceiling: Share = 0.01
     """With on_bad_row=skip: share of looked-at rows that may be bad before the run stops."""
+    group_by_image: bool = False
+    """Rows that show the same images come in one window, where they go through the language model as one row
+    (train.share_images). It changes the sampling: the rows of a step are less varied, so compare with a run without."""
     workers: CountOrZero = 0
     """Processes that read and encode rows; 0 does it in the main process."""
 

@@ -123,7 +123,8 @@ class VLMDataModule(Rows, L.LightningDataModule):
     def _windows(self) -> WindowSampler:
         overfits = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
         seed = None if overfits else self.seed  # then each epoch begins with the same rows
-        return WindowSampler(len(self.ids["train"]), self.rows_per_step, seed, *self._rank(), self.mix())
+        groups = self.image_groups() if self.config.group_by_image else None
+        return WindowSampler(len(self.ids["train"]), self.rows_per_step, seed, *self._rank(), self.mix(), groups)
 
     @property
     def n_windows(self) -> int:

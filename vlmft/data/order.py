@@ -42,16 +42,26 @@ class Mix:
         return np.concatenate(drawn)
 
 
-def epoch_order(n_rows: int, seed: int, epoch: int, mix: Mix | None = None) -> np.ndarray:
-    """(n_rows,) int64 permutation for one epoch, the same on every machine; with `mix`, of as many rows as that has."""
+def epoch_order(
+    n_rows: int, seed: int, epoch: int, mix: Mix | None = None, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """(n_rows,) int64 permutation for one epoch, the same on every machine; with `mix`, of as many rows as that has.
+
+    `groups`: (n_rows,) the number of each row's group, from 0; those of one group come one after another.
+    """
     chance = np.random.Generator(np.random.PCG64([seed, epoch]))
-    return chance.permutation(n_rows if mix is None else mix.drawn(chance))
+    order = chance.permutation(n_rows if mix is None else mix.drawn(chance))
+    if groups is None:
+        return order
+    turn = chance.permutation(groups.max(initial=0) + 1)
+    return order[np.argsort(turn[groups[order]], kind="stable")]
 
 
 class WindowSampler:
     """Yields the row positions of each window: with several ranks, those of `rank`, assigned round-robin.
 
-    The last window of an epoch may be smaller, and a rank may get none of it; only `mix` leaves rows out.
+    The last window of an epoch may be smaller, and a rank may get none of it; only `mix` leaves rows out. Rows of one
+    of the `groups` come in one window, or where they do not fit in the next one, too; and as far as may be to one rank.
 
     Without a seed the rows come in their own order. Lightning calls `set_epoch` before each epoch.
     """
@@ -64,8 +74,9 @@ class WindowSampler:
         rank: int = 0,
         n_ranks: int = 1,
         mix: Mix | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
-        self.n_rows, self.rows_per_step, self.seed, self.mix = n_rows, rows_per_step, seed, mix
+        self.n_rows, self.rows_per_step, self.seed, self.mix, self.groups = n_rows, rows_per_step, seed, mix, groups
         self.rank, self.n_ranks = rank, n_ranks
         self.epoch = 0
         self.served = 0
@@ -83,9 +94,13 @@ class WindowSampler:
         return -(-(self.n_rows if self.mix is None else sum(self.mix.rows())) // self.rows_per_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = (
-            np.arange(self.n_rows) if self.seed is None else epoch_order(self.n_rows, self.seed, self.epoch, self.mix)
-        )
+        order = np.arange(self.n_rows)
+        if self.seed is not None:
+            order = epoch_order(self.n_rows, self.seed, self.epoch, self.mix, self.groups)
         first, self.served = self.served * self.rows_per_step, 0
         for start in range(first, len(order), self.rows_per_step):
-            yield order[start : start + self.rows_per_step][self.rank :: self.n_ranks].tolist()
+            window = order[start : start + self.rows_per_step]
+            if self.groups is None:
+                yield window[self.rank :: self.n_ranks].tolist()
+            else:
+                yield np.array_split(window, self.n_ranks)[self.rank].tolist()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
 from vlmft.data.dataset import Dataset, Ids, Record
 from vlmft.data.images import stored_bytes
@@ -26,10 +27,13 @@ class Rows:
     """The rows of a dataset by split. Knows no tokenizer and no model."""
 
     def __init__(self, dataset: Dataset, config: DataConfig, ledger: Ledger, seed: int) -> None:
-        """Raises ConfigError and BadRowError as `filled`."""
+        """Raises ConfigError and BadRowError as `filled`, and ConfigError for a mixture that is to come by image."""
+        if config.group_by_image and dataset.weights():  # a row that comes twice would come twice in one window
+            raise ConfigError("data.group_by_image: Expected one dataset, got a mixture; leave it out")
         self.dataset, self.config, self.ledger, self.seed = dataset, config, ledger, seed
         self._kept: OrderedDict[str, tuple[Record, Sample, int]] = OrderedDict()
         self._kept_bytes, self._refused = 0, dict[str, str]()
+        self._image_groups: np.ndarray | None = None
         index = dataset.index()
         self.facts = FactsOfRows(dataset, all_ids(index), ledger, self.sample)
         self.splits = filled(dataset, index, config, self.facts)
@@ -115,7 +119,25 @@ class Rows:
         part = [names.index(row_id.partition("/")[0]) for row_id in self.ids["train"]]
         return Mix(np.array(part, np.int64), weights)
 
+    def image_groups(self) -> np.ndarray:
+        """(n,) a number for each training row: rows that show the same images have the same, and those without an image
+        have one each."""
+        if self._image_groups is None:
+            numbers = self.ids["train"].numbers
+            shown: list[list[int]] = [[] for _ in range(len(numbers))]
+            for row, content in self.facts.of(numbers).shown_images().tolist():
+                shown[row].append(content)
+            keys = [",".join(map(str, sorted(some))) or f"row {row}" for row, some in enumerate(shown)]
+            self._image_groups = np.unique(keys, return_inverse=True)[1].reshape(-1)
+        return self._image_groups
+
     def epoch_sentence(self) -> str:
-        """What an epoch of several datasets holds; "" for one."""
+        """What is special in an epoch: rows of several datasets, or rows that come by their images; "" for none."""
+        if self.config.group_by_image:
+            n_rows, n_groups = len(self.ids["train"]), self.image_groups().max(initial=-1) + 1
+            return (
+                f"rows that show the same images come in one window (data.group_by_image): {n_rows:,} rows, "
+                f"{n_groups:,} groups; windows are less varied than with rows in any order"
+            )
         mix = self.mix()
         return "" if mix is None else mix.sentence()
