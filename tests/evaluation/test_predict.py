@@ -18,6 +18,7 @@ import torch
 
 from vlmft import sample as sample_file
 from vlmft.config.check import ConfigError
+from vlmft.evaluation.evaluate import padding_note
 from vlmft.evaluation.predict import Answerer, PredictionFile, predict
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Message, Prompt, Question
 
@@ -150,6 +151,9 @@ def test_tokens_limit_a_batch_and_prompts_of_like_length_go_together(tmp_path: P
     plain = Bench(rows_per_batch=4)
     plain.predict(tmp_path / "plain.jsonl", asked)
     assert plain.answerer.padding.share > 0.37, "in their order, short prompts are padded to long ones"
+    assert padding_note("tuned", bench.answerer) == []
+    (note,) = padding_note("tuned", plain.answerer)
+    assert note.startswith("tuned: 38.0 % of the tokens") and "evaluation.tokens_per_batch=auto" in note
 
 
 @pytest.mark.parametrize("batches", [1, 3])

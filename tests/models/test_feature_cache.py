@@ -168,7 +168,11 @@ def test_with_gradients_pixels_come_back(
     assert torch.allclose(seen, feature, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["weight", "connector", "dtype", "attention", "processor"])
+class Other(GenericFamily):
+    """An own family, whose file is not one of ours."""
+
+
+@pytest.mark.parametrize("change", ["weight", "connector", "dtype", "attention", "processor", "code"])
 def test_what_makes_another_key(change: str, tmp_path: Path) -> None:
     family, model = loaded(MODELS[0], tmp_path / "model")
     before = feature_key(model, family.processor_key)
@@ -183,6 +187,8 @@ def test_what_makes_another_key(change: str, tmp_path: Path) -> None:
         model.to(torch.bfloat16)
     elif change == "attention":
         model.config._attn_implementation = "flex_attention"
+    elif change == "code":
+        family = Other(family.processor, model.config, family.max_length_tokens)
     else:
         family.processor.image_processor.do_normalize = False
     assert feature_key(model, family.processor_key) != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def test_a_bar_of_a_fit(
     assert "v_num" not in shown and "Epoch" not in shown and "GPU" not in shown
     assert shown.rstrip().endswith("\x1b[?25h") or shown.endswith("\x1b[2K"), "the cursor is back"
     out = capsys.readouterr().out
-    assert out.count("validation after window ") == 2
+    assert out.count("validation after window ") == 2 and re.search(r"padding was \d\.\d % of the tokens", out)
     samples = [line for line in out.splitlines() if " -> " in line and "(reference '" in line]
     assert len(samples) == 4 and samples[0].split("->")[0] == samples[2].split("->")[0], "two rows, always the same"
 

@@ -213,8 +213,9 @@ class DataConfig:
     group_by_image: bool = False
     """Rows that show the same images come in one window, where they go through the language model as one row
     (train.share_images). It changes the sampling: the rows of a step are less varied, so compare with a run without."""
-    workers: CountOrZero = 0
-    """Processes that read and encode rows; 0 does it in the main process."""
+    workers: Optional[CountOrZero] = None
+    """Processes that read and encode rows; 0 does it in the main process. null: beside a GPU, which must not wait for
+    rows, up to four; else 0."""
 
 
 @dataclass

@@ -105,7 +105,7 @@ class VLMDataModule(Rows, L.LightningDataModule):
         positions: range | None = None,
         batch_size: int = 1,
     ) -> DataLoader[Any]:
-        workers = self.config.workers
+        workers = self.config.workers or 0
         # Own generators: creating an iterator draws from the global one, which would move dropout between two runs.
         generator = torch.Generator().manual_seed(self.seed)
         return DataLoader(

@@ -26,6 +26,7 @@ from vlmft.evaluation.gains import (
     prompt_matrix,
     skill_pair,
 )
+from vlmft.evaluation.numbers import console, share
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
 from vlmft.evaluation.rows import EvaluationRows, labels_of, repeated_rows, units_of
@@ -42,8 +43,12 @@ from vlmft.evaluation.score import (
 )
 from vlmft.evaluation.without_looking import WithoutLooking, alarm, without_looking
 from vlmft.metrics import metric_named
+from vlmft.models.batches import Padding
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
 from vlmft.sample import Question, Sample, Split
+
+MUCH_PADDING = 0.2
+"""Of a batch's tokens: from there on it is worth a note."""
 
 
 @dataclass
@@ -271,9 +276,10 @@ class _Runner:
             "numerics": model.numerics,
             **more,
         }
-        answerer = dataclasses.replace(answerer, what=f"answers of {name}")
+        answerer = dataclasses.replace(answerer, what=f"answers of {name}", padding=Padding())
         predictions = predict(questions, answerer, PredictionFile(path, key))
         self._tell(name, predictions)
+        result.notes += padding_note(name, answerer)
         result.samples = [sample for sample in result.samples if sample.id in predictions.answers]
         answers = {sample.id: predictions.answers[sample.id] for sample in result.samples}
         return score_answers(answers, {sample.id: sample.references for sample in result.samples}, self.metric)
@@ -300,6 +306,16 @@ class _Runner:
         stored = self.result.rows[arm.name]
         changed = tuple(row_id for row_id, text in answers.items() if stored[row_id].text != text)
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
+
+
+def padding_note(name: str, answerer: Answerer) -> list[str]:
+    """A sentence where batches in the order of the rows were largely padding."""
+    if answerer.tokens_per_batch is not None or answerer.padding.share < MUCH_PADDING:
+        return []
+    return [
+        f"{name}: {console(share(answerer.padding.share))} of the tokens in its batches of prompts were padding; "
+        "evaluation.tokens_per_batch=auto puts prompts of like length together"
+    ]
 
 
 def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:

@@ -43,6 +43,11 @@ class Padding:
         self.tokens += padded
         self.padding += padded - sum(lengths)
 
+    def include(self, other: Padding) -> None:
+        """Those that another has counted."""
+        self.tokens += other.tokens
+        self.padding += other.padding
+
     @property
     def share(self) -> float:
         """Of all tokens so far; 0 where there were none."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,12 +100,19 @@ def is_frozen(model: PreTrainedModel) -> bool:
     return not any(parameter.requires_grad or ".lora_" in name for name, parameter in seeing)
 
 
-def processor_key(processor: Any) -> str:
-    """What decides an image's pixels and placeholder beside the image: settings of a processor and its class."""
+def code_of(family_class: type) -> str:
+    """Hash of the code that makes features and what is stored beside them: all of `vlmft/models`, and the class's."""
+    own = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in family_class.__mro__}
+    files = {*Path(__file__).parent.rglob("*.py"), *(Path(name) for name in own if name)}
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(files))).hexdigest()
+
+
+def processor_key(processor: Any, code: str) -> str:
+    """What decides an image's pixels and placeholder beside the image: settings of a processor, its class, our code."""
     image_processor = {k: v for k, v in processor.image_processor.to_dict().items() if not k.startswith("_")}
     own = {k: v for k, v in vars(processor).items() if isinstance(v, (str, int, float, bool)) and k != "chat_template"}
     names = [type(processor).__qualname__, type(processor.image_processor).__qualname__]
-    text = json.dumps([names, own, image_processor], sort_keys=True, default=str)
+    text = json.dumps([names, own, image_processor, code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.models.collate import collate
 from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
-from vlmft.models.feature_cache import processor_key
+from vlmft.models.feature_cache import code_of, processor_key
 from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
 from vlmft.models.processor_calls import ProcessorCalls
@@ -77,7 +77,7 @@ class GenericFamily(ProcessorCalls):
     @property
     def processor_key(self) -> str:
         """Hash of what decides an image's pixels and its placeholder in a row."""
-        return processor_key(self.processor)
+        return processor_key(self.processor, code_of(type(self)))
 
     def allow(self, tokens: Sequence[str]) -> None:
         """Takes these special tokens, such as a vendor's for boxes, in texts; raises as `require_allowed`."""

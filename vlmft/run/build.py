@@ -30,12 +30,14 @@ from vlmft.models.memory_check import require_training, require_weights, tokens_
 from vlmft.run.features import feature_cache
 from vlmft.run.folder import begun
 from vlmft.run.start import found_data
-from vlmft.run.threads import choose_threads
+from vlmft.run.threads import choose_threads, cores
 from vlmft.sample import BadRowError, EncodedRow, Sample, Split
 from vlmft.training.ranks import local_rank
 
 LENGTHS_LOOKED_AT = 16
 """Training rows that are encoded to find a long one."""
+MOST_WORKERS = 4
+"""Beside a GPU, unless data.workers says how many."""
 BASELINE_ROWS = 2_000
 """At most so many training rows are read for the baselines."""
 
@@ -68,7 +70,7 @@ class Built(LoadedModel):
     def answerer(self, evaluation: EvaluationConfig, poll: Callable[[], None] = lambda: None) -> Answerer:
         """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
         data = self.data
-        refuse, workers = data.ledger.refuse, data.config.workers
+        refuse, workers = data.ledger.refuse, data.config.workers or 0
         limits, tokens = (evaluation.rows_per_batch, data.max_new_tokens), number(evaluation.tokens_per_batch)
         return Answerer(self.family, self.base, *limits, refuse, workers, poll, tokens_per_batch=tokens)
 
@@ -107,6 +109,12 @@ def pick_device(trainer: TrainerConfig) -> torch.device:
     if trainer.devices > there:
         raise ConfigError(f"trainer.devices: Expected at most the {there} GPUs that are here, got {trainer.devices}")
     return torch.device(asked, local_rank()) if asked == "cuda" else torch.device(asked)
+
+
+def pick_workers(data: DataConfig, device: torch.device) -> DataConfig:
+    """With the number of workers that was asked for, or that feeds the device."""
+    beside_gpu = min(MOST_WORKERS, cores() - 1) if device.type == "cuda" else 0
+    return data if data.workers is not None else replace(data, workers=beside_gpu)
 
 
 def pick_precision(trainer: TrainerConfig, device: torch.device) -> str:
@@ -155,6 +163,8 @@ def build(
         ConfigError: something cannot be had, or is estimated not to fit: `train` is what it is to be trained with. A
             run that `resumes` is warned alone, for its settings cannot be changed any more.
     """
+    device = pick_device(trainer)
+    data_config = pick_workers(data_config, device)
     dataset = dataset or found_data(data_config)
     ledger = ledger or Ledger(None, data_config.on_bad_row, data_config.bad_row_ceiling)
     source, hf_config = load_source(model_config)
@@ -162,7 +172,7 @@ def build(
     family.allow(dataset.allow_tokens)
     rows_per_step = train.rows_per_step if train is not None else 1
     data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed, family.encode_prompt)
-    device, tokens = pick_device(trainer), None
+    tokens = None
     if train is None:
         require_weights(model_config, hf_config, device, trainer)
     else:
@@ -228,6 +238,9 @@ def resolved(config: TrainConfig) -> Plan:
     if trainer.precision == "auto":
         trainer = replace(trainer, precision=pick_precision(trainer, device))
         inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
+    if config.data.workers is None and device.type == "cuda":
+        config = replace(config, data=pick_workers(config.data, device))
+        inferred.append(Inferred("data.workers", config.data.workers, "so that the GPU does not wait for rows"))
     config = replace(config, train=train, trainer=trainer)
     before = begun(config)
     if before is not None:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 
 from vlmft.config.progress import Progress, duration
+from vlmft.models.batches import Padding
 from vlmft.training.module import VLMModule
 from vlmft.training.tracking import Wandb
 
@@ -75,6 +76,7 @@ class TrainingProgress(ProgressBar):
         self.monitor = monitor
         self.windows: Windows | None = None
         self.silent = False
+        self.padding = Padding()
 
     def disable(self) -> None:
         """Lightning's way to silence ranks above zero."""
@@ -89,6 +91,7 @@ class TrainingProgress(ProgressBar):
     ) -> None:
         if self.windows is None:
             return
+        self.padding.include(pl_module.padding)
         if pl_module.window_rows:
             rate = float(trainer.callback_metrics["train/rows_per_second"])
             self.windows.recent.append((pl_module.window_loss, pl_module.window_rows, rate))
@@ -110,6 +113,7 @@ class TrainingProgress(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.windows is not None:
             self.windows.show()  # of a short fit, too
+            print(f"padding was {percent(self.padding.share)} of the tokens that the language part was trained on")
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
