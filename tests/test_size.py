@@ -18,14 +18,14 @@ PACKAGE = ROOT / "vlmft"
 MAX_LINES = {
     "config": 2_200,
     "data": 7_400,
-    "evaluation": 2_950,
+    "evaluation": 3_000,
     "labels": 1_252,
     "metrics": 1_623,
-    "models": 3_700,
+    "models": 3_800,
     "pages": 267,
     "predictions": 2_064,
     "report": 1_981,
-    "run": 3_000,
+    "run": 3_050,
     "sample.py": 300,
     "sweep": 881,
     "tools": 1_231,
@@ -37,7 +37,7 @@ grouped by image, a training loop that does not wait for a GPU. Those are in who
 of a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 168
-MAX_LINES_OF_TRAINING = 21_700
+MAX_LINES_OF_TRAINING = 22_000
 
 IMPORTED = """
 import json, pathlib, runpy, sys
