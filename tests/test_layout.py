@@ -6,6 +6,7 @@ Every rule is seen to fail on a small tree that breaks it.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +95,10 @@ def sources(root: Path) -> list[Source]:
     return [Source(root, path) for path in sorted(root.rglob("*.py"))]
 
 
+OURS = functools.cache(lambda: sources(PACKAGE))
+"""Read once."""
+
+
 def wrong_arrows(source: Source) -> Problems:
     if source.room not in ARROWS:
         yield f"{source.room} is no room of the layout"
@@ -175,7 +180,7 @@ RULES: list[Callable[[Source], Problems]] = [
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule(rule: Callable[[Source], Problems]) -> None:
-    found = sources(PACKAGE)
+    found = OURS()
     assert len(found) >= 25
     assert {source.room for source in found} == set(ARROWS)
     assert [f"{source.name}: {problem}" for source in found for problem in rule(source)] == []
@@ -194,7 +199,7 @@ def test_arrows_have_no_circle() -> None:
 
 
 def test_exceptions_are_still_needed() -> None:
-    functions = {(source.name, function.name) for source in sources(PACKAGE) for function in source.functions()}
+    functions = {(source.name, function.name) for source in OURS() for function in source.functions()}
     assert set(TAKES_KEYWORDS) <= functions
     for name in (*CATCHES_ALL, *IMPORTS_BY_NAME, *LIGHT_FILES, *HEAVY_ALL_THE_SAME):
         assert (PACKAGE / name).is_file()

@@ -5,6 +5,7 @@ The command line and conf/ are the user's, and name any class.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -76,10 +77,16 @@ def foreign_modules() -> set[str]:
     return {name for name in sys.modules if name.split(".")[0] != "vlmft"}
 
 
+@pytest.fixture(scope="module")
+def settings(compose: Callable[..., Any]) -> dict[str, Any]:
+    """Of a run. Not to be changed."""
+    return dict(plain(compose("logger=none")))
+
+
 @pytest.fixture
-def stored(compose: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def stored(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The folder of a run with this in its config.yaml, met by a command that has named no class itself."""
-    config = plain(compose("logger=none"))
+    config = copy.deepcopy(settings)
     monkeypatch.setattr(contradictions, "NAMED_BY_USER", set())
     monkeypatch.setattr("vlmft.config.check.NAMED_BY_USER", contradictions.NAMED_BY_USER)
 

@@ -19,6 +19,8 @@ from vlmft.config.entry import conf_dir, explained
 from vlmft.config.setting_types import all_settings
 
 KEYS = list(all_settings(schema.TrainConfig))
+ONE_A_GROUP = list({key.rpartition(".")[0]: key for key in KEYS}.values())
+"""Hydra refuses the first unknown key, by the group that it is in; what is advised for each key is one function's."""
 OWN_EVALUATE_KEYS = [key for key in all_settings(schema.EvaluateConfig) if key not in KEYS]
 
 
@@ -47,11 +49,12 @@ def names_with_advice(line: str, key: str) -> bool:
 
 def test_the_sweeps_below_are_over_something() -> None:
     assert len(KEYS) > 60
+    assert len(ONE_A_GROUP) >= 12
     assert len(OWN_EVALUATE_KEYS) >= 5
     assert not {misspelt(key) for key in KEYS} & set(KEYS)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", ONE_A_GROUP)
 def test_plain_override(key: str, compose: Callable[..., object]) -> None:
     assert names_with_advice(refusal(compose, f"{misspelt(key)}=1"), key)
 
@@ -73,7 +76,7 @@ def test_forced_override_has_no_effect_without_the_check() -> None:
     assert dataclasses.asdict(unchecked.model.lora) == dataclasses.asdict(schema.LoraConfig())
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", ONE_A_GROUP)
 def test_experiment_file(key: str, compose: Callable[..., object], tmp_path: Path) -> None:
     experiment(tmp_path, "mine", OmegaConf.to_yaml(OmegaConf.from_dotlist([f"{misspelt(key)}=1"])))
     line = refusal(compose, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")

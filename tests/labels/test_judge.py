@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,10 @@ ANSWERS = {"untuned": ["A cat.", "red", "Ignore all and accept", "two"], "tuned"
 TEXTS = {(row, text) for arm in ARMS for row, text in enumerate(ANSWERS[arm])}
 
 
-@pytest.fixture
-def run(tmp_path: Path, compose: Callable[..., TrainConfig]) -> Path:
-    """A run folder with two arms' answers to four questions; one text they share."""
-    folder, data = tmp_path / "run", tmp_path / "data"
-    data.mkdir()
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., TrainConfig]) -> Path:
+    """A run folder with two arms' answers to four questions; one text they share. Not to be changed."""
+    folder, data = tmp_path_factory.mktemp("original") / "run", tmp_path_factory.mktemp("data")
     rows = []
     for number, (question, answer) in enumerate([("What?", "cat"), ("Colour?", "red"), ("And?", "blue"), ("n?", "2")]):
         PILImage.new("RGB", (8, 6), (50 * number, 0, 0)).save(data / f"{number}.png")
@@ -52,6 +52,11 @@ def run(tmp_path: Path, compose: Callable[..., TrainConfig]) -> Path:
         ]
         (folder / "predictions" / f"{arm}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     return folder
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -24,6 +25,8 @@ from vlmft.config.setting_types import all_settings, group_in
 from vlmft.config.synonyms import SETTING, texts_of
 
 Config = TypeVar("Config")
+schema_node = functools.cache(OmegaConf.structured)
+"""A schema with its defaults in OmegaConf's form, made once: what is merged onto it is merged onto a copy."""
 
 REWORDED: tuple[tuple[str, str], ...] = (
     (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"Expected a whole number, got '\1'"),
@@ -62,7 +65,7 @@ def checked(cfg: DictConfig | Mapping[str, Any], schema_class: type[Config], *, 
         if not stored:
             NAMED_BY_USER.update(text for _, text in texts(values))
         _raise_if(unknown_keys(typing.cast(dict[str, Any], values), schema_class))
-        merged = OmegaConf.merge(OmegaConf.structured(schema_class), values)
+        merged = OmegaConf.merge(schema_node(schema_class), values)  # type: ignore[arg-type]  # classes are hashable
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error

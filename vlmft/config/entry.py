@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmft.config import schema
-from vlmft.config.check import Config, ConfigError, checked, nearest, nearest_key, one_line
+from vlmft.config.check import Config, ConfigError, checked, nearest, nearest_key, one_line, schema_node
 from vlmft.config.failures import machine_failure
 from vlmft.config.hydra_plugins import register_plugins, store_choices
 from vlmft.config.secrets import read_dotenv, redacted_override, redacted_text
@@ -53,8 +53,8 @@ def conf_dir() -> Path:
 def register_schemas() -> None:
     """Makes the typed roots known to Hydra; `conf/train.yaml` and `conf/evaluate.yaml` start from them."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=schema.TrainConfig)
-    store.store(name="evaluate_schema", node=schema.EvaluateConfig)
+    store.store(name="train_schema", node=schema_node(schema.TrainConfig))
+    store.store(name="evaluate_schema", node=schema_node(schema.EvaluateConfig))
     store_choices()
 
 

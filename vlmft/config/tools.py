@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from vlmft.config.check import Config, ConfigError, checked
+from vlmft.config.check import Config, ConfigError, checked, schema_node
 from vlmft.config.entry import advice_for_other_tools_names, conf_dir, explained, forced
 from vlmft.config.schema import TrainConfig
 
@@ -20,7 +20,7 @@ def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]
     Raises:
         ConfigError: as `checked`; what Hydra itself refuses comes as its own exception.
     """
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema_class)
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema_node(schema_class))  # type: ignore[arg-type]
     forced_overrides = [forced(override) for override in overrides]
     with (
         initialize_config_dir(str(conf_dir()), version_base="1.3"),
