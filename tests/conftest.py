@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -64,6 +69,58 @@ def compose_evaluate() -> ComposeEvaluate:
         return compose_tool("evaluate", EvaluateConfig, overrides)
 
     return composed
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PROBE = """
+import contextlib, io, json, os, runpy, sys
+root, program, *commands = json.loads(sys.argv[1])
+sys.path.insert(0, root)
+found = []
+for number, command in enumerate(commands):
+    os.mkdir(str(number))
+    os.chdir(str(number))
+    sys.argv, out, err, code = [os.path.basename(program), *command], io.StringIO(), io.StringIO(), 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(os.path.join(root, program), run_name="__main__")
+    except SystemExit as end:
+        code = end.code or 0
+    modules = sorted({name.split(".")[0] for name in sys.modules} | {n for n in sys.modules if n.startswith("vlmft.")})
+    found.append([code, out.getvalue(), err.getvalue(), modules, os.listdir()])
+    os.chdir("..")
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Called:
+    """One command, as a user meets it."""
+
+    code: int
+    stdout: str
+    stderr: str
+    modules: set[str]
+    """Packages that have been imported by now, and the modules of vlmft."""
+    made: list[str]
+    """What it left in the folder that it was called in."""
+
+
+@pytest.fixture(scope="session")
+def call_in_turn() -> Callable[[str, Sequence[Sequence[str]], Path], list[Called]]:
+    """call_in_turn("train.py", commands, folder): each command with its arguments, one after the other in one process
+    that has imported nothing, each in a new folder of its own below `folder`."""
+
+    def called(program: str, commands: Sequence[Sequence[str]], folder: Path) -> list[Called]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1", "VLMFT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+        environment.pop("HYDRA_FULL_ERROR", None)
+        command = [sys.executable, "-c", PROBE, json.dumps([str(ROOT), program, *commands])]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return [Called(code, out, err, {*modules}, made) for code, out, err, modules, made in json.loads(done.stdout)]
+
+    return called
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,17 +18,7 @@ from vlmft.config.schema import EvaluateConfig, TrainConfig
 from vlmft.sample import BadRowError
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "lightning", "transformers", "peft", "datasets", "wandb")
-PROBE = """
-import json, pathlib, runpy, sys
-report, root, command, *arguments = sys.argv[1:]
-sys.path.insert(0, root)
-sys.argv = [command + ".py", *arguments]
-try:
-    runpy.run_path(f"{root}/{command}.py", run_name="__main__")
-finally:
-    pathlib.Path(report).write_text(json.dumps(sorted(sys.modules)))
-"""
+HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "wandb"}
 
 
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -81,24 +71,18 @@ COMMANDS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "arguments", "code", "said"),
-    [(command, *case) for command, cases in COMMANDS.items() for case in cases],
-)
-def test_command(command: str, arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
-    report = tmp_path / "modules.json"
-    work = tmp_path / "work"
-    work.mkdir()
-    done = run(["-c", PROBE, str(report), str(ROOT), command, *arguments], work)
-    assert done.returncode == code, done.stderr
-    if code == 0:
-        assert said in done.stdout and done.stderr == ""
-    else:
-        assert said in expect_one_line(done.stderr) and done.stdout == ""
-    modules = json.loads(report.read_text(encoding="utf-8"))
-    assert "vlmft.config.entry" in modules
-    assert not {module.split(".")[0] for module in modules} & set(HEAVY)
-    assert {path.name for path in work.iterdir()} <= {"outputs"} if "-m" in arguments else not [*work.iterdir()]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, call_in_turn: Callable[..., list[Any]], tmp_path: Path) -> None:
+    found = call_in_turn(f"{command}.py", [arguments for arguments, _, _ in COMMANDS[command]], tmp_path)
+    for (arguments, code, said), called in zip(COMMANDS[command], found, strict=True):
+        assert called.code == code, (arguments, called.stderr)
+        if code == 0:
+            assert said in called.stdout and called.stderr == "", arguments
+        else:
+            assert said in expect_one_line(called.stderr) and called.stdout == "", arguments
+        assert "vlmft.config.entry" in called.modules
+        assert not called.modules & HEAVY, arguments
+        assert {*called.made} <= {"outputs"} if "-m" in arguments else not called.made, arguments
 
 
 @pytest.mark.slow

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,63 +23,55 @@ from vlmft.sample import BadRowError
 from vlmft.tools.export import export
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "lightning", "peft", "wandb", "datasets")
-PROBE = """
-import json, runpy, sys
-heavy, sys.argv = json.loads(sys.argv[1]), sys.argv[2:]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-finally:
-    print(json.dumps(sorted(set(heavy) & set(sys.modules))))
-"""
-TRAIN, EVALUATE = str(ROOT / "train.py"), str(ROOT / "evaluate.py")
-TOOL = str(ROOT / "vlmft" / "__main__.py")
+HEAVY = {"torch", "transformers", "lightning", "peft", "wandb", "datasets"}
+TRAIN, EVALUATE, TOOL = "train.py", "evaluate.py", "vlmft/__main__.py"
 TINY = ("model=tiny_qwen2vl", "data=shapes")
 SMALL = (*TINY, "data.limit_train=8", "data.limit_val=4", "data.limit_test=4", "trainer.max_epochs=1", "name=run")
 
 
-@pytest.mark.parametrize(
-    ("command", "sentence"),
-    [
-        ((TRAIN, "data=imagefolder"), "data.path: Expected a folder of images, got none; set it"),
-        ((TRAIN, "data=imagefolder", "data.path=pictrues"), "data.path: there is no file or folder 'pictrues'"),
-        ((TRAIN, "data=columns"), "data.path: Expected a file or folder, got none; set it"),
-        ((TRAIN, "data=messages"), "data.path: Expected a file or folder, got none; set it"),
-        ((TRAIN, "data=messages", "data.path=rows.jsonl"), "data.path: "),
-        ((TRAIN, "data=chartqa", "data.path=nowhere"), "data.path: "),
-        ((TRAIN, "data.metric=acuracy"), "data.metric: "),
-        ((TRAIN, "data.options.image_size=1"), "data.options: "),
-        ((TRAIN, "model=smolvlm", "model.path=./SmolVLM"), "model.path: there is no folder './SmolVLM'"),
-        ((TRAIN, "model.path=package:tny"), "model.path: no model 'tny' comes with vlmft"),
-        ((TRAIN, "model=auto", "model.path=no/such-model"), "model.path: 'no/such-model' cannot be read"),
-        ((TRAIN, "model=auto", "model.path=."), "model.path: Expected a folder with config.json, got '.'"),
-        ((TRAIN, "scale=smoke", "data=imagefolder", "data.path=."), "data.path: Expected images in class folders"),
-        ((EVALUATE, "run=."), "run: there is no config.yaml in '.'"),
-        ((EVALUATE, *TINY, "adapter=./adaptr"), "adapter: there is no folder './adaptr'"),
-        ((EVALUATE, *TINY, "adapters.other=./adaptr"), "adapters.other: there is no folder './adaptr'"),
-        ((EVALUATE, "model=tiny", "data=imagefolder"), "data.path: Expected a folder of images, got none"),
-        ((EVALUATE, "model=auto", "model.path=no/such-model", "data=shapes"), "model.path: 'no/such-model' cannot"),
-        ((TOOL, "ask", "image=a.png", "question=What?", "run=."), "run: there is no config.yaml in '.'"),
-        ((TOOL, "export", "to=given", "run=."), "run: there is no config.yaml in '.'"),
-        ((TOOL, "trace", "model=tiny", "data=imagefolder"), "data.path: Expected a folder of images, got none"),
+NOT_THERE: dict[str, list[tuple[tuple[str, ...], str]]] = {
+    TRAIN: [
+        (("data=imagefolder",), "data.path: Expected a folder of images, got none; set it"),
+        (("data=imagefolder", "data.path=pictrues"), "data.path: there is no file or folder 'pictrues'"),
+        (("data=columns",), "data.path: Expected a file or folder, got none; set it"),
+        (("data=messages",), "data.path: Expected a file or folder, got none; set it"),
+        (("data=messages", "data.path=rows.jsonl"), "data.path: "),
+        (("data=chartqa", "data.path=nowhere"), "data.path: "),
+        (("data.metric=acuracy",), "data.metric: "),
+        (("data.options.image_size=1",), "data.options: "),
+        (("model=smolvlm", "model.path=./SmolVLM"), "model.path: there is no folder './SmolVLM'"),
+        (("model.path=package:tny",), "model.path: no model 'tny' comes with vlmft"),
+        (("model=auto", "model.path=no/such-model"), "model.path: 'no/such-model' cannot be read"),
+        (("model=auto", "model.path=."), "model.path: Expected a folder with config.json, got '.'"),
+        (("scale=smoke", "data=imagefolder", "data.path=."), "data.path: Expected images in class folders"),
     ],
-)
+    EVALUATE: [
+        (("run=.",), "run: there is no config.yaml in '.'"),
+        ((*TINY, "adapter=./adaptr"), "adapter: there is no folder './adaptr'"),
+        ((*TINY, "adapters.other=./adaptr"), "adapters.other: there is no folder './adaptr'"),
+        (("model=tiny", "data=imagefolder"), "data.path: Expected a folder of images, got none"),
+        (("model=auto", "model.path=no/such-model", "data=shapes"), "model.path: 'no/such-model' cannot"),
+    ],
+    TOOL: [
+        (("ask", "image=a.png", "question=What?", "run=."), "run: there is no config.yaml in '.'"),
+        (("export", "to=given", "run=."), "run: there is no config.yaml in '.'"),
+        (("trace", "model=tiny", "data=imagefolder"), "data.path: Expected a folder of images, got none"),
+    ],
+}
+
+
+@pytest.mark.parametrize("program", NOT_THERE)
 def test_what_is_not_there_is_reported_before_anything_heavy(
-    command: tuple[str, ...], sentence: str, tmp_path: Path
+    program: str, call_in_turn: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
-    """One line, exit code 2, nothing imported that takes seconds, nothing made."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    environment |= {"VLMFT_CACHE": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-    (tmp_path / "here").mkdir()
-    found = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(HEAVY), *command],
-        cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert found.returncode == 2, found.stderr
-    (line,) = found.stderr.splitlines()
-    assert line.startswith(f"error: {sentence}")
-    assert json.loads(found.stdout.splitlines()[-1]) == []
-    assert list((tmp_path / "here").iterdir()) == []
+    """One line, exit code 2, nothing imported that takes seconds, nothing made; all commands of a program in one
+    process, each in a folder of its own."""
+    commands = [command for command, _ in NOT_THERE[program]]
+    found = call_in_turn(program, commands, tmp_path)
+    assert len(found) == len(commands) >= 3
+    for (command, sentence), called in zip(NOT_THERE[program], found, strict=True):
+        assert (called.code, called.made, called.modules & HEAVY) == (2, [], set()), (command, called.stderr)
+        assert called.stderr.startswith(f"error: {sentence}") and called.stderr.count("\n") == 1, command
 
 
 @pytest.fixture
