@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import io
 import json
 import socket
@@ -114,9 +116,10 @@ def trained(train_small: Callable[..., Run], tmp_path_factory: pytest.TempPathFa
 def make_built(compose: Callable[..., TrainConfig]) -> Callable[..., tuple[TrainConfig, Built]]:
     """make_built("key=value", ...) -> (config, what a run works with), as if newly built: a model is made only once."""
     made: dict[tuple[str, ...], tuple[Built, dict[str, torch.Tensor], list[bool]]] = {}
+    composed = functools.cache(compose)
 
     def built_for(*overrides: str) -> tuple[TrainConfig, Built]:
-        config = resolved(compose(*SMALL, *overrides)).config
+        config = copy.deepcopy(resolved(composed(*SMALL, *overrides)).config)
         key = tuple(override for override in overrides if override.startswith("model"))
         if key not in made:
             found = build(config.model, config.data, config.trainer, seed=config.seed)

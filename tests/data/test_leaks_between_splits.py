@@ -187,6 +187,7 @@ def test_what_is_missed_is_named(
     assert "Not looked for: pictures cropped by more than 1\u00a0% a side, turned" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHARTS.is_dir(), reason=f"no {CHARTS}; set VLMFT_REFERENCE_DATA")
 @pytest.mark.parametrize(("change", "found"), [("as a JPEG", 20), ("mirrored, as a JPEG", 20), ("turned", 0)])
 def test_real_charts(change: str, found: int, rows_of: Callable[..., Survey], tmp_path: Path) -> None:

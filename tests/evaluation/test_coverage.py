@@ -142,7 +142,9 @@ class Drawn:
         self.contradicted = contradicted
 
 
-@pytest.mark.parametrize("shape", ["6x30", "8x25", "10x20", "30x4"])
+@pytest.mark.parametrize(
+    "shape", ["10x20", *(pytest.param(s, marks=pytest.mark.slow) for s in ("6x30", "8x25", "30x4"))]
+)
 def test_questions_on_one_image_raise_no_false_alarm(shape: str) -> None:
     """The defect: McNemar's test over rows and the percentile bootstrap gave 7 to 10 % false verdicts here."""
     found = Drawn(shape, "half right", 2000)

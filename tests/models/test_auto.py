@@ -133,11 +133,11 @@ def test_an_answer_is_not_seen_before_it_is_said(
     assert kept >= 2 and torch.equal(good[:kept], bad[:kept])
 
 
-@pytest.mark.parametrize("mode", ["none", "nf4"])
+@pytest.mark.parametrize("mode", [pytest.param("none", marks=pytest.mark.slow), "nf4"])
 def test_windows_lower_the_loss(
     tiny: Tiny, folder: Path, family: GenericFamily, fitting: list[Sample], mode: str
 ) -> None:
-    """LoRA and QLoRA: five steps; every adapter has a gradient, also after an evaluation pass, and nothing else."""
+    """LoRA and QLoRA: three steps; every adapter has a gradient, also after an evaluation pass, and nothing else."""
     config = config_of(folder, mode)
     config.lora.target_modules = list(tiny.targets)
     model = attach(load_model(config, *load_source(config), CPU, seed=0), config, seed=0)
@@ -146,7 +146,7 @@ def test_windows_lower_the_loss(
     rows = [family.encode(sample) for sample in fitting]
     batch = family.collate(rows, "right", base)
     losses = []
-    for step in range(5):
+    for step in range(3):
         model.train()
         features = family.image_features(base, batch.images, grad=False)
         loss = summed_cross_entropy(family.forward(base, batch, features, batch.keep), batch.targets)

@@ -31,8 +31,9 @@ REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "
 ARCHIVE = REFERENCE / "fixtures" / "processors.tar.xz"
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
-SHAPES = ((7, 3), (400, 100), (100, 400), (640, 480), (1024, 1024), (1300, 700))
-"""Width and height: tiny, flat, tall, of a camera, square, large."""
+SHAPES = ((7, 3), (400, 100), (100, 400), (640, 480))
+LARGE = ((1024, 1024), (1300, 700))
+"""Width and height: tiny, flat, tall, of a camera; square, large."""
 
 
 def loaded(folder: Path) -> tuple[GenericFamily, PreTrainedModel]:
@@ -262,7 +263,11 @@ def test_idefics_ids(tmp_path: Path) -> None:
         loaded(tmp_path)
 
 
-@pytest.mark.parametrize("size", SHAPES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    "size",
+    [*SHAPES, *(pytest.param(size, marks=pytest.mark.slow) for size in LARGE)],
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
 def test_real_formats(real: Any, make_image: Callable[..., Image], size: tuple[int, int]) -> None:
     """Prompt ids and answer ids are the vendor's, image tokens as many as the model consumes, and so is the loss."""
     name, family, model = real

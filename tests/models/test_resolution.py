@@ -28,6 +28,13 @@ def made(folder: Path | str, most: int | None = None) -> GenericFamily:
     return family
 
 
+@pytest.fixture(scope="module")
+def free(small: tuple[Tiny, Path], counts: Callable[..., list[int | None]]) -> tuple[GenericFamily, list[int | None]]:
+    """The model without a limit, and what images take of it."""
+    family = made(small[1])
+    return family, counts(family)
+
+
 @pytest.fixture(scope="module", params=MODELS, ids=lambda tiny: tiny.name)
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Path]:
     tiny: Tiny = request.param
@@ -54,10 +61,9 @@ def counts(make_image: Callable[..., Any]) -> Callable[[GenericFamily], list[int
     return counted
 
 
-def test_what_is_told_is_what_images_take(small: tuple[Tiny, Path], counts: Callable[..., list[int]]) -> None:
-    tiny, folder = small
-    family = made(folder)
-    found = counts(family)
+def test_what_is_told_is_what_images_take(small: tuple[Tiny, Path], free: tuple[GenericFamily, list[int]]) -> None:
+    tiny, _ = small
+    family, found = free
     told = most_visual_tokens(family.processor)
     assert (told is not None) == (tiny.model_type in WITH_SETTING)
     if tiny.model_type == "gemma4":  # whole rows and columns of an image's own shape: 8 x 8 of 70
@@ -72,17 +78,22 @@ def test_what_is_told_is_what_images_take(small: tuple[Tiny, Path], counts: Call
 
 
 @pytest.mark.parametrize("most", [4, 5, 8, 9, 12, 19, 20, 1000])
-def test_no_image_takes_more(small: tuple[Tiny, Path], counts: Callable[..., list[int | None]], most: int) -> None:
+def test_no_image_takes_more(
+    small: tuple[Tiny, Path],
+    free: tuple[GenericFamily, list[int | None]],
+    counts: Callable[..., list[int | None]],
+    most: int,
+) -> None:
     """Of the square ones none is refused, and a limit that binds is used: another tile would not fit."""
     tiny, folder = small
-    free = counts(made(folder))
-    assert None not in free
+    without_limit, taken = free
+    assert None not in taken
     if tiny.model_type not in WITH_SETTING:
-        if max(n for n in free if n is not None) > most:
+        if max(n for n in taken if n is not None) > most:
             with pytest.raises(ConfigError, match=rf"{KEY}: this model takes \d+ tokens for an image and has no"):
                 made(folder, most)
         else:
-            assert counts(made(folder, most)) == free
+            assert counts(made(folder, most)) == taken
         return
     if tiny.model_type == "gemma4" and most < 70:
         with pytest.raises(ConfigError, match=rf"{KEY}: Expected at least 70 for this model, got {most}"):
@@ -92,11 +103,11 @@ def test_no_image_takes_more(small: tuple[Tiny, Path], counts: Callable[..., lis
     found = counts(family)
     assert all(n is None or n <= most for n in found)
     assert found[0] is not None and found[1] is not None and found[4] is not None
-    if most >= max(n for n in free if n is not None):
-        assert found == free
-        assert family.fingerprint_parts == made(folder).fingerprint_parts
+    if most >= max(n for n in taken if n is not None):
+        assert found == taken
+        assert family.fingerprint_parts == without_limit.fingerprint_parts
     else:
-        assert family.fingerprint_parts != made(folder).fingerprint_parts
+        assert family.fingerprint_parts != without_limit.fingerprint_parts
 
 
 def test_less_than_a_tile_is_refused(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_a_disk_that_is_full_for_a_while(run_train: RunTrain, tmp_path: Path, ca
     assert (summary["steps"], summary["best_checkpoint"]) == (12, "step-0000012")
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full(run_train: RunTrain, uninterrupted: Any, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "tiny_qwen2vl-shapes" / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -224,6 +225,7 @@ def test_a_disk_that_is_full_for_answers(run_train: RunTrain, uninterrupted: Any
 # --- processes that read rows
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_one_line_and_the_run_goes_on(
     run_train: RunTrain, uninterrupted: Any, tmp_path: Path, capsys: Any
 ) -> None:
@@ -349,6 +351,7 @@ def test_nothing_asks_the_wall_clock() -> None:
     assert WALL_CLOCK.search("started = time.time()") and not WALL_CLOCK.search("time.monotonic(); time.perf_counter()")
 
 
+@pytest.mark.slow
 def test_a_bug_is_a_traceback_and_the_run_goes_on(run_train: RunTrain, uninterrupted: Any, capsys: Any) -> None:
     def bug() -> None:
         raise ZeroDivisionError("a bug")

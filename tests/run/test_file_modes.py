@@ -36,6 +36,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
+@pytest.mark.parametrize("umask", [pytest.param(0o022, marks=pytest.mark.slow), 0o027], indirect=True)
 def test_every_file_of_a_run(
     umask: int, train_small: Callable[..., Any], evaluate_small: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -63,6 +63,12 @@ def run(compose: Any, tmp_path: Path) -> Callable[..., Path]:
     return lambda *overrides: train(compose(*SETTINGS, f"output_root={tmp_path}", *overrides))
 
 
+@pytest.fixture(scope="module")
+def whole(compose: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with no more settings, which nobody stopped. Not to be changed."""
+    return train(compose(*SETTINGS, f"output_root={tmp_path_factory.mktemp('whole')}"))
+
+
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """A user's own vlmft_plugins/mine.py; what it was called with."""
@@ -146,18 +152,18 @@ def test_early_stopping_by_the_callback_is_that_of_the_shorthand(run: Callable[.
     assert steps[0] == steps[1] < "step-0000060"
 
 
-def test_averaged_weights(run: Callable[..., Path]) -> None:
-    plain = load_file(run("name=plain") / ADAPTER)
+def test_averaged_weights(run: Callable[..., Path], whole: Path) -> None:
+    plain = load_file(whole / ADAPTER)
     at_once = load_file(run("name=once", "callbacks=weight_averaging", "callbacks.weight_averaging.decay=0") / ADAPTER)
     mean = ("callbacks=weight_averaging", "callbacks.weight_averaging.decay=null")
-    whole = run("name=whole", *mean)
-    averaged = load_file(whole / ADAPTER)
+    of_all = run("name=whole", *mean)
+    averaged = load_file(of_all / ADAPTER)
     assert all(at_once[name].equal(value) for name, value in plain.items())
     assert any(not averaged[name].equal(value) for name, value in plain.items())
     stopped_at(8, run, "name=cut", *mean)
     cut = run("name=cut", *mean, "resume=true")
-    assert (cut / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
-    assert losses(cut) == losses(whole)  # training itself goes on with the weights of the last window
+    assert (cut / ADAPTER).read_bytes() == (of_all / ADAPTER).read_bytes()
+    assert losses(cut) == losses(of_all)  # training itself goes on with the weights of the last window
 
 
 @pytest.mark.parametrize(
@@ -168,13 +174,29 @@ def test_averaged_weights(run: Callable[..., Path]) -> None:
             "trainer.enable_checkpointing=false",
             "trainer.enable_progress_bar=false",
             "trainer.enable_model_summary=true",
+            "trainer.max_time.hours=1",
+            "trainer.benchmark=false",
+            "trainer.inference_mode=false",
+            "trainer.num_sanity_val_steps=1",
+            "trainer.profiler._target_=lightning.pytorch.profilers.PassThroughProfiler",
         ],
-        ["trainer.max_time=00:00:01:00", "trainer.min_steps=1", "trainer.min_epochs=1", "trainer.detect_anomaly=true"],
-        ["trainer.max_time.hours=1", "trainer.benchmark=false", "trainer.inference_mode=false"],
-        ["trainer.limit_train_batches=1.0", "trainer.limit_val_batches=1", "trainer.limit_predict_batches=1"],
-        ["trainer.fast_dev_run=2", "trainer.sync_batchnorm=true", "trainer.enable_autolog_hparams=false"],
-        ["trainer.strategy=ddp", "trainer.reload_dataloaders_every_n_epochs=1", "trainer.profiler=advanced"],
-        ["trainer.profiler._target_=lightning.pytorch.profilers.PassThroughProfiler", "trainer.num_sanity_val_steps=1"],
+        [
+            "trainer.strategy=ddp",
+            "trainer.reload_dataloaders_every_n_epochs=1",
+            "trainer.profiler=advanced",
+            "trainer.max_time=00:00:10:00",
+            "trainer.min_steps=1",
+            "trainer.min_epochs=1",
+            "trainer.limit_train_batches=1.0",
+            "trainer.limit_val_batches=1",
+            "trainer.limit_predict_batches=1",
+        ],
+        [
+            "trainer.fast_dev_run=2",
+            "trainer.sync_batchnorm=true",
+            "trainer.enable_autolog_hparams=false",
+            "trainer.detect_anomaly=true",
+        ],
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -207,7 +229,7 @@ def test_overfitting_a_few_rows(run: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("preset", ["default", "fdr", "profiler"])
 def test_debug_presets(preset: str, run: Callable[..., Path]) -> None:
-    folder = run(f"debug={preset}", "trainer.max_epochs=1")
+    folder = run(f"debug={preset}", "trainer.max_epochs=1", "data.limit_train=8")
     assert folder.parent.name == "debug" and json.loads((folder / "summary.json").read_text())["steps"] <= 8
     assert bool(list(folder.glob("*profile*"))) == (preset == "profiler")
 
@@ -215,8 +237,7 @@ def test_debug_presets(preset: str, run: Callable[..., Path]) -> None:
 # --- checkpoints to go on from
 
 
-def test_going_on_from_another_run_s_checkpoint(run: Callable[..., Path], capsys: Any) -> None:
-    whole = run("name=whole")
+def test_going_on_from_another_run_s_checkpoint(run: Callable[..., Path], whole: Path, capsys: Any) -> None:
     start = whole / "checkpoints" / "step-0000006"
     branch = run("name=branch", f"ckpt_path={start}", "trainer.val_check_interval=2")
     assert "going on from step-0000006" in capsys.readouterr().out
@@ -230,9 +251,8 @@ def test_going_on_from_another_run_s_checkpoint(run: Callable[..., Path], capsys
 
 @pytest.mark.parametrize(("ckpt_path", "start"), [("last", "step-0000009"), ("best", "step-0000006")])
 def test_going_on_from_the_last_or_the_best(
-    ckpt_path: str, start: str, run: Callable[..., Path], tmp_path: Path, capsys: Any
+    ckpt_path: str, start: str, run: Callable[..., Path], whole: Path, capsys: Any
 ) -> None:
-    whole = run("name=whole")
     stopped_at(8, run, "name=cut")
     capsys.readouterr()
     cut = run("name=cut", f"ckpt_path={ckpt_path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -77,7 +78,8 @@ def test_pixels_are_those_of_the_processor() -> None:
     torch.testing.assert_close(pixels[3], seen, atol=1e-6, rtol=0)
 
 
-def test_two_steps_leave_a_model_that_loads(tmp_path: Path) -> None:
+def test_two_steps_leave_a_model_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.tiny.pretrain_vision.ROWS", 4)
     pretrain_vision(tmp_path, steps=2)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)

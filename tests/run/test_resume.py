@@ -63,7 +63,7 @@ def stop_at(window: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ("window", "number", "code", "kept"),
     [
         (2, signal.SIGTERM, 143, "step-0000003"),  # inside an epoch
-        (8, signal.SIGINT, 130, "step-0000009"),  # inside the second epoch
+        pytest.param(8, signal.SIGINT, 130, "step-0000009", marks=pytest.mark.slow),  # inside the second epoch
         (5, signal.SIGTERM, 143, None),  # validation is due: it is left at once, and done again
     ],
 )
@@ -82,6 +82,7 @@ def test_signal_then_resume(
     assert result(tmp_path) == uninterrupted
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_falls_back(compose, uninterrupted, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = (*SETTINGS, f"output_root={tmp_path}")
     with pytest.MonkeyPatch.context() as patch:
@@ -171,7 +172,8 @@ def test_a_run_that_stopped_early_stays_stopped(compose, tmp_path: Path) -> None
 def test_a_limited_epoch_goes_on_with_the_rows_that_are_next(compose, tmp_path: Path) -> None:
     limited = ("trainer.limit_train_batches=3", "test=false")
     whole = train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'whole'}"))
-    folder = train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'cut'}"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    folder = tmp_path / "cut" / whole.relative_to(tmp_path / "whole")
     undone(folder)
     shutil.rmtree(folder / "checkpoints" / "step-0000006")
     train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'cut'}", "resume=true"))

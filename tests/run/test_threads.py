@@ -102,6 +102,7 @@ def test_two_hardware_threads_of_a_core_count_once(tmp_path: Path, monkeypatch: 
     assert threads.there_in_all() == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_computes_with_the_number_it_began_with(
     compose: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -135,12 +135,13 @@ def test_the_training_rows_themselves(
         for split in stored.values():
             del split["contents"]
         (run / MANIFEST_FILE).write_text(json.dumps(stored))
-    of_train = evaluate_small(f"run={run}", "split=train", "logger=none")
+    quick = (f"run={run}", "logger=none", "evaluation.arms=[tuned]", "evaluation.canary_rows=0")
+    of_train = evaluate_small(*quick, "split=train")
     assert of_train.summary["alarms"][0].startswith("tuned was trained on 32 of these 32 train rows")
-    assert evaluate_small(f"run={run}", "logger=none").summary["alarms"] == []
-    of_val = evaluate_small(f"run={run}", "split=val", "logger=none").summary
+    assert evaluate_small(*quick).summary["alarms"] == []
+    of_val = evaluate_small(*quick, "split=val").summary
     assert of_val["alarms"] == [] and "tuned: its checkpoint was chosen by 16 of these 16 rows" in str(of_val["notes"])
-    others = evaluate_small(f"run={run}", "data_options.condition=B", "logger=none").summary
+    others = evaluate_small(*quick, "data_options.condition=B").summary
     note = "tuned: nothing shows which rows it was trained on, so they may be among these"
     assert others["alarms"] == [] and (note in others["notes"]) == (known == "ids")
 

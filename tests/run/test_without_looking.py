@@ -83,6 +83,7 @@ def test_data_that_tell_their_answers(looked: Callable[[str], Run]) -> None:
         assert page.index("the data give away their answers") < page.index("Arms") and "Without looking" in page
 
 
+@pytest.mark.slow
 def test_data_that_do_not(looked: Callable[[str], Run]) -> None:
     run = looked("How many of the {other} cubes are red?")
     assert "WARNING" not in run.output and run.summary["alarms"] == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +73,10 @@ def stir(built: Built) -> None:
 def make_bench(compose: Callable[..., TrainConfig]) -> Callable[..., Bench]:
     """make_bench("model.lora.r=4", ...): as if newly built. A model is made once and put back to how it was."""
     made: dict[tuple[str, ...], tuple[Built, dict[str, torch.Tensor]]] = {}
+    composed = functools.cache(compose)
 
     def bench(*overrides: str) -> Bench:
-        config = resolved(compose(*SMALL, *overrides)).config
+        config = copy.deepcopy(resolved(composed(*SMALL, *overrides)).config)
         key = tuple(override for override in overrides if override.startswith("model"))
         if key not in made:
             built = build(config.model, config.data, config.trainer, seed=config.seed)
