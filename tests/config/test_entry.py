@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vlmft.config.entry import conf_dir, entry, explained, forced, register_schemas, run_entry
 from vlmft.config.schema import EvaluateConfig, TrainConfig
@@ -281,6 +282,22 @@ def test_forced() -> None:
     assert forced("data_options.a=1") == "++data_options.a=1"
     for untouched in ("data.optionss.a=1", "data.path=x", "+data.options.a=1", "~data.options", "data=shapes"):
         assert forced(untouched) == untouched
+
+
+@pytest.mark.parametrize(
+    ("given", "to_hydra"),
+    [
+        ("data.path=/home/Jürgen/Bilder (1)", "data.path='/home/Jürgen/Bilder (1)'"),
+        ("data.path=/данные/мои фото", "data.path='/данные/мои фото'"),
+        ("data.options.answer=Ответ", "++data.options.answer='Ответ'"),
+        ("data.options.allow_tokens=[a, б в]", "++data.options.allow_tokens=[a, 'б в']"),
+        ("name=пять,six", "name='пять',six"),
+        ("name='пять'", "name='пять'"),
+    ],
+)
+def test_letters_beyond_ascii_get_quotes(given: str, to_hydra: str) -> None:
+    assert forced(given) == to_hydra
+    assert OverridesParser.create().parse_override(to_hydra).key_or_group == given.lstrip("+").partition("=")[0]
 
 
 def test_explained_is_one_line_for_anything() -> None:

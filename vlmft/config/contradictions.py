@@ -52,9 +52,7 @@ def contradictions(config: object) -> Iterator[str]:
 
 
 def _bad_arms(config: object) -> Iterator[str]:
-    evaluation: evaluation_schema.EvaluationConfig | evaluation_schema.EvaluationChanges | None = value_at(
-        config, "evaluation"
-    )
+    evaluation: Any = value_at(config, "evaluation")
     if evaluation is None:
         return
     others = list(config.adapters) if isinstance(config, schema.EvaluateConfig) else []

@@ -35,8 +35,7 @@ from vlmft.config.setting_types import all_settings
 from vlmft.config.synonyms import instead
 from vlmft.sample import BadRowError
 
-EXIT_FAILURE, EXIT_MISTAKE = 1, 2
-EXIT_INTERRUPTED = 130
+EXIT_FAILURE, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 OPEN_MAPPINGS = ("data.options", "data_options", "adapters")
 """Their keys are a dataset's own, so that Hydra knows none of them."""
 WITH_TARGETS = ("callbacks", "logger.lightning", "trainer.strategy", "trainer.profiler", "trainer.max_time")
@@ -208,6 +207,10 @@ def forced(override: str) -> str:
             f"{override.partition('=')[0]}: Expected no secret in a command, which other users and the shell's "
             "history see; set it in the environment, or in a file .env that git ignores"
         )
+    key, equals, value = override.partition("=")
+    if not value.isascii() and not {"'", '"'} & {*value}:  # Hydra's grammar wants other letters in quotes
+        apart = r"[^][{},:\s](?:[^][{},:]*[^][{},:\s])?" if value.startswith(("[", "{")) else r"[^,]+"
+        override = key + equals + re.sub(apart, lambda part: part[0] if part[0].isascii() else f"'{part[0]}'", value)
     is_open = override.startswith(tuple(key + sign for key in OPEN_MAPPINGS for sign in ".="))
     is_open |= override.startswith(tuple(f"{key}." for key in WITH_TARGETS))
     return f"++{override}" if is_open else override
@@ -230,7 +233,7 @@ def explained(error: Exception) -> str:
         return _no_such_choice(text)
     if isinstance(error, OverrideParseException):
         advice = """quotes of their own around special characters, as in 'data.path="C:/My Data"'"""
-        return f"{error.override}: Expected key=value, with {advice}; {text.splitlines()[0]}"
+        return f"{str(error.override).lstrip('+')}: Expected key=value, with {advice}"
     if prefix and "Key 'experiment' not in" in text:
         return f"{prefix}Expected '# @package _global_' as the first line of an experiment, got none; add it"
     if isinstance(cause, OmegaConfBaseException):

@@ -21,12 +21,11 @@ def compose_tool(name: str, schema_class: type[Config], overrides: Sequence[str]
         ConfigError: as `checked`; what Hydra itself refuses comes as its own exception.
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=schema_node(schema_class))  # type: ignore[arg-type]
-    forced_overrides = [forced(override) for override in overrides]
     with (
         initialize_config_dir(str(conf_dir()), version_base="1.3"),
         advice_for_other_tools_names(overrides, schema_class),
     ):
-        return checked(compose(name, forced_overrides), schema_class)
+        return checked(compose(name, [*map(forced, overrides)]), schema_class)
 
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:
