@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, ModelConfig
+from vlmft.models import locate as located
 from vlmft.models.family import GenericFamily, make_family
 from vlmft.models.load import folder_digest, load_model, load_source
 from vlmft.models.locate import locate
@@ -77,6 +79,30 @@ def test_package_path(name: str, config: ModelConfig) -> None:
 def test_missing_models(path: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_source(ModelConfig(name="x", path=path))
+
+
+def test_without_a_network_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client tries each file six times, half a minute in all, and prints each attempt."""
+
+    def no_such_name(host: str, port: int) -> Any:
+        raise OSError(f"{host}: Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(located, "getproxies", dict)
+    monkeypatch.setattr(located.socket, "getaddrinfo", no_such_name)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(ConfigError, match=r"'a/b' cannot be read .*no network to huggingface\.co") as refused:
+        located.require_model(ModelConfig(name="x", path="a/b"))
+    assert huggingface_hub.constants.HF_HUB_OFFLINE, "for the files after this one, too"
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
+        located.require_model(ModelConfig(name="x", path="a/b"))
+    assert "\n" not in str(refused.value)
+
+
+def test_behind_a_proxy_names_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(located, "getproxies", lambda: {"https": "http://proxy:3128"})
+    monkeypatch.setattr(located.socket, "getaddrinfo", None)
+    assert located.is_found("huggingface.co")
 
 
 def test_wrong_revision(monkeypatch: pytest.MonkeyPatch) -> None:

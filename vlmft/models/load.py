@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 
 import vlmft.models.families.moondream2  # noqa: F401 - makes it known to the Auto classes
 from vlmft.config.check import ConfigError
@@ -52,11 +46,8 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
         raise cannot_be_read(config, error) from error
     if (reason := refusal(model_config)) is not None:
         raise ConfigError(f"model.path: {config.path!r} is of type {model_config.model_type!r}; this model {reason}")
-    if config.init == Init.random:
-        commit = "random"
-    else:
-        commit = getattr(model_config, "_commit_hash", None) or folder_digest(Path(path))
-    return Source(path, config.revision, commit), model_config
+    of_files = "random" if config.init == Init.random else getattr(model_config, "_commit_hash", None)
+    return Source(path, config.revision, of_files or folder_digest(Path(path))), model_config
 
 
 def folder_digest(folder: Path) -> str:
@@ -162,7 +153,6 @@ def _random_model(config: ModelConfig, model_config: Any, device: torch.device, 
 def keep_autograd_on_cpu(model: torch.nn.Module) -> None:
     """Trap: on CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in the first evaluation pass and uses a kernel
     without autograd from then on: all adapter gradients vanish without an error. Switched off, everything is exact."""
-    modules: Iterable[Any] = model.modules()
-    for module in modules:
+    for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -94,8 +94,7 @@ def _trained(model: PreTrainedModel | PeftModel, adapter: str) -> Mapping[str, t
     if adapter == TUNED and (found := trainable(model)):
         return found
     mark = f".{adapter}."
-    named = model.named_parameters()
-    return {n.replace(mark, f".{TUNED}."): p for n, p in named if ".lora_" in n and mark in n}
+    return {n.replace(mark, f".{TUNED}."): p for n, p in model.named_parameters() if ".lora_" in n and mark in n}
 
 
 def base_name(config: ModelConfig, source: Source, seed: int) -> str:
@@ -109,11 +108,7 @@ def fingerprint(family: Family, base: str) -> dict[str, str]:
     hashes = {name: _short(parts[name]) for name in sorted(parts)}
     shown = () if "text_only" in family.capabilities else (_PROBE,)
     probe = Prompt((Message("user", (*shown, "What is this?")),))
-    return {
-        **hashes,
-        "prompt_ids": _short(family.encode_prompt("probe", probe).input_ids.tolist()),
-        "base": base,
-    }
+    return {**hashes, "prompt_ids": _short(family.encode_prompt("probe", probe).input_ids.tolist()), "base": base}
 
 
 def _short(value: Any) -> str:

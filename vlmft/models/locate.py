@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.resources
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig
@@ -40,14 +43,26 @@ def require_model(config: ModelConfig) -> None:
         if not (Path(path) / "config.json").is_file():
             raise ConfigError(f"model.path: Expected a folder with config.json, got {path!r}; name the model's folder")
         return
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
+    host = str(urlsplit(constants.ENDPOINT).hostname)
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "" if is_found(host) else f"no network to {host}"
+    constants.HF_HUB_OFFLINE = bool(offline)  # else its client would try each file six times, for half a minute
     try:
         if not isinstance(try_to_load_from_cache(path, "config.json", revision=config.revision), str):
+            if offline:
+                raise FileNotFoundError(f"not in {constants.HF_HUB_CACHE}, and {offline}")
             hf_hub_download(path, "config.json", revision=config.revision)
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, ValueError) as error:
         raise cannot_be_read(config, error) from error
+
+
+def is_found(host: str) -> bool:
+    """Whether the name of a server leads to an address; True behind a proxy, which looks it up itself."""
+    try:
+        return bool(getproxies()) or bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
 
 
 def cannot_be_read(config: ModelConfig, error: Exception) -> ConfigError:
