@@ -221,12 +221,16 @@ def test_mistakes_are_one_line(tmp_path: Path, mistake: str) -> None:
 
 def test_a_table_without_the_usual_columns_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(
-        ConfigError, match=r"data\.options\.answer: Expected the answers' column, one of a, b, got none"
-    ):
-        Columns(path=str(tmp_path / "t.csv")).index()
-    with pytest.raises(ConfigError, match=r"data\.options\.question_text"):
-        Columns(path=str(tmp_path / "t.csv"), answer="b").index()
+    fixed = "data.options.question=NAME (or data.options.question_text='...' for all rows)"
+    told: dict[str, dict[str, str]] = {
+        f"answer and one with the question, among a, b, got none; set data.options.answer=NAME {fixed}": {},
+        "answer, among a, b, got none; set data.options.answer=NAME": {"question": "a"},
+        f"question, among a, b, got none; set {fixed}": {"answer": "b"},
+    }
+    for words, named in told.items():
+        with pytest.raises(ConfigError) as refused:
+            Columns(path=str(tmp_path / "t.csv"), **named).index()
+        assert str(refused.value).endswith(f": Expected a column with the {words}")
     text = Columns(path=str(tmp_path / "t.csv"), answer="b", question="a")  # rows without images
     assert sample_of(text, "columns/train/000000").prompt == Prompt((Message("user", ("1",)),))
     with pytest.raises(ConfigError, match=r"Expected a table \(\.jsonl"):

@@ -15,6 +15,7 @@ from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import redacted
 from vlmft.config.tool_schema import ExportConfig, ExportForm
 from vlmft.evaluation.compare import rows_sentence
+from vlmft.evaluation.numbers import SHARE, console, percent
 from vlmft.models.locate import locate
 from vlmft.run.folder import plain
 
@@ -56,9 +57,8 @@ def results(summary: dict[str, Any]) -> list[str]:
         return ["Not evaluated."]
     lines = [f"| arm | n | {summary['metric']} | 95 % interval |", "|---|---|---|---|"]
     for arm in arms:
-        low, high = arm["interval"]
         n = rows_sentence(arm["n"], arm.get("n_groups") or arm["n"], arm.get("kind", "groups")).removesuffix(" rows")
-        lines.append(f"| {arm['arm']} | {n} | {100 * arm['value']:.1f} % | {100 * low:.1f} - {100 * high:.1f} |")
+        lines.append(f"| {arm['arm']} | {n} | {percent(arm['value'])} | {console(SHARE.bounds(arm['interval']))} |")
     notes = [f"- {note}" for note in summary.get("notes", [])]
     return [str(summary["sentence"]), "\n".join(lines), *(["\n".join(notes)] if notes else [])]
 

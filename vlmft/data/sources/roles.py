@@ -112,7 +112,6 @@ def image_columns(there: Sequence[str], rows: Sequence[Mapping[str, Any]], taken
 
 
 def _require(found: Mapping[str, str], there: Sequence[str], rows: Sequence[Mapping[str, Any]], *, asks: bool) -> None:
-    listed = some_of(there)
     asked_and_answered = [found[role] for role in ("question", "answer") if role in found]
     turns = [column for column in asked_and_answered if any(_is_turns(row.get(column)) for row in rows)]
     if "answer" not in found:
@@ -121,12 +120,12 @@ def _require(found: Mapping[str, str], there: Sequence[str], rows: Sequence[Mapp
         raise ConfigError(
             f"data: Expected a question and an answer, got conversations in {turns[0]!r}; set data=messages"
         )
-    if "answer" not in found:
-        raise ConfigError(f"data.options.answer: Expected the answers' column, one of {listed}, got none")
-    if asks and "question" not in found:
-        raise ConfigError(
-            f"data.options.question: Expected a column, one of {listed}, got none; or set data.options.question_text"
-        )
+    missing = [role for role in ("answer", "question") if role not in found and (asks or role == "answer")]
+    if missing:
+        names = " ".join(f"data.options.{role}=NAME" for role in missing)
+        fixed = " (or data.options.question_text='...' for all rows)" if "question" in missing else ""
+        told = f"Expected a column with the {' and one with the '.join(missing)}, among {some_of(there)}, got none"
+        raise ConfigError(f"data.options.{missing[0]}: {told}; set {names}{fixed}")
 
 
 def _is_turns(value: Any) -> bool:
