@@ -106,15 +106,15 @@ def test_smallest_difference_has_its_power(n: int, discordance: float) -> None:
 def test_few_rows_show_little() -> None:
     assert smallest_difference(1) is None
     assert detectable(60, 60) == (
-        "60 rows: two arms must differ by 21.1 points to be told apart in four cases of five if 30 % of the answers "
-        "change (where 10 % do, no difference shows); a smaller difference can look like chance"
+        "60 rows: if 30 % of the answers change, a difference of 21.1 points between two models is told from chance in "
+        "four cases of five (where 10 % do, no difference shows); a smaller one can look like chance"
     )
     assert detectable(24, 24).startswith("24 rows are too few: where 30 % of the answers or less change, most")
     with pytest.raises(ValueError, match="at least one row"):
         smallest_difference(0)
-    assert detectable(500, 500).startswith("500 rows: two arms must differ by ")
-    assert "(by 4.2 points if 10 % do)" in detectable(500, 500)
-    assert detectable(500, 250, "images").startswith("500 rows, 250 images: two arms must differ")
+    assert detectable(500, 500).startswith("500 rows: if 30 % of the answers change, a difference of 7.0 points ")
+    assert "(4.2 points if 10 % do)" in detectable(500, 500)
+    assert detectable(500, 250, "images").startswith("500 rows, 250 images: if 30 % of the answers change")
     assert detectable(500, 250)[len("500 rows, 250 groups") :] == detectable(250, 250)[len("250 rows") :]
     assert detectable(600, 5, "images") == (
         "600 rows, 5 images cannot show any difference of two arms at p < 0.05: that takes 6 images"

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vlmft.evaluation.compare import adjusted, compare
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.rows import repeated_rows, units_of
 from vlmft.evaluation.score import ScoredRow, score_answers, summarise
 from vlmft.metrics import metric_named
-from vlmft.report.console import headline, print_evaluation
+from vlmft.report import console as printed
+from vlmft.report.console import headline, print_evaluation, say
 from vlmft.sample import Answer, Image, Message, Prompt, Sample
 
 
@@ -108,3 +110,15 @@ def test_holm_is_named_where_it_decides(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     assert "p = 0.031 (Holm for 2: 0.062)" in shown
     assert "n = 40: not distinguishable as one of 2 comparisons" in shown
+
+
+def test_on_a_terminal_lines_break_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "  chosen for you: train.lr=0.002, device=cpu, trainer.precision=32-true"
+    say(text)
+    monkeypatch.setattr(printed, "console", lambda: Console(width=40, force_terminal=True))
+    say(text, "short")
+    whole, *broken = capsys.readouterr().out.splitlines()
+    assert whole == text and all(len(line) <= 40 for line in broken)
+    assert broken[:2] == ["  chosen for you: train.lr=0.002,", "    device=cpu,"] and broken[-1] == "short"

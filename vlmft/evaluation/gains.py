@@ -125,10 +125,10 @@ def detectable(n: int, n_groups: int, kind: str = "groups") -> str:
     if smallest[-1] is None:
         return f"{units} are too few: where 30 % of the answers or less change, most differences will look like chance"
     few, many = (None if one is None else f"{100 * one:.1f} points" for one in smallest)
-    if_few = f"by {few} if 10 % do" if few else "where 10 % do, no difference shows"
+    if_few = f"{few} if 10 % do" if few else "where 10 % do, no difference shows"
     return (
-        f"{units}: two arms must differ by {many} to be told apart in four cases of five if 30 % of the answers change "
-        f"({if_few}); a smaller difference can look like chance"
+        f"{units}: if 30 % of the answers change, a difference of {many} between two models is told from chance in "
+        f"four cases of five ({if_few}); a smaller one can look like chance"
     )
 
 

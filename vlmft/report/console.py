@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -25,9 +26,12 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=140)
 
 
-def print_alarms(alarms: Sequence[str]) -> None:
-    for sentence in alarms:
-        print(f"WARNING: {sentence}")
+def say(*sentences: str) -> None:
+    """Prints each; on a terminal it breaks between words, and what follows is indented."""
+    found = console()
+    for text in sentences:
+        lines = textwrap.wrap(text, found.width - 4, break_long_words=False, break_on_hyphens=False)
+        print("\n    ".join(lines) if found.is_terminal else text, flush=True)
 
 
 def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
@@ -35,34 +39,30 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
 
     Of the differences the first, untuned to tuned where both are there; under `verbose` all of them.
     """
-    print_alarms(found.alarms)
-    for caution in found.cautions:
-        print(f"caution: {caution}")
+    say(*(f"WARNING: {alarm}" for alarm in found.alarms), *(f"caution: {caution}" for caution in found.cautions))
     _print_arms(found.arms)
-    for line in found.blind.lines if found.blind is not None else ():
-        print(line)
     shown = found.comparisons if verbose else found.comparisons[:1]
-    for judged in shown:
-        print(judged.sentence())
+    say(*(found.blind.lines if found.blind is not None else ()), *(judged.sentence() for judged in shown))
     if more := len(found.comparisons) - len(shown):
-        print(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
+        say(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
     if found.matrix:
         print_grid("asked in several ways", matrix_table(found.matrix))
     if found.gains is not None:
-        print(f"format and skill: {found.gains.sentence}")
-    for note in found.notes:
-        print(f"note: {note}")
+        say(f"format and skill: {found.gains.sentence}")
+    say(*(f"note: {note}" for note in found.notes))
     if found.canary is not None:
-        print(f"leak canary {found.canary.sentence}")
+        say(f"leak canary {found.canary.sentence}")
     if found.invariance is not None:
-        print(f"batch size: {found.invariance.sentence}")
+        say(f"batch size: {found.invariance.sentence}")
 
 
 def print_grid(title: str, grid: Grid, columns: int | None = None) -> None:
     """A table of the report in the terminal, or its first columns."""
     table = Table(title=title)
     for index, head in enumerate(grid.heads[:columns]):
-        table.add_column(plain_signs(head), justify="left" if index in grid.text_columns else "right", no_wrap=True)
+        is_text = index in grid.text_columns
+        wraps = is_text and index > 0  # such as a long answer, and never a number
+        table.add_column(plain_signs(head), justify="left" if is_text else "right", no_wrap=not wraps, overflow="fold")
     for line in grid.lines:
         table.add_row(*(Text(plain_signs(cell.replace("\n", ", "))) for cell in line[:columns]))
     console().print(table)
@@ -74,10 +74,9 @@ def _print_arms(arms: Mapping[str, ArmSummary]) -> None:
     print_grid(f"{first.metric} on {first.rows_sentence}", arm_table(summaries, SHARE), CONSOLE_COLUMNS)
     if first.n_groups < first.n:
         methods = dict.fromkeys(arm.interval_method for arm in arms.values())
-        print(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
-    print(f"always giving the most frequent reference would score {percent(first.majority_share)}")
-    for note in arm_notes(summaries):
-        print(plain_signs(note))
+        say(f"intervals: {', '.join(methods)}, for rows that share {first.kind} are no independent evidence")
+    say(f"always giving the most frequent reference would score {percent(first.majority_share)}")
+    say(*map(plain_signs, arm_notes(summaries)))
 
 
 def headline(model: str, data: str, arms: Mapping[str, ArmSummary], comparisons: Sequence[Adjusted]) -> str:

@@ -27,6 +27,7 @@ from vlmft.models.family import make_family
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights, tokens_to_answer
+from vlmft.report.console import say
 from vlmft.run.features import feature_cache
 from vlmft.run.folder import begun
 from vlmft.run.start import found_data
@@ -180,7 +181,7 @@ def build(
         estimate, tokens = require_training(
             model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
         )
-        print(f"  memory: {estimate}", flush=True)
+        say(f"  memory: {estimate}")
     base = load_model(model_config, source, hf_config, device, seed)
     model = lora.attach(base, model_config, seed) if adapters else base
     if train is not None and train.gradient_checkpointing:

@@ -14,7 +14,7 @@ from vlmft.evaluation.numbers import console as plain_signs
 from vlmft.evaluation.numbers import share, shortened
 from vlmft.evaluation.without_looking import alarms_of
 from vlmft.report.card import findings
-from vlmft.report.console import console, print_alarms
+from vlmft.report.console import console, say
 from vlmft.run.build import Inferred
 from vlmft.run.preflight import Check
 from vlmft.training.memory import peak_memory_bytes
@@ -25,9 +25,8 @@ def print_inferred(inferred: Sequence[Inferred], *, verbose: bool = False) -> No
     values = {item.key: f"{item.value:g}" if isinstance(item.value, float) else str(item.value) for item in inferred}
     own_line = [item for item in inferred if verbose or item.key == "trainer.threads"]
     if short := [f"{item.key}={values[item.key]}" for item in inferred if item not in own_line]:
-        print(f"  chosen for you: {', '.join(short)}")
-    for item in own_line:
-        print(f"  {item.key} = {values[item.key]}  (from {item.origin})")
+        say(f"  chosen for you: {', '.join(short)}")
+    say(*(f"  {item.key} = {values[item.key]}  (from {item.origin})" for item in own_line))
 
 
 def print_card(
@@ -37,29 +36,26 @@ def print_card(
 
     Columns and findings that are no news, such as no bad rows, are left out unless `verbose`.
     """
-    for line in source_lines(card["source"]):
-        print(line)
-    print_alarms(alarms_of(card["readable_answers"]))
+    say(*source_lines(card["source"]), *(f"WARNING: {alarm}" for alarm in alarms_of(card["readable_answers"])))
     console().print(_table(card, data.name, verbose=verbose))
     splits = card["splits"].values()
     if any(split["looked_at"] < split["rows"] for split in splits):
-        print("  no image can be in two splits here: all counts but the rows are from a seeded sample of each split")
+        say("  no image can be in two splits here: all counts but the rows are from a seeded sample of each split")
     tokens = [split["visual_tokens"] for split in splits if split["visual_tokens"]["n"]]
     if tokens:
         low, high = min(each["min"] for each in tokens), max(each["max"] for each in tokens)
         count = f"{low}" if low == high else f"{low} to {high}"
-        print(f"  images: {resolution}; with what the model writes around it, an image is {count} tokens of the prompt")
+        say(f"  images: {resolution}; with what the model writes around it, an image is {count} tokens of the prompt")
     if n_bad:
-        print(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and the reason")
+        say(f"  {n_bad} rows cannot be used: bad_rows.jsonl names each and the reason")
     if card["divided"]:
         shares = ", ".join(f"data.{split}_rows={getattr(data, f'{split}_rows'):g}" for split in card["divided"])
         missing = " and no ".join(card["divided"])
-        print(f"  the source declares no {missing}: taken from train by content ({shares})")
-    for warning in card["warnings"]:
-        print(f"  warning: {warning}")
+        say(f"  the source declares no {missing}: taken from train by content ({shares})")
+    say(*(f"  warning: {warning}" for warning in card["warnings"]))
     for name, sentence in findings(card).items():
         if verbose or name in _news(card):
-            print(f"  {name.lower()}: {sentence[:1].lower()}{sentence[1:]}")
+            say(f"  {name.lower()}: {sentence[:1].lower()}{sentence[1:]}")
 
 
 def _table(card: Mapping[str, Any], name: str, *, verbose: bool) -> Table:
@@ -87,7 +83,8 @@ def _table(card: Mapping[str, Any], name: str, *, verbose: bool) -> Table:
     no_news = {"unusable": 0, "repeated": 0, "questions/image": "1.0", "classes": "-", "words/answer": "1"}
     heads = [head for head in rows[0] if verbose or any(row[head] != no_news.get(head) for row in rows)] if rows else []
     for head in heads:
-        table.add_column(head, justify="left" if head == "split" else "right", no_wrap=True)
+        numbers = head not in ("most frequent", "words/answer")
+        table.add_column(head, justify="left" if head == "split" else "right", no_wrap=numbers)
     for row in rows:
         table.add_row(*(str(row[head]) for head in heads))
     return table
@@ -115,17 +112,17 @@ def print_parts(counts: Mapping[str, Mapping[str, int]], total: int) -> None:
         if count["trainable"]:
             how = f"LoRA on {count['modules']} layers" if count["modules"] else "in full"
             of_all = f"{100 * count['trainable'] / total:.2f} % of all"
-            print(f"  trained: {count['trainable']:,} parameters of the {part} part ({how}), {of_all}")
+            say(f"  trained: {count['trainable']:,} parameters of the {part} part ({how}), {of_all}")
 
 
 def print_checks(checks: Sequence[Check], *, verbose: bool = False) -> None:
     """The checks that failed or say something to know; under `verbose` all."""
     failed, names = sum(not check.ok for check in checks), ", ".join(check.name for check in checks)
     found = f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
-    print(f"preflight: {found} ({names})")
+    say(f"preflight: {found} ({names})")
     for check in checks:
         if verbose or check.is_news or not check.ok:
-            print(f"  {'' if check.ok else 'FAIL '}{check.name}: {check.sentence}")
+            say(f"  {'' if check.ok else 'FAIL '}{check.name}: {check.sentence}")
 
 
 def print_phases(phases: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from vlmft.data.ledger import Ledger
 from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import count_by_part
+from vlmft.report.console import say
 from vlmft.run.build import Built, build
 from vlmft.run.card import data_card, keep_card
 from vlmft.run.features import cost
@@ -77,13 +78,13 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
         print_card(card, len(data.ledger.bad), config.data, family.resolution, verbose=config.verbose)
         refuse_unusable(survey, family, image_tokens, stop.check)
     if sentence := data.epoch_sentence():
-        print(f"  {sentence}")
+        say(f"  {sentence}")
     print_parts(count_by_part(built.model), sum(p.numel() for p in built.model.parameters()))
     n_rows = len(data.ids["test"])
     if config.test and n_rows:
-        print(f"  test: {detectable(n_rows, min(n_rows, groups_of(card, 'test') or n_rows))}")
+        say(f"  test: {detectable(n_rows, min(n_rows, groups_of(card, 'test') or n_rows))}")
     elif config.test:
-        print("  test has no rows: nothing is evaluated at the end")
+        say("  test has no rows: nothing is evaluated at the end")
     with clock("preflight"):
         checks = preflight(built, config) if config.preflight else []
         if checks:
@@ -91,13 +92,13 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
             require(checks)
     n_images = sum(split["images"] for split in card["splits"].values())
     if family.cache is not None and (stored := cost(family.cache, n_images, config.cache)):
-        print(f"  {stored}")
+        say(f"  {stored}")
     return Checked(survey, card, checks, manifest, config.test and n_rows > 0)
 
 
 def keep_data(checked: Checked, folder: Path) -> None:
     """Stores the card of the data, and which rows are in which split."""
     if (sheet := keep_card(checked.card, checked.survey, folder)) is not None:
-        print(f"  near-duplicates: look at them in {sheet}")
+        say(f"  near-duplicates: look at them in {sheet}")
     if checked.manifest is not None:
         keep_manifest(folder / MANIFEST_FILE, checked.survey, checked.manifest)

@@ -19,7 +19,7 @@ from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
 from vlmft.report import write_report_files
-from vlmft.report.console import print_evaluation, wandb_words
+from vlmft.report.console import print_evaluation, say, wandb_words
 from vlmft.run.build import Built, Plan, resolved, with_limits
 from vlmft.run.fit import fit, with_batch_limits
 from vlmft.run.folder import (
@@ -109,7 +109,7 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
     else:
         print_inferred(plan.inferred, verbose=plan.config.verbose)
         if note := rounding_note(plan.config):
-            print(f"  {note}")
+            say(f"  {note}")
 
 
 def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:

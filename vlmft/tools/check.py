@@ -124,10 +124,10 @@ def _as_text(content: Mapping[str, Any]) -> str:
     for split, groups in content["groups"].items():
         n_rows = content["rows"][split]
         if groups["n"] < n_rows:
-            lines.append(f"  {split}: {n_rows:,} rows in {groups['n']:,} groups, {groups['largest']:,} in the largest")
+            lines.append(f"  {split}: {n_rows:,} rows in {groups['n']:,} groups, each of one image or group")
     lines += [f"warning: {warning}" for warning in content["warnings"]]
     for split, shown in content["shown"].items():
-        lines.append(f"{shown['id']}, of {split}")
+        lines.append(f"a row of {split} ({shown['id']}: its place in the files)")
         lines += [f"  {role}: {' '.join(pieces)}" for role, *pieces in shown["prompt"]]
         also = [text for text in dict.fromkeys(shown["references"]) if text != shown["answer"]]
         lines.append(f"  answer: {shown['answer']!r}" + (f", also right: {', '.join(map(repr, also))}" if also else ""))

@@ -134,9 +134,9 @@ class ShowSamples(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: VLMModule) -> None:  # type: ignore[override]
         rows = [] if trainer.sanity_checking or not trainer.is_global_zero else pl_module.answered[: self.n]
         for row in rows:
-            row_id, *texts = row
+            _, *texts = row
             question, references, answer = (textwrap.shorten(text, LONGEST_TEXT, placeholder=" ...") for text in texts)
-            print(f"  {row_id}: {question!r} -> {answer!r} (reference {references!r})", flush=True)
+            print(f"  {question!r} -> {answer!r} (reference {references!r})", flush=True)
         for logger in trainer.loggers if rows else ():
             if isinstance(logger, Wandb):
                 logger.log_table("val/samples", ("id", "question", "references", "answer"), rows, own_row=False)
