@@ -673,6 +673,16 @@ def test_a_browser_enlarges_a_picture_and_opens_the_fold_that_a_link_leads_to(tm
 
 
 @pytest.mark.slow
+def test_a_browser_opens_the_gallery_where_there_are_rows(tmp_path: Path) -> None:
+    """The defect: where tuning fixed nothing, as on the first few photos, the gallery began empty."""
+    drive = """
+      told.tab = document.querySelector("[aria-selected=true]").dataset.key;
+      told.rows = document.querySelectorAll("article").length;
+    """
+    assert driven(report(rows=(row("a", 0, 0), row("b", 1, 1))), drive, tmp_path) == {"tab": "both_wrong", "rows": 1}
+
+
+@pytest.mark.slow
 def test_a_browser_searches_and_sorts_the_rows(tmp_path: Path) -> None:
     drive = """
       document.querySelectorAll("[role=tab]")[4].click();

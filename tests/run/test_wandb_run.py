@@ -182,6 +182,8 @@ def test_the_adapter_is_an_artifact(tracked: Path) -> None:
 def test_an_evaluation_is_linked_to_its_training_run(tracked: Path, evaluate_small: Any) -> None:
     quiet = evaluate_small(f"run={tracked}", "split=val")
     assert not (quiet.folder / "wandb").exists()  # only where it is asked for
+    facts = json.loads((quiet.folder / "report.json").read_text())["run"]
+    assert "W&B" not in facts and str(offline_part(tracked).name) in facts["W&B of the training"]
     found = evaluate_small(f"run={tracked}", "logger=wandb")
     (run,) = of_kind(offline_part(found.folder), "run")
     (trained,) = of_kind(offline_part(tracked), "run")

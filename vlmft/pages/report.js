@@ -34,7 +34,7 @@
   const LABELS = { fixed: "Fixed", broken: "Broken", both_wrong: "Wrong in both", both_right: "Right in both", wrong: "Wrong",
     right: "Right", unpaired: "Unpaired" };
   // Positions in data.arms; first is null where one arm is looked at alone.
-  const state = { first: data.first, second: data.second, tab: data.first === null ? "wrong" : "fixed", query: "", page: 0 };
+  const state = { first: data.first, second: data.second, tab: null, query: "", page: 0 };
   const haystacks = new Map();
 
   const isRight = (answer) => answer[1] >= data.right_score;
@@ -156,9 +156,9 @@
   function drawTabs(matches) {
     const outcomes = data.rows.map((_, index) => outcome(index));
     const shown = keys(outcomes);
-    if (!shown.includes(state.tab)) state.tab = shown[0];
     const counts = { "": matches.length };
     for (const index of matches) counts[outcomes[index]] = (counts[outcomes[index]] || 0) + 1;
+    if (!shown.includes(state.tab)) state.tab = shown.find((key) => counts[key]) || ""; // at first one that has rows
     tabs.replaceChildren(...shown.map((key) => {
       const number = make("span", { class: "count" }, (counts[key] || 0).toLocaleString("en"));
       const chosen = key === state.tab;

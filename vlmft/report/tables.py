@@ -134,4 +134,4 @@ def metric_words(name: str) -> str:
 
 
 def _answer(text: object, part: object) -> str:
-    return DASH if text is None else f"\u201c{shortened(' '.join(str(text).split()), 40)}\u201d ({share(part)})"
+    return DASH if text is None else f"\u201c{shortened(' '.join(str(text).split()), 24)}\u201d ({share(part)})"

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -202,14 +202,15 @@ def report(
             "metric": variant(built.data.metric_name),
         },
         card=read_card(metrics.parent, page_folder or metrics.parent),
-        run=_facts(built, summary, page_folder or metrics.parent, stored_run(metrics.parent)),
+        run=_facts(built, summary, metrics.parent, page_folder),
     )
     pictured = set(rows_to_picture(rows, content.view, gallery_rows)) if content.view else set()
     return dataclasses.replace(content, rows=with_pictures(rows, evaluation.samples, pictured))
 
 
-def _facts(built: Built, summary: Summary, folder: Path, tracked: Mapping[str, str] | None) -> dict[str, str]:
-    """When, how long, on what and where."""
+def _facts(built: Built, summary: Summary, run: Path, page: Path | None) -> dict[str, str]:
+    """When, how long, on what and where; `page`: the folder of an evaluation after its training."""
+    tracked, whose = stored_run(run), "" if page is None else " of the training"
     seconds = {name: one.seconds for name, one in summary.phases.items()}
     total = sum(seconds.values())
     longest = ", ".join(f"{name} {duration(some)}" for name, some in seconds.items() if some > total / 10)
@@ -217,8 +218,8 @@ def _facts(built: Built, summary: Summary, folder: Path, tracked: Mapping[str, s
         "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "Duration": f"{duration(total)} ({longest})",
         "Hardware": hardware(built.device),
-        "Folder": str(folder),
-        **({"W&B": wandb_words(tracked["where"])} if tracked is not None else {}),
+        "Folder": str(page or run),
+        **({f"W&B{whose}": wandb_words(tracked["where"])} if tracked is not None else {}),
     }
 
 
