@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from vlmft.config.schema import EvaluateConfig, TrainConfig
+from vlmft.run import train as training
 from vlmft.run.build import resolved
 from vlmft.run.start import settled
 
@@ -25,3 +29,13 @@ def test_other_options_of_the_data_are_not_written_into_the_settings(
     before = copy.deepcopy(config)
     _, _, data = settled(config)
     assert config == before and data.options["condition"] == "B"
+
+
+def test_the_tiny_model_says_what_it_has_seen(
+    compose: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default model meets somebody's own photos, and the table would say 0 % without a reason."""
+    for settings, is_told in (("data=shapes", False), (f"data=imagefolder data.path={tmp_path}", True)):
+        plan = resolved(compose("model=tiny", "trainer=cpu", *settings.split()))
+        training._print_plan(plan, tmp_path, finished=False)
+        assert (training.TINY_KNOWS in capsys.readouterr().out) == is_told

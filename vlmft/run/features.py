@@ -44,4 +44,4 @@ def cost(cache: FeatureCache, n_images: int, settings: CacheConfig) -> str | Non
     place = f"in {cache.files.folder.parent}" if cache.files is not None else "in memory"
     most = settings.max_gib if cache.files is not None else settings.memory_gib
     beyond = f"; at most {most:g} GiB of it (cache.max_gib, cache.memory_gib)" if n_bytes > most * GIB else ""
-    return f"vision features of {n_images:,} images, each made once: about {gib(n_bytes)} {place}{beyond}"
+    return f"vision features of {n_images:,} images, each computed once: about {gib(n_bytes)} {place}{beyond}"

@@ -6,6 +6,7 @@ Nothing is made on the way, so that a mistake leaves no folder and no run of any
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
@@ -42,6 +43,8 @@ def require_training(config: TrainConfig) -> Dataset:
     """
     dataset = found_data(config.data)
     require_model(config.model)
+    if "torch" not in sys.modules:
+        print("loading PyTorch and transformers, which takes longest the first time", flush=True)
     return dataset
 
 

@@ -47,6 +47,12 @@ from vlmft.training.ranks import follows, local_rank, n_processes, node
 from vlmft.training.targets import require_targets
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
+TINY = "package:tiny"
+TINY_KNOWS = (
+    "model=tiny has seen drawn scenes alone: it shows that a run works on these files, and learns little of photos or "
+    "charts; model=smolvlm256m is the smallest that knows them"
+)
+
 
 def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     """One run from settings to report; returns its folder, which is made once model, data and preflight have passed.
@@ -108,6 +114,8 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
         print(f"  finished already: {folder / SUMMARY_FILE}")
     else:
         print_inferred(plan.inferred, verbose=plan.config.verbose)
+        if plan.config.model.path == TINY and plan.config.data.path is not None:
+            say(f"  {TINY_KNOWS}")
         if note := rounding_note(plan.config):
             say(f"  {note}")
 
