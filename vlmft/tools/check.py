@@ -124,7 +124,7 @@ def _as_text(content: Mapping[str, Any]) -> str:
     for split, groups in content["groups"].items():
         n_rows = content["rows"][split]
         if groups["n"] < n_rows:
-            lines.append(f"  {split}: {n_rows:,} rows in {groups['n']:,} groups, each of one image or group")
+            lines.append(f"  {split}: {n_rows:,} rows in {groups['n']:,} groups: rows of one image stay together")
     lines += [f"warning: {warning}" for warning in content["warnings"]]
     for split, shown in content["shown"].items():
         lines.append(f"a row of {split} ({shown['id']}: its place in the files)")
