@@ -43,7 +43,7 @@ def tensors() -> dict[str, torch.Tensor]:
     return dict(load_file(FOLDER / "expected.safetensors"))
 
 
-@pytest.fixture(scope="module", params=["eager", "sdpa"])
+@pytest.fixture(scope="module", params=["eager", pytest.param("sdpa", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     config = ModelConfig(name="x", path=str(FOLDER), quantization=QuantizationConfig(mode=QuantizationMode.none))
     loaded = load_model(config, *load_source(config), torch.device("cpu"), seed=0)
