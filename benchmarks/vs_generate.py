@@ -1,11 +1,13 @@
 """The evaluation of three arms beside plain `generate`: work and time, after equal answers.
 
-    python benchmarks/vs_generate.py             # tiny and tiny_qwen2vl, 64 rows, one CPU core, some minutes
-    python benchmarks/vs_generate.py --quick     # tiny, 16 rows, one round
+    python benchmarks/vs_generate.py                                  # tiny, 64, 256 and 500 rows, one CPU core
+    python benchmarks/vs_generate.py --models Qwen2-VL --rows 48      # of scaled_models.py, images of 800x557
+    python benchmarks/vs_generate.py --quick                          # tiny, 16 rows, one round
 
 The same rows are asked of the untuned model, of the untuned model behind four examples and of the tuned one: by vlmft's
-evaluation, its canary, scores and comparisons included; row by row with the processor and `generate`, as model pages
-show it; and the same in left-padded batches. The adapter is made of noise, for what it says costs nothing. Each
+evaluation, its canary, scores and comparisons included; the same without the checks that ask rows again (the leak
+canary, and rows asked alone); row by row with the processor and `generate`, as model pages show it; and this in
+left-padded batches. The adapter is made of noise, for what it says costs nothing. Each
 measurement runs in a process of its own and they take turns. All compute in fp32. Seconds are of processor time in one
 thread; loading is not in them.
 """
@@ -36,6 +38,7 @@ from transformers import AutoModelForImageTextToText
 
 import vlmft
 from benchmarks.measuring import clock, flop_counter, in_fresh_process
+from benchmarks.scaled_models import SCALED, save_model, write_rows
 from vlmft.evaluation.evaluate import evaluate_arms
 from vlmft.evaluation.few_shot import few_shot_draws
 from vlmft.models.processor import load_processor
@@ -43,7 +46,10 @@ from vlmft.run.build import Built, build, resolved
 from vlmft.run.quiet import quiet_libraries
 from vlmft.sample import Image, Prompt, Question
 
-WAYS = ("one row at a time", "left-padded batches", "vlmft")
+WAYS = ("one row at a time", "left-padded batches", "vlmft", "vlmft, canary_rows=0")
+TINY = ("tiny", "tiny_qwen2vl")
+N_TRAIN = 8
+"""Rows of a scaled model that examples are taken from."""
 ARMS = ("untuned", "fewshot", "tuned")
 NOISE = 0.1
 """Of the adapter's matrices B: enough to change answers."""
@@ -76,24 +82,15 @@ def ask(job: Job) -> Asked:
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.environ["VLMFT_CACHE"] = f"{folder}/cache"
-        config = vlmft.compose(
-            f"model={job.model}",
-            "model.quantization.mode=none",
-            "data=shapes",
-            f"data.limit_test={job.rows}",
-            "evaluation.few_shot.draws=1",
-            "trainer=cpu",
-        )
-        config = resolved(config).config
-        features = {"cache": config.cache} if hasattr(config, "cache") else {}
-        built = build(config.model, config.data, config.trainer, seed=config.seed, **features)
+        config = resolved(vlmft.compose(*settings_of(job, Path(folder)))).config
+        built = build(config.model, config.data, config.trainer, seed=config.seed, cache=config.cache)
         make_noise(built.model)
         rows = built.rows("test", config.evaluation)
         answerer = built.answerer(config.evaluation)
         counter = flop_counter() if job.count else contextlib.nullcontext()
-        if job.way == "vlmft":
+        if job.way in WAYS[2:]:
             before = clock("cpu")
-            with counter, getattr(built.family, "cache", None) or contextlib.nullcontext():
+            with counter, built.family.cache or contextlib.nullcontext():
                 found = evaluate_arms(built, answerer, rows, config.evaluation, ARMS, Path(folder))
             seconds = clock("cpu") - before
             scored = {arm: found.draws.get(arm, [found.rows[arm]])[0] for arm in ARMS}
@@ -111,6 +108,18 @@ def ask(job: Job) -> Asked:
                 answers = {arm: plain.answers(questions, size, arm == "tuned") for arm, questions in asked.items()}
             seconds = clock("cpu") - before
         return Asked(answers, seconds, counter.get_total_flops() if job.count else 0)  # type: ignore[union-attr]
+
+
+def settings_of(job: Job, folder: Path) -> list[str]:
+    """What evaluate.py would be given; a scaled model and its rows are written into the folder first."""
+    settings = ["model.quantization.mode=none", "evaluation.few_shot.draws=1", "trainer=cpu"]
+    settings += ["evaluation.canary_rows=0"] if job.way == WAYS[3] else []
+    if job.model in TINY:
+        return [*settings, f"model={job.model}", "data=shapes", f"data.limit_test={job.rows}"]
+    save_model(SCALED[job.model], folder / "model", "cpu")
+    write_rows(folder / "rows", job.rows + N_TRAIN, 1, n_test=job.rows)
+    data = ["data=columns", f"data.path={folder / 'rows'}", "data.val_rows=0", "data.max_new_tokens=8"]
+    return [*settings, "model=auto", f"model.path={folder / 'model'}", *data]
 
 
 def make_noise(model: torch.nn.Module) -> None:
@@ -205,24 +214,27 @@ def lines_of(job: Job, rounds: int) -> list[str]:
         seconds[way].append(fresh(replace(job, way=way)).seconds)
     middle = {way: statistics.median(of_rounds) for way, of_rounds in seconds.items()}
     return [
-        f"| {job.model} | {way} | {flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f} | {middle[way]:.1f} | "
-        f"{middle[WAYS[0]] / middle[way]:.1f} |"
+        f"| {job.model} | {job.rows} | {way} | {flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f} | "
+        f"{middle[way]:.1f} | {middle[WAYS[0]] / middle[way]:.1f} |"
         for way in WAYS
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=(*TINY, *SCALED), default=["tiny"])
+    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 500])
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny, 16 rows, one round")
     asked = parser.parse_args()
-    models = ("tiny",) if asked.quick else ("tiny", "tiny_qwen2vl")
-    n_rows, rounds = (16, 1) if asked.quick else (asked.rows, asked.rounds)
-    lines = ["| model | | GFLOP | times less | seconds | times less |", "|---|---|---|---|---|---|"]
+    models, sizes, rounds = (["tiny"], [16], 1) if asked.quick else (asked.models, asked.rows, asked.rounds)
+    lines = ["| model | rows in each arm | | GFLOP | times less | seconds | times less |", "|---" * 7 + "|"]
     for model in models:
-        lines += lines_of(Job(WAYS[0], model, n_rows), rounds)
-    print(f"\n{n_rows} rows in three arms, {rounds} rounds\n\n" + "\n".join(lines))
+        for n_rows in sizes:
+            new = lines_of(Job(WAYS[0], model, n_rows), rounds)
+            print("\n".join(new), file=sys.stderr, flush=True)
+            lines += new
+    print(f"\nthree arms, rounds: {rounds}\n\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

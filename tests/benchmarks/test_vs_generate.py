@@ -9,14 +9,16 @@ from benchmarks.vs_generate import ARMS, WAYS, Job, ask, different
 pytestmark = pytest.mark.slow
 
 
-def test_all_ways_give_the_same_answers() -> None:
-    found = {way: ask(Job(way, "tiny", 4, count=True)) for way in WAYS}
+@pytest.mark.parametrize("model", ["tiny", "Qwen2-VL"])
+def test_all_ways_give_the_same_answers(model: str) -> None:
+    found = {way: ask(Job(way, model, 4, count=True)) for way in WAYS}
     first = found[WAYS[0]]
     assert list(first.answers) == list(ARMS) and all(len(by_id) == 4 for by_id in first.answers.values())
     assert first.answers["tuned"] != first.answers["untuned"], "the adapter must show"
     for asked in found.values():
         assert different(asked.answers, first.answers) == []
         assert asked.flops > 1e9
+    assert found[WAYS[3]].flops < found[WAYS[2]].flops, "the checks ask rows again"
 
 
 def test_a_different_answer_is_named() -> None:
