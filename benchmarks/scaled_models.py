@@ -151,12 +151,12 @@ def _windowed(rows: int, columns: int) -> Picture:
 # which a test holds against the counter. For SmolVLM it is 11.2; 12.5 is named where causal attention counts half and
 # the text is a little shorter. Qwen2.5-VL is named 1.05 with full attention in all layers of its vision; 28 of 32 see
 # windows alone, which makes it 0.87.
-# SmolVLM's row has the published counts of image and text tokens, so that questions about one image share as much. Its
-# language part is as wide as one published head, and its MLP takes what is left of the work. The vocabulary is so large
-# that the logits of a whole row are the published share.
+# SmolVLM's row has the published counts of image and text tokens, so that questions about one image share as much. So
+# that attention is the published share, its language part is as wide as two published heads, two layers deep, and its
+# MLP takes what is left of the work. The vocabulary is so large that the logits of a whole row are the published share.
 SCALED = {
     "SmolVLM": Scaled(
-        _smolvlm(_siglip(192, 512, 6, 3, 256, 16), _text(64, 1712, 2, 1, 1), 2), 3008, Picture(832, (256,) * 13), 3
+        _smolvlm(_siglip(192, 512, 12, 3, 256, 16), _text(128, 1608, 2, 2, 1), 2), 3008, Picture(832, (256,) * 13), 5
     ),
     "Qwen2-VL": Scaled(
         _qwen(QWEN2_VL, _qwen2_tower(6, 192, 3, 256), _text(256, 760, 7, 4, 2), 640), 8192, Picture(150, (600,))

@@ -4,7 +4,8 @@
     python benchmarks/vs_generate.py --models Qwen2-VL --rows 48      # of scaled_models.py, images of 800x557
     python benchmarks/vs_generate.py --quick                          # tiny, 16 rows, one round
 
-The same rows are asked of the untuned model, of the untuned model behind four examples and of the tuned one: by vlmft's
+The same rows are asked of the untuned model, of the untuned model behind four examples, in three draws as by default,
+and of the tuned one: by vlmft's
 evaluation, its canary, scores and comparisons included; the same without the checks that ask rows again (the leak
 canary, and rows asked alone); row by row with the processor and `generate`, as model pages show it; and this in
 left-padded batches. The adapter is made of noise, for what it says costs nothing. Each
@@ -55,7 +56,7 @@ NOISE = 0.1
 """Of the adapter's matrices B: enough to change answers."""
 
 Answers = dict[str, dict[str, str]]
-"""Arm -> row id -> text."""
+"""Arm and number of its draw -> row id -> text."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +94,31 @@ def ask(job: Job) -> Asked:
             with counter, built.family.cache or contextlib.nullcontext():
                 found = evaluate_arms(built, answerer, rows, config.evaluation, ARMS, Path(folder))
             seconds = clock("cpu") - before
-            scored = {arm: found.draws.get(arm, [found.rows[arm]])[0] for arm in ARMS}
-            answers = {arm: {i: row.text for i, row in by_id.items()} for arm, by_id in scored.items()}
+            scored = {arm: [found.rows[arm]] for arm in ARMS} | found.draws
+            answers = {
+                f"{arm} {number}": {row_id: row.text for row_id, row in by_id.items()}
+                for arm, draws in scored.items()
+                for number, by_id in enumerate(draws, start=1)
+            }
         else:
             assert isinstance(built.model, PeftModel)
             with built.model.disable_adapter():
-                (shots,) = few_shot_draws(built, answerer, config.evaluation.few_shot, rows.samples, rows).draws
+                draws = few_shot_draws(built, answerer, config.evaluation.few_shot, rows.samples, rows).draws
             own = [Question(sample.id, sample.prompt) for sample in rows.samples]
-            asked = {"untuned": own, "fewshot": shots.questions, "tuned": own}
+            asked = {"untuned 1": own, "tuned 1": own}
+            asked |= {f"fewshot {number}": draw.questions for number, draw in enumerate(draws, start=1)}
             size = 1 if job.way == WAYS[0] else config.evaluation.rows_per_batch
             plain = PlainModel(built, Path(folder), built.data.max_new_tokens)
             before = clock("cpu")
             with counter:
-                answers = {arm: plain.answers(questions, size, arm == "tuned") for arm, questions in asked.items()}
+                answers = {arm: plain.answers(questions, size, arm == "tuned 1") for arm, questions in asked.items()}
             seconds = clock("cpu") - before
         return Asked(answers, seconds, counter.get_total_flops() if job.count else 0)  # type: ignore[union-attr]
 
 
 def settings_of(job: Job, folder: Path) -> list[str]:
     """What evaluate.py would be given; a scaled model and its rows are written into the folder first."""
-    settings = ["model.quantization.mode=none", "evaluation.few_shot.draws=1", "trainer=cpu"]
+    settings = ["model.quantization.mode=none", "trainer=cpu"]
     settings += ["evaluation.canary_rows=0"] if job.way == WAYS[3] else []
     if job.model in TINY:
         return [*settings, f"model={job.model}", "data=shapes", f"data.limit_test={job.rows}"]
@@ -207,7 +213,7 @@ def lines_of(job: Job, rounds: int) -> list[str]:
         if odd := different(found.answers, first):
             sys.exit(f"{job.model}, {way}: {len(odd)} answers differ from those of {WAYS[0]}; {odd[0]}")
     n_answers = sum(map(len, first.values()))
-    n_changed = sum(first["tuned"][row_id] != text for row_id, text in first["untuned"].items())
+    n_changed = sum(first["tuned 1"][row_id] != text for row_id, text in first["untuned 1"].items())
     print(f"{job.model}: {n_answers} answers equal in all ways; the adapter changes {n_changed} of {job.rows}")
     for number, way in ((number, way) for number in range(rounds) for way in WAYS):
         print(f"  round {number + 1}: {way}", file=sys.stderr, flush=True)

@@ -112,14 +112,17 @@ def _leads(text_tokens: Sequence[Token]) -> Iterator[tuple[Lead, int, int]]:
 
 def leading_words(train: Sequence[Sample]) -> Mapping[Lead, float]:
     """Leads -> the share of their occurrences that the row's answer follows, where that is most of them."""
+    answers: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+    for sample in train:  # many rows ask the same
+        for _, text in places_of(sample.prompt):
+            answers[composed(text)][words_of(sample.answer)] += 1
     seen: Counter[Lead] = Counter()
     right: Counter[Lead] = Counter()
-    for sample in train:
-        answer = words_of(sample.answer)
-        for _, text_tokens in _texts(sample):
-            for lead, first, end in _leads(text_tokens):
-                seen[lead] += 1
-                right[lead] += tuple(token.word for token in text_tokens[first:end]) == answer
+    for whole, given in answers.items():
+        text_tokens = [Token(END, 0, 0), *tokens(whole)]
+        for lead, first, end in _leads(text_tokens):
+            seen[lead] += given.total()
+            right[lead] += given[tuple(token.word for token in text_tokens[first:end])]
     return {lead: n / seen[lead] for lead, n in right.items() if n >= LEAST and 2 * n > seen[lead]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models.loaded import LoadedModel
-from vlmft.sample import BadRowError, Question, Sample
+from vlmft.sample import BadRowError, EncodedRow, Question, Sample
 
 SENTINEL = "quetzalcoatl"
 """A word that is not an answer in any dataset here."""
@@ -74,8 +75,12 @@ def leak_canary(
 
 def canary_on(model: LoadedModel, answerer: Answerer, rows: EvaluationRows, n_rows: int) -> CanaryResult | None:
     """The leak canary on the first rows, by the path that evaluation takes; None where that is switched off."""
-    first = set(rows.ids[:n_rows])
-    samples = [sample for sample in rows.samples if sample.id in first and _encodes(model, sample)]
+    first, family = set(rows.ids[:n_rows]), model.family
+    encoded: dict[str, EncodedRow] = {}
+    for sample in (sample for sample in rows.samples if sample.id in first):
+        with contextlib.suppress(BadRowError):  # it enters the ledger when the row is answered
+            encoded[sample.id] = family.encode_prompt(sample.id, sample.prompt)
+    samples = [sample for sample in rows.samples if sample.id in encoded]
     if not samples:
         return None
 
@@ -84,20 +89,12 @@ def canary_on(model: LoadedModel, answerer: Answerer, rows: EvaluationRows, n_ro
         return {row_id: answer.text for batch in batches for row_id, answer in batch.items()}
 
     def show(shown: Sequence[Sample]) -> Mapping[str, str]:
-        family = model.family
-        return {row.id: family.show(family.encode_prompt(row.id, row.prompt).input_ids.tolist()) for row in shown}
+        read = encoded if shown is samples else {row.id: family.encode_prompt(row.id, row.prompt) for row in shown}
+        return {row_id: family.show(row.input_ids.tolist()) for row_id, row in read.items()}
 
     pairs = [rows.with_answer(sample.id, SENTINEL) for sample in samples]
     in_source = sum(replaced for _, replaced in pairs)
     return leak_canary(samples, [censored for censored, _ in pairs], ask, show, in_source)
-
-
-def _encodes(model: LoadedModel, sample: Sample) -> bool:
-    try:
-        model.family.encode_prompt(sample.id, sample.prompt)
-    except BadRowError:  # it enters the ledger when the row is answered
-        return False
-    return True
 
 
 @dataclass(frozen=True)
