@@ -8,8 +8,8 @@
 Compared are TRL as it ships, TRL as an expert sets it (no gradient checkpointing, loss on completions alone, sdpa, on
 a GPU also workers), and the way of train.py without and with the feature cache: the same weights, adapters, rows in the
 same batches, optimiser and schedule. Two epochs: the first is the cold one, the second the warm one. "4 questions" are
-the same two epochs over a quarter of the images. Rows come in the order of the file, so that the questions about an
-image are in one step. Each measurement runs in a process of its own, which inherits the imports and no model; the
+the same two epochs over a quarter of the images. `data.group_by_image` has the questions about an image in one
+step. Each measurement runs in a process of its own, which inherits the imports and no model; the
 contestants take turns. FLOPs are counted in a run apart, which moves losses by rounding.
 
 On a CPU, samples a second are those of processor time in one thread, which other programs move least, and there are no
@@ -150,6 +150,7 @@ def config_of(job: Job) -> TrainConfig:
         f"data.path={job.rows}",
         "data.val_rows=0",
         "data.test_rows=0",
+        "data.group_by_image=true",
         f"data.workers={0 if job.device == 'cpu' else 4}",
         f"model.lora.r={job.lora_rank}",
         f"train.rows_per_step={job.rows_per_step}",
@@ -188,7 +189,6 @@ def run_vlmft(job: Job) -> Measured:
         )
         module, seen = make_module(built, config), LightningWatch(watch)
         trainer = make_trainer(config, Path(folder), [], None, [seen])
-        trainer.overfit_batches = 1.0  # all of them, in the order of the file
         with built.family.cache or contextlib.nullcontext():
             with watch.counter:
                 trainer.fit(module, datamodule=built.data)
