@@ -178,15 +178,15 @@ def tokens() -> None:
 
 def ranks(numbers: Sequence[int]) -> None:
     """A line for each number of processes."""
-    print("| processes | s in all | ms a window, first / second epoch | largest process, GiB | images stored, MiB |")
-    print("|---|---|---|---|---|")
+    head = "| processes | s in all | ms a window, first / second epoch | largest process, GiB | images | times made | "
+    print(f"{head}stored, MiB |\n{'|---' * 7}|")
     for number in numbers:
         with tempfile.TemporaryDirectory() as place:
             found = ranked(number, Path(place))
         windows = " / ".join(f"{ms:.0f}" for ms in found["window_ms"])
         print(
             f"| {number} | {found['seconds']:.1f} | {windows} | {found['peak_bytes'] / 2**30:.2f} | "
-            f"{found['images']}, {found['cache_bytes'] / 2**20:.2f} |",
+            f"{found['images']} | {found['made']} | {found['cache_bytes'] / 2**20:.2f} |",
             flush=True,
         )
 
@@ -208,25 +208,29 @@ def ranked(processes: int, folder: Path) -> dict[str, Any]:
     rates = [line["train/rows_per_second"] for line in lines if "train/loss" in line]
     half = len(rates) // 2
     images, n_bytes = stored(folder / "cache" / "features")
+    distinct = len(set(images))
     return {
         "seconds": seconds,
         "peak_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "window_ms": [1e3 * ROWS_PER_STEP / float(np.median(part)) for part in (rates[:half], rates[half:])],
-        "images": images,
+        "made": len(images),
+        "images": distinct,
         "cache_bytes": n_bytes,
     }
 
 
-def stored(folder: Path) -> tuple[int, int]:
-    """Images that a cache folder has features of, one that is there twice counted twice, and bytes of its files."""
+def stored(folder: Path) -> tuple[list[str], int]:
+    """Hashes of the images that a cache folder has features of, one for each time that a process made them, and bytes
+    of its files."""
     from safetensors import safe_open
 
     from vlmft.models.feature_files import FEATURE, stored_files
 
-    images = n_bytes = 0
+    images, n_bytes = list[str](), 0
     for file, stat in stored_files(folder):
         with safe_open(file, "pt") as opened:
-            images += sum(name.endswith(f"/{FEATURE}") for name in opened.keys())  # noqa: SIM118
+            names = (name.split("/") for name in opened.keys())  # noqa: SIM118
+            images += [sha256 for sha256, what in names if what == FEATURE]
         n_bytes += stat.st_size
     return images, n_bytes
 

@@ -121,7 +121,7 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
 
 
 def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
-    """What a rank other than 0 does: its share of the training. It prints and writes nothing."""
+    """What a rank other than 0 does: its share of the training. It prints nothing and writes features alone."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
     if n_processes(config.trainer) == 1:
         raise ConfigError(
@@ -132,7 +132,7 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
     built = build_for(config, dataset, None, Phases())
     config = with_limits(config, built)
     L.seed_everything(config.seed + node() * config.trainer.devices + local_rank(), verbose=False)
-    with stop_request() as stop, contextlib.suppress(Interrupted):
+    with stop_request() as stop, contextlib.suppress(Interrupted), built.family.cache or contextlib.nullcontext():
         fit(config, built, folder, [], stop)
     return folder
 
