@@ -1,7 +1,7 @@
 """The evaluation of three arms beside plain `generate`: work and time, after equal answers.
 
-    python benchmarks/vs_generate.py                                  # tiny, 64, 256 and 500 rows, one CPU core
-    python benchmarks/vs_generate.py --models Qwen2-VL --rows 48      # of scaled_models.py, images of 800x557
+    python benchmarks/vs_generate.py                                  # tiny, 16, 100 and 500 rows, one CPU core
+    python benchmarks/vs_generate.py --models Qwen2-VL --rows 16      # of scaled_models.py, images of 800x557
     python benchmarks/vs_generate.py --quick                          # tiny, 16 rows, one round
 
 The same rows are asked of the untuned model, of the untuned model behind four examples, in three draws as by default,
@@ -10,7 +10,7 @@ evaluation, its canary, scores and comparisons included; the same without the ch
 canary, and rows asked alone); row by row with the processor and `generate`, as model pages show it; and this in
 left-padded batches. The adapter is made of noise, for what it says costs nothing. Each
 measurement runs in a process of its own and they take turns. All compute in fp32. Seconds are of processor time in one
-thread; loading is not in them.
+thread; loading is not in them. FLOPs are counted with the smallest number of rows alone.
 """
 
 from __future__ import annotations
@@ -203,25 +203,26 @@ def fresh(job: Job) -> Asked:
     return in_fresh_process(ask, job, ("benchmarks.vs_generate", "vlmft.run.train"))
 
 
-def lines_of(job: Job, rounds: int) -> list[str]:
-    """Rows of the table for one model; ends the program where answers differ."""
+def lines_of(job: Job, rounds: int, count: bool) -> list[str]:
+    """Rows of the table for one model and number of rows; ends the program where answers differ."""
     flops, seconds = dict[str, int](), {way: list[float]() for way in WAYS}
     first: Answers = {}
-    for way in WAYS:
-        found = fresh(replace(job, way=way, count=True))
-        flops[way], first = found.flops, first or found.answers
+    runs = [(way, True) for way in WAYS] if count else []
+    for way, counts in [*runs, *((way, False) for _ in range(rounds) for way in WAYS)]:
+        print(f"  {job.model}, {job.rows} rows, {'FLOPs' if counts else 'time'}: {way}", file=sys.stderr, flush=True)
+        found = fresh(replace(job, way=way, count=counts))
+        first = first or found.answers
         if odd := different(found.answers, first):
             sys.exit(f"{job.model}, {way}: {len(odd)} answers differ from those of {WAYS[0]}; {odd[0]}")
+        flops |= {way: found.flops} if counts else {}
+        seconds[way] += [] if counts else [found.seconds]
     n_answers = sum(map(len, first.values()))
     n_changed = sum(first["tuned 1"][row_id] != text for row_id, text in first["untuned 1"].items())
     print(f"{job.model}: {n_answers} answers equal in all ways; the adapter changes {n_changed} of {job.rows}")
-    for number, way in ((number, way) for number in range(rounds) for way in WAYS):
-        print(f"  round {number + 1}: {way}", file=sys.stderr, flush=True)
-        seconds[way].append(fresh(replace(job, way=way)).seconds)
+    work = {way: f"{flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f}" if flops else " | " for way in WAYS}
     middle = {way: statistics.median(of_rounds) for way, of_rounds in seconds.items()}
     return [
-        f"| {job.model} | {job.rows} | {way} | {flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f} | "
-        f"{middle[way]:.1f} | {middle[WAYS[0]] / middle[way]:.1f} |"
+        f"| {job.model} | {job.rows} | {way} | {work[way]} | {middle[way]:.1f} | {middle[WAYS[0]] / middle[way]:.1f} |"
         for way in WAYS
     ]
 
@@ -229,7 +230,7 @@ def lines_of(job: Job, rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=(*TINY, *SCALED), default=["tiny"])
-    parser.add_argument("--rows", type=int, nargs="+", default=[64, 256, 500])
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 100, 500])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny, 16 rows, one round")
     asked = parser.parse_args()
@@ -237,7 +238,7 @@ def main() -> None:
     lines = ["| model | rows in each arm | | GFLOP | times less | seconds | times less |", "|---" * 7 + "|"]
     for model in models:
         for n_rows in sizes:
-            new = lines_of(Job(WAYS[0], model, n_rows), rounds)
+            new = lines_of(Job(WAYS[0], model, n_rows), rounds, count=n_rows == min(sizes))
             print("\n".join(new), file=sys.stderr, flush=True)
             lines += new
     print(f"\nthree arms, rounds: {rounds}\n\n" + "\n".join(lines))
