@@ -9,9 +9,8 @@ from benchmarks.vs_generate import ARMS, WAYS, Job, ask, different
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("model", ["tiny", "Qwen2-VL"])
-def test_all_ways_give_the_same_answers(model: str) -> None:
-    found = {way: ask(Job(way, model, 4, count=True)) for way in WAYS}
+def test_all_ways_give_the_same_answers() -> None:
+    found = {way: ask(Job(way, "tiny", 4, count=True)) for way in WAYS}
     first = found[WAYS[0]]
     assert {name.split()[0] for name in first.answers} == set(ARMS) and len(first.answers) == 1 + 3 + 1
     assert all(len(by_id) == 4 for by_id in first.answers.values())
