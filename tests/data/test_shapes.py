@@ -6,12 +6,15 @@ import pickle
 from collections import Counter
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vlmft.data.datasets.scenes import id_mask
 from vlmft.data.datasets.shapes import FIRST_SCENE, MAX_ROWS, QUESTION, Shapes
+from vlmft.data.splits import all_ids
+from vlmft.data.survey.facts import Facts, survey
 from vlmft.sample import SPLITS, BadRowError, Sample
 
 
@@ -86,6 +89,27 @@ def test_options_change_the_scene() -> None:
 def test_more_rows_keep_the_earlier_ones() -> None:
     few, many = Shapes(train_rows=10), Shapes(train_rows=20, val_rows=7)
     assert few.read("shapes/A/train/000009") == many.read("shapes/A/train/000009")
+
+
+def test_a_second_start_knows_the_rows_without_drawing_a_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMFT_CACHE", str(tmp_path))
+    read: list[str] = []
+
+    def facts(**options: int) -> Facts:
+        dataset = Shapes(**{"train_rows": 9, "val_rows": 4, "test_rows": 3, **options})  # type: ignore[arg-type]
+
+        def sample_of(row_id: str) -> Sample:
+            read.append(row_id)
+            return dataset.to_sample(dataset.read(row_id))
+
+        return survey(dataset, all_ids(dataset.index()), sample_of)
+
+    first, n_first = facts(), len(read)
+    again = facts()
+    assert n_first == len(read) == 16
+    assert (again.rows == first.rows).all() and (again.contents == first.contents).all()
+    others = facts(seed=1)
+    assert len(read) == 32 and not set(others.contents) & set(first.contents)
 
 
 def test_pickles(small: Shapes) -> None:

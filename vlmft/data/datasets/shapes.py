@@ -94,6 +94,10 @@ class Shapes(Dataset):
         """Split -> ids such as "shapes/A/train/000012"."""
         return list_rows(f"{self.name}/{self.condition}", self.rows)
 
+    def comes_from(self) -> tuple[str, ...]:
+        """Nothing but these settings and the code that draws: a second start draws no scene to know the rows."""
+        return (drawing_code(),)
+
     def read(self, row_id: str) -> Record:
         """{"id", "scene_number", "scene"}.
 
