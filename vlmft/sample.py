@@ -177,6 +177,8 @@ class EncodedImage:
     """Where `arrays` were made from; None where its features are never stored."""
     features_stored: bool = False
     """Whether the features were in the cache when the row was encoded."""
+    feature: np.ndarray | None = None
+    """(n_image_tokens, d): where the worker that encoded the row has made it."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,19 @@ def test_each_image_once_and_the_same_bytes(
     assert seen == []
 
 
+def test_workers_that_see_and_the_same_bytes(train_small: Callable[..., Run], seen: list[str], tmp_path: Path) -> None:
+    """With one thread, features come with the rows that another process encodes."""
+    settings = (*ARMS, "trainer.threads=1", "preflight=false")
+    alone = train_small(tmp_path / "alone", *settings, f"cache.folder={tmp_path / 'one'}")
+    n_alone = len(seen)
+    seen.clear()
+    PIXEL_HASHES.clear()
+    beside = train_small(tmp_path / "beside", *settings, f"cache.folder={tmp_path / 'two'}", "data.workers=1")
+    assert same(beside, alone)
+    assert len(seen) < n_alone / 4, "but for a few, whose rows are encoded here"
+    assert n_alone > 50
+
+
 def test_stopped_with_a_cache_and_resumed(
     uncached: Run, compose: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import OptimizerName
+from vlmft.data.datamodule import EncodedRows, as_list
 from vlmft.models.lora import part_of, trainable
 from vlmft.sample import BadRow
 from vlmft.training.module import NOT_FINITE_LIMIT, VLMModule
@@ -311,3 +315,29 @@ def test_padding_is_logged(make_bench: Any, tmp_path: Any) -> None:
     module.batches(bench.rows())
     lengths = [row.length for row in bench.rows()]
     assert module.padding.share == pytest.approx(1 - sum(lengths) / (8 * max(lengths))) and module.padding.share > 0
+
+
+def test_a_worker_makes_the_features_that_this_process_makes(
+    make_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = make_bench().built
+    family, base, ids = built.family, built.base, built.data.ids["train"][:4]
+    monkeypatch.setattr(family, "seeing", base)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    here = [family.encode(sample).images[0] for sample in built.data.samples(ids)]
+    expected = family.image_features(base, here, grad=False)
+    torch.set_num_threads(threads)
+    rows = EncodedRows(built.data.dataset, ids, family.encode)
+    (there,) = [[row.images[0] for row in rows] for rows in DataLoader(rows, 4, num_workers=1, collate_fn=as_list)]
+    assert [image.sha256 for image in there] == [image.sha256 for image in here]
+    assert all(image.feature is None for image in here) and all(image.feature is not None for image in there)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("an image went through the tower here")
+
+    monkeypatch.setattr(family, "see", refuse)
+    found = family.image_features(base, there, grad=False)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    with pytest.raises(AssertionError, match="went through the tower"):  # of another model they would be wrong
+        family.image_features(copy.copy(base), there, grad=False)

@@ -26,6 +26,8 @@ class Family(Protocol):
 
     cache: FeatureCache | None
     """Features of frozen images, filled and read by `image_features`; None where nothing is stored."""
+    seeing: PreTrainedModel | None
+    """Whose features of frozen images workers make, too, each as the main process would."""
     max_images: int | None
     """Most images in one row; None is no limit."""
     capabilities: frozenset[str]

@@ -8,12 +8,14 @@ own soft-capping and scaling).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
+from torch.utils.data import get_worker_info
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
@@ -40,6 +42,8 @@ class GenericFamily(ProcessorCalls):
     see: See = staticmethod(see)
     """Features of some images by a model's own means."""
     max_images: int | None = None
+    seeing: PreTrainedModel | None = None
+    """Whose features of frozen images workers make, too, each as the main process would."""
     capabilities = frozenset({"text_only", "multi_image", "multi_turn", "prefix", "right", "left"})
     shares = frozenset({"shared_prefix"})
     """What is added where every layer attends to all tokens before."""
@@ -208,6 +212,8 @@ class GenericFamily(ProcessorCalls):
             raise BadRowError(f"Expected at most {self.max_images} images, got {found}; leave some out")
         text = self._template(self._chat(prompt.messages), generation=True)
         inputs, images = self._with_images(text, prompt.images)
+        if self.seeing is not None and get_worker_info() is not None:
+            images = tuple(image if image.features_stored else self._with_feature(image) for image in images)
         ids = inputs["input_ids"][0].astype(np.int64)
         refuse_length(self.max_length_tokens, len(ids) + 1, "with room for an answer")
         self._refuse_resolution(int((ids == self.image_token_id).sum()), len(images))
@@ -277,17 +283,21 @@ class GenericFamily(ProcessorCalls):
         return collate(rows, layout, self.pad_id, model)
 
     def image_features(self, model: PreTrainedModel, images: Sequence[EncodedImage], *, grad: bool) -> Features:
-        """What the language part sees of each image, (n_image_tokens, d_model) in the model's dtype.
-
-        Frozen (`grad=False`): one image a call, so that a feature is the same computed now or read from a cache.
-        """
+        """What the language part sees of each image, (n_image_tokens, d_model) in the model's dtype."""
         cache = self.cache if not grad and self.cache is not None and self.cache.serves(model) else None
         if cache is None:
             images = [self.with_pixels(image) for image in images]
         return image_features(model, images, grad=grad, see=self._see_missing, cache=cache)
 
+    def _with_feature(self, image: EncodedImage) -> EncodedImage:
+        assert self.seeing is not None
+        (feature,) = image_features(self.seeing, [image], grad=False, see=self.see)
+        return replace(image, feature=feature.numpy())
+
     def _see_missing(self, model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
         """What is not, or no longer, in the cache."""
+        if model is self.seeing and all(image.feature is not None for image in images):
+            return [torch.from_numpy(image.feature) for image in images]
         return self.see(model, [self.with_pixels(image) for image in images])
 
     def seen(

@@ -24,6 +24,7 @@ from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models import lora
 from vlmft.models.family import make_family
+from vlmft.models.feature_cache import is_frozen
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights, tokens_to_answer
@@ -187,6 +188,8 @@ def build(
     if train is not None and train.gradient_checkpointing:
         lora.checkpoint_language(base)
     family.cache = feature_cache(base, family, cache) if cache is not None else None
+    if device.type == "cpu" and torch.get_num_threads() == 1 and is_frozen(base):
+        family.seeing = base  # workers have one thread, too: the same bits
     return Built(model_config, source, family, model, device, seed, data, tokens)
 
 
