@@ -32,7 +32,6 @@ from vlmft.training.metrics_file import METRICS_FILE, read_metrics
 SMALL = (
     "model=tiny_qwen2vl",
     "data=shapes",
-    "data.workers=0",
     "data.options.train_rows=2000",
     "data.limit_train=32",
     "data.limit_val=16",

@@ -29,7 +29,6 @@ from vlmft.training.tracking import MetricsFile
 SMALL = (
     "model=tiny_qwen2vl",
     "data=shapes",
-    "data.workers=0",
     "data.options.train_rows=2000",
     "model.quantization.mode=none",
     "data.limit_train=24",

@@ -113,10 +113,12 @@ def pick_device(trainer: TrainerConfig) -> torch.device:
     return torch.device(asked, local_rank()) if asked == "cuda" else torch.device(asked)
 
 
-def pick_workers(data: DataConfig, device: torch.device) -> DataConfig:
-    """With the number of workers that was asked for, or that feeds the device."""
-    beside_gpu = min(MOST_WORKERS, cores() - 1) if device.type == "cuda" else 0
-    return data if data.workers is not None else replace(data, workers=beside_gpu)
+def pick_workers(data: DataConfig, device: torch.device, model: ModelConfig) -> DataConfig:
+    """With the number of workers that was asked for, or that feeds the device; on a CPU one, on a core that the model's
+    threads leave."""
+    beside_cpu = int(device.type == "cpu" and model.default_threads is not None and model.default_threads < cores())
+    found = min(MOST_WORKERS, cores() - 1) if device.type == "cuda" else beside_cpu
+    return data if data.workers is not None else replace(data, workers=found)
 
 
 def pick_precision(trainer: TrainerConfig, device: torch.device) -> str:
@@ -166,7 +168,7 @@ def build(
             run that `resumes` is warned alone, for its settings cannot be changed any more.
     """
     device = pick_device(trainer)
-    data_config = pick_workers(data_config, device)
+    data_config = pick_workers(data_config, device, model_config)
     dataset = dataset or found_data(data_config)
     ledger = ledger or Ledger(None, data_config.on_bad_row, data_config.bad_row_ceiling)
     source, hf_config = load_source(model_config)
@@ -242,9 +244,9 @@ def resolved(config: TrainConfig) -> Plan:
     if trainer.precision == "auto":
         trainer = replace(trainer, precision=pick_precision(trainer, device))
         inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
-    if config.data.workers is None and device.type == "cuda":
-        config = replace(config, data=pick_workers(config.data, device))
-        inferred.append(Inferred("data.workers", config.data.workers, "so that the GPU does not wait for rows"))
+    if config.data.workers is None and (data := pick_workers(config.data, device, config.model)).workers:
+        config = replace(config, data=data)
+        inferred.append(Inferred("data.workers", data.workers, f"so that the {device.type} does not wait for rows"))
     config = replace(config, train=train, trainer=trainer)
     before = begun(config)
     if before is not None:
