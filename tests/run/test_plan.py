@@ -39,3 +39,21 @@ def test_the_tiny_model_says_what_it_has_seen(
         plan = resolved(compose("model=tiny", "trainer=cpu", *settings.split()))
         training._print_plan(plan, tmp_path, finished=False)
         assert (training.TINY_KNOWS in capsys.readouterr().out) == is_told
+
+
+@pytest.mark.parametrize(
+    ("model", "cores", "asked", "workers"),
+    [("tiny", 2, (), 1), ("tiny", 1, (), None), ("tiny", 2, ("data.workers=0",), 0), ("tiny_qwen2vl", 8, (), None)],
+)
+def test_workers_on_a_core_that_the_models_threads_leave(
+    model: str,
+    cores: int,
+    asked: tuple[str, ...],
+    workers: int | None,
+    compose: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vlmft.run.build.cores", lambda: cores)
+    plan = resolved(compose(f"model={model}", "data=shapes", "trainer=cpu", *asked))
+    assert plan.config.data.workers == workers
+    assert [item.value for item in plan.inferred if item.key == "data.workers"] == ([1] if workers == 1 else [])

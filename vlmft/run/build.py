@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ LENGTHS_LOOKED_AT = 16
 """Training rows that are encoded to find a long one."""
 MOST_WORKERS = 4
 """Beside a GPU, unless data.workers says how many."""
+FORKS = multiprocessing.get_all_start_methods()[0] == "fork"
+"""Whether workers share this process's memory, as on Linux."""
 BASELINE_ROWS = 2_000
 """At most so many training rows are read for the baselines."""
 
@@ -113,11 +116,11 @@ def pick_device(trainer: TrainerConfig) -> torch.device:
     return torch.device(asked, local_rank()) if asked == "cuda" else torch.device(asked)
 
 
-def pick_workers(data: DataConfig, device: torch.device, model: ModelConfig) -> DataConfig:
-    """With the number of workers that was asked for, or that feeds the device; on a CPU one, on a core that the model's
-    threads leave."""
-    beside_cpu = int(device.type == "cpu" and model.default_threads is not None and model.default_threads < cores())
-    found = min(MOST_WORKERS, cores() - 1) if device.type == "cuda" else beside_cpu
+def pick_workers(data: DataConfig, device: torch.device, model: ModelConfig, trainer: TrainerConfig) -> DataConfig:
+    """With the number of workers that was asked for, or that feeds the device; on a CPU one, where the model says that
+    it does not need all cores, and a worker need not load it anew."""
+    taken = (model.default_threads or cores()) * trainer.devices
+    found = min(MOST_WORKERS, cores() - 1) if device.type == "cuda" else int(FORKS and taken < cores())
     return data if data.workers is not None else replace(data, workers=found)
 
 
@@ -168,7 +171,7 @@ def build(
             run that `resumes` is warned alone, for its settings cannot be changed any more.
     """
     device = pick_device(trainer)
-    data_config = pick_workers(data_config, device, model_config)
+    data_config = pick_workers(data_config, device, model_config, trainer)
     dataset = dataset or found_data(data_config)
     ledger = ledger or Ledger(None, data_config.on_bad_row, data_config.bad_row_ceiling)
     source, hf_config = load_source(model_config)
@@ -190,7 +193,7 @@ def build(
     if train is not None and train.gradient_checkpointing:
         lora.checkpoint_language(base)
     family.cache = feature_cache(base, family, cache) if cache is not None else None
-    if device.type == "cpu" and torch.get_num_threads() == 1 and is_frozen(base):
+    if FORKS and device.type == "cpu" and torch.get_num_threads() == 1 and is_frozen(base):
         family.seeing = base  # workers have one thread, too: the same bits
     return Built(model_config, source, family, model, device, seed, data, tokens)
 
@@ -244,7 +247,7 @@ def resolved(config: TrainConfig) -> Plan:
     if trainer.precision == "auto":
         trainer = replace(trainer, precision=pick_precision(trainer, device))
         inferred.append(Inferred("trainer.precision", trainer.precision, f"what {device.type} computes in"))
-    if config.data.workers is None and (data := pick_workers(config.data, device, config.model)).workers:
+    if config.data.workers is None and (data := pick_workers(config.data, device, config.model, trainer)).workers:
         config = replace(config, data=data)
         inferred.append(Inferred("data.workers", data.workers, f"so that the {device.type} does not wait for rows"))
     config = replace(config, train=train, trainer=trainer)
