@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,7 +280,8 @@ class _Runner:
         answerer = dataclasses.replace(answerer, what=f"answers of {name}", padding=Padding())
         predictions = predict(questions, answerer, PredictionFile(path, key))
         self._tell(name, predictions)
-        result.notes += padding_note(name, answerer)
+        if note := padding_note(name, answerer):
+            print(note, file=sys.stderr)  # of speed alone: no note on the results
         result.samples = [sample for sample in result.samples if sample.id in predictions.answers]
         answers = {sample.id: predictions.answers[sample.id] for sample in result.samples}
         return score_answers(answers, {sample.id: sample.references for sample in result.samples}, self.metric)
@@ -308,14 +310,14 @@ class _Runner:
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
 
 
-def padding_note(name: str, answerer: Answerer) -> list[str]:
+def padding_note(name: str, answerer: Answerer) -> str:
     """A sentence where batches in the order of the rows were largely padding."""
     if answerer.tokens_per_batch is not None or answerer.padding.share < MUCH_PADDING:
-        return []
-    return [
+        return ""
+    return (
         f"{name}: {console(share(answerer.padding.share))} of the tokens in its batches of prompts were padding; "
         "evaluation.tokens_per_batch=auto puts prompts of like length together"
-    ]
+    )
 
 
 def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
