@@ -7,7 +7,7 @@ import io
 import sys
 import types
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_a_proxy_is_not_trusted_with_this_computer(chat_server: Any, monkeypatch
 
 
 def test_retry_after_is_kept(chat_server: Any) -> None:
-    date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=90), usegmt=True)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     chat_server.script = [(429, {"Retry-After": "17"}, {}), (503, {"retry-after": date}, b"busy")]
     asking = Asking(chat_server.url)
     assert asking().text == "caption 3"

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ def _facts(built: Built, summary: Summary, run: Path, page: Path | None) -> dict
     total = sum(seconds.values())
     longest = ", ".join(f"{name} {duration(some)}" for name, some in seconds.items() if some > total / 10)
     return {
-        "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "Duration": f"{duration(total)} ({longest})",
         "Hardware": hardware(built.device),
         "Folder": str(page or run),
