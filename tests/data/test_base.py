@@ -149,7 +149,7 @@ def test_rows_travel_to_workers_without_pixels() -> None:
     assert len(travelled) < 500
     again = pickle.loads(travelled)
     assert again.sha256 == before and np.array_equal(again.pixels, image.pixels)
-    assert set(again.__dict__) == {"load", "name", "identity", "sha256"}
+    assert set(again.__dict__) == {"load", "name", "identity", "measure", "sha256"}
     untouched = Image(partial(picture, 3), "x")
     assert "sha256" not in pickle.loads(pickle.dumps(untouched)).__dict__  # nothing is decoded for the journey
 

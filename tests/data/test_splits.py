@@ -102,7 +102,7 @@ def test_each_file_is_decoded_once_and_no_pixels_stay(tmp_path: Path, monkeypatc
     groups = groups_of(rows)
     assert sorted(decoded) == ["1.png", "2.png", "copy.bmp"]
     assert len(set(groups.values())) == 2 and groups["0"] == groups["2"] == images[0].sha256
-    assert all(set(vars(image)) == {"load", "name", "identity"} for image in images[1:])
+    assert all(set(vars(image)) == {"load", "name", "identity", "measure"} for image in images[1:])
 
 
 def test_facts_taken_apart_and_put_together_tell_the_same() -> None:

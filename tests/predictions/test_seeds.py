@@ -79,8 +79,8 @@ def test_other_questions_are_refused(two_seeds: list[Path]) -> None:
 
 def test_settings_that_change_no_result_may_differ(two_seeds: list[Path]) -> None:
     text = (two_seeds[1] / "config.yaml").read_text()
-    assert "  workers: 0\n" in text and "  memory_gib: null\n" in text
-    changed = text.replace("  workers: 0\n", "  workers: 2\n").replace("  memory_gib: null\n", "  memory_gib: 8.0\n")
+    assert "  workers: null\n" in text and "  memory_gib: null\n" in text
+    changed = text.replace("  workers: null\n", "  workers: 2\n").replace("  memory_gib: null\n", "  memory_gib: 8.0\n")
     (two_seeds[1] / "config.yaml").write_text(changed)
     assert seeds_of(two_seeds) == [0, 1]
 

@@ -194,6 +194,7 @@ def test_a_damaged_best_checkpoint_is_reported(compose, tmp_path: Path) -> None:
 
 def test_validation_without_a_usable_row(compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Shapes.read
+    monkeypatch.setenv("VLMFT_CACHE", str(tmp_path / "cache"))  # where nothing is known of these rows
 
     def refusing(self: Shapes, row_id: str) -> object:
         if "/val/" in row_id:
