@@ -23,6 +23,8 @@ from vlmft.models.lora import attach, base_of, part_of, trainable, unused_gradie
 from vlmft.sample import BadRowError, EncodedRow, Message, Prompt, Sample
 from vlmft.training.loss import summed_cross_entropy
 
+pytestmark = pytest.mark.slow  # each architecture is loaded, trained and asked
+
 CPU = torch.device("cpu")
 ROUNDING = 1e-5
 VISIBLE = 1e-3
@@ -217,7 +219,6 @@ def test_the_page_names_them_all() -> None:
     assert len(MODELS) >= 12 and len(REFUSED) >= 6
 
 
-@pytest.mark.slow
 def test_every_mark_is_from_a_run() -> None:
     assert tables() in PAGE.read_text(encoding="utf-8")
 

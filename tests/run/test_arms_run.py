@@ -20,6 +20,8 @@ from vlmft.metrics import beside
 from vlmft.models.family import GenericFamily
 from vlmft.sample import BadRowError, Message, Prompt, Sample
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture
 def run(trained: Any, tmp_path: Path) -> Path:

@@ -32,6 +32,8 @@ from vlmft.run.train import train
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 
+pytestmark = pytest.mark.slow  # whole runs
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (
     "model=tiny_qwen2vl", "model.lora.dropout=0.1", "data.limit_train=24", "data.limit_val=8", "data.limit_test=8",
@@ -87,7 +89,6 @@ def once(patch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[[], 
 # --- signals
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "call"),
     [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 6)],
@@ -119,7 +120,6 @@ def test_a_signal_while_evaluating_alone(run_train: RunTrain, compose_evaluate: 
     assert answers.read_bytes().count(b"\n") == 8
 
 
-@pytest.mark.slow
 def test_a_signal_to_the_whole_job_leaves_the_workers_alive(tmp_path: Path) -> None:
     """Ctrl-C, `timeout` and Slurm signal the processes that read rows, too: the window is finished all the same."""
     more = ("data.workers=2", "data.limit_train=2000", f"output_root={tmp_path}")
@@ -184,7 +184,6 @@ def test_a_disk_that_is_full_for_a_while(run_train: RunTrain, tmp_path: Path, ca
     assert (summary["steps"], summary["best_checkpoint"]) == (12, "step-0000012")
 
 
-@pytest.mark.slow
 def test_a_disk_that_stays_full(run_train: RunTrain, uninterrupted: Any, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "tiny_qwen2vl-shapes" / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -225,7 +224,6 @@ def test_a_disk_that_is_full_for_answers(run_train: RunTrain, uninterrupted: Any
 # --- processes that read rows
 
 
-@pytest.mark.slow
 def test_a_dead_worker_is_one_line_and_the_run_goes_on(
     run_train: RunTrain, uninterrupted: Any, tmp_path: Path, capsys: Any
 ) -> None:
@@ -280,7 +278,6 @@ def test_rows_need_no_shared_memory(
 # --- empty splits, foreign files, clocks, bugs
 
 
-@pytest.mark.slow
 def test_without_validation_rows(run_train: RunTrain, capsys: Any) -> None:
     rows = ("data.options.val_rows=0", "data.limit_val=null", "test=false")
     with pytest.MonkeyPatch.context() as patch:  # stopped in the second epoch: the first one's end was saved
@@ -351,7 +348,6 @@ def test_nothing_asks_the_wall_clock() -> None:
     assert WALL_CLOCK.search("started = time.time()") and not WALL_CLOCK.search("time.monotonic(); time.perf_counter()")
 
 
-@pytest.mark.slow
 def test_a_bug_is_a_traceback_and_the_run_goes_on(run_train: RunTrain, uninterrupted: Any, capsys: Any) -> None:
     def bug() -> None:
         raise ZeroDivisionError("a bug")
@@ -367,7 +363,6 @@ def test_a_bug_is_a_traceback_and_the_run_goes_on(run_train: RunTrain, uninterru
 # --- a failure inside a step, and a resume after it
 
 
-@pytest.mark.slow
 def test_skipped_windows_and_smaller_batches_are_the_same_after_a_resume(
     run_train: RunTrain, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

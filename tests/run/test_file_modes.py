@@ -20,6 +20,8 @@ from vlmft.config.tools import compose_tool
 from vlmft.tools.export import export
 from vlmft.training.checkpoint import whole_folder
 
+pytestmark = pytest.mark.slow  # whole runs
+
 UNTUNED = ("model=tiny_qwen2vl", "data=shapes", "data.limit_test=4", "evaluation.arms=[untuned]", "logger=none")
 
 

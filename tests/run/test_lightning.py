@@ -20,6 +20,8 @@ from vlmft.run.train import train
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.module import VLMModule
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SETTINGS = (
     "model=tiny_qwen2vl", "model.quantization.mode=none", "model.lora.dropout=0.1", "data.limit_train=24",
     "data.limit_val=8", "data.limit_test=8", "data.max_new_tokens=1", "train.rows_per_step=4", "trainer.max_epochs=2",

@@ -20,6 +20,8 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.training.checkpoint import read_checkpoint
 from vlmft.training.module import VLMModule
 
+pytestmark = pytest.mark.slow  # whole runs
+
 PAGE = Path(__file__).parents[2] / "docs" / "notebook.md"
 SMALLER = {"limit_train=256": "limit_train=32", "limit_val=32": "limit_val=4", "limit_test=64": "limit_test=8"}
 
@@ -57,7 +59,6 @@ def test_the_page_runs_on_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"{names['result'].second_value:.1%}, " in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_page_as_it_stands_makes_the_model_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run_page()["result"]

@@ -28,6 +28,8 @@ from vlmft.run.results import Phases
 from vlmft.sample import EncodedRow, Prompt
 from vlmft.training.interruption import StopRequest
 
+pytestmark = pytest.mark.slow  # whole runs
+
 N_ROWS = 56
 
 

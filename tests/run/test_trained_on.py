@@ -16,6 +16,8 @@ from vlmft.run.evaluate import evaluate
 from vlmft.run.rows import MANIFEST_FILE
 from vlmft.run.train import train
 
+pytestmark = pytest.mark.slow  # whole runs
+
 MODEL = ("model=tiny_qwen2vl", "model.quantization.mode=none")
 DATA = ("data=columns", "data.options={image: image, question: question, answer: answer}", "data.max_new_tokens=2")
 
