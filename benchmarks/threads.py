@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = (
     "trainer.max_epochs=-1 trainer.limit_val_batches=0 trainer.log_every_n_steps=1 data.limit_val=8 data.limit_test=8 "
-    "data.options.train_rows=512 preflight=false test=false logger=none trainer.enable_progress_bar=false"
+    "data.options.train_rows=512 preflight=false test=false logger=none trainer.enable_progress_bar=false "
+    "cache.enabled=false"  # else the later runs read what the first have made
 ).split()
 WARM_UP = 4
 """First windows that are not counted."""
@@ -31,10 +32,10 @@ WAITING = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIM
 # Where no waiting policy is set, libgomp spins 300,000 times, and 1,000 times where it knows of too few cores.
 BY_ITSELF = {"OMP_NUM_THREADS": str(CORES), "GOMP_SPINCOUNT": "300000"}
 FORMS: dict[str, tuple[dict[str, str], list[str]]] = {
-    "before: PyTorch by itself": (BY_ITSELF, []),
+    "before: PyTorch by itself": (BY_ITSELF, ["data.workers=0"]),
     "after: chosen": ({}, []),
-    "one thread": ({}, ["trainer.threads=1"]),
-    f"{CORES} threads that sleep while they wait": ({}, [f"trainer.threads={CORES}"]),
+    "one thread, no worker": ({}, ["trainer.threads=1", "data.workers=0"]),
+    f"{CORES} threads that sleep while they wait": ({}, [f"trainer.threads={CORES}", "data.workers=0"]),
 }
 
 
