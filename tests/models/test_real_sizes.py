@@ -20,6 +20,8 @@ from transformers import (
 from vlmft.config.schema import PartsConfig, TrainConfig
 from vlmft.models.lora import attach, count_by_part
 
+pytestmark = pytest.mark.slow  # models of real sizes, without storage
+
 MROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 
 

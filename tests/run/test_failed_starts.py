@@ -22,6 +22,8 @@ from vlmft.run.train import train
 from vlmft.sample import BadRowError
 from vlmft.tools.export import export
 
+pytestmark = pytest.mark.slow  # whole starts of the programs
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "lightning", "peft", "wandb", "datasets"}
 TRAIN, EVALUATE, TOOL = "train.py", "evaluate.py", "vlmft/__main__.py"

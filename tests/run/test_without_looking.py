@@ -16,6 +16,8 @@ from vlmft.evaluation.compare import adjusted, compare
 from vlmft.evaluation.without_looking import control_sentence
 from vlmft.run.train import train
 
+pytestmark = pytest.mark.slow  # whole runs
+
 N_ROWS = 120
 
 
@@ -83,7 +85,6 @@ def test_data_that_tell_their_answers(looked: Callable[[str], Run]) -> None:
         assert page.index("the data give away their answers") < page.index("Arms") and "Without looking" in page
 
 
-@pytest.mark.slow
 def test_data_that_do_not(looked: Callable[[str], Run]) -> None:
     run = looked("How many of the {other} cubes are red?")
     assert "WARNING" not in run.output and run.summary["alarms"] == []

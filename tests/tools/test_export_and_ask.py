@@ -33,6 +33,8 @@ from vlmft.tools import model_card
 from vlmft.tools.ask import ask
 from vlmft.tools.export import export
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CPU = TrainerConfig(accelerator="cpu")
 
 
