@@ -350,6 +350,8 @@ def test_what_goes_together_on_a_gpu() -> None:
     images = [encoded(name, *size) for name, size in sizes.items()]
     grouped = groups_to_see(images, torch.device("cuda"))
     assert [[image.sha256 for image in group] for group in grouped] == [["a", "c"], ["b", "d"], ["e"]]
+    gone = [EncodedImage(name, {}, features_stored=True) for name in "fg"]  # stored then, and deleted since
+    assert [len(group) for group in groups_to_see(gone, torch.device("cuda"))] == [1, 1]
     assert [len(group) for group in groups_to_see(images, torch.device("cpu"))] == [1] * 5
 
 

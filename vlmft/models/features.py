@@ -86,14 +86,14 @@ def _frozen_features(
     model: PreTrainedModel, images: Sequence[EncodedImage], see: See, cache: FeatureCache | None
 ) -> Features:
     found: dict[str, torch.Tensor] = {}
-    missing: dict[str, EncodedImage] = {}
-    for image in images:
-        stored = cache.get(image.sha256) if cache is not None and image.sha256 not in found else None
+    missing = []
+    for sha256, image in {image.sha256: image for image in images}.items():
+        stored = cache.get(sha256) if cache is not None else None
         if stored is not None:
-            found[image.sha256] = on_device(stored, model.device)
-        elif image.sha256 not in found:
-            missing.setdefault(image.sha256, image)
-    for group in groups_to_see(list(missing.values()), model.device):
+            found[sha256] = on_device(stored, model.device)
+        else:
+            missing.append(image)
+    for group in groups_to_see(missing, model.device):
         for image, feature in zip(group, see(model, group), strict=True):
             found[image.sha256] = feature
             if cache is not None:
@@ -118,6 +118,9 @@ def groups_to_see(images: Sequence[EncodedImage], device: torch.device) -> list[
     groups: list[list[EncodedImage]] = []
     by_shape: dict[tuple[tuple[int, ...], ...], list[EncodedImage]] = {}
     for image in images:
+        if image.features_stored:  # it came without pixels, and has no shape before it is decoded to be seen
+            groups.append([image])
+            continue
         group = by_shape.get(shape_of(image))
         if group is None or sum(map(size_of, [*group, image])) > PIXELS_AT_ONCE:
             group = by_shape[shape_of(image)] = []
