@@ -11,12 +11,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.tiny_models import MODELS, save
-from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, QuantizationMode
+from benchmarks.tiny_models import MODELS
+from tests.models.tiny_folders import loaded
 from vlmft.models import prefix as prefix_file
 from vlmft.models.families.idefics import IdeficsFamily
-from vlmft.models.family import GenericFamily, make_family
-from vlmft.models.load import load_model, load_source
+from vlmft.models.family import GenericFamily
 from vlmft.models.prefix import make_prefix, pads_after
 from vlmft.sample import Batch, EncodedRow, Message, Prompt, Sample
 
@@ -113,11 +112,6 @@ def test_families_that_cannot_say_so(family: GenericFamily, model: PreTrainedMod
 def test_caches_that_padding_would_spoil_are_not_kept(name: str, tmp_path: Path) -> None:
     """Padding behind the prefix takes places in a sliding window, and goes into linear attention's state."""
     (tiny,) = [one for one in MODELS if one.name == name]
-    save(tiny, tmp_path)
-    plain = QuantizationConfig(mode=QuantizationMode.none)
-    config = ModelConfig(name="x", path=str(tmp_path), init=Init.random, quantization=plain)
-    source, model_config = load_source(config)
-    own = make_family(config, source, model_config)
-    loaded = load_model(config, source, model_config, torch.device("cpu"), seed=0)
+    own, random = loaded(tiny, tmp_path)
     turns = (Message("user", ("How many?",)), Message("assistant", ("2",)))
-    assert "prefix" in own.capabilities and make_prefix(own, loaded, Prompt(turns)) is None
+    assert "prefix" in own.capabilities and make_prefix(own, random, Prompt(turns)) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -52,3 +53,9 @@ def append_synced(path: Path, content: bytes) -> None:
         except OSError:
             stream.truncate(before)
             raise
+
+
+def source_files(kind: type) -> set[Path]:
+    """The files in which a class and those that it inherits from are written."""
+    found = {getattr(sys.modules.get(one.__module__), "__file__", None) for one in kind.__mro__}
+    return {Path(name) for name in found if name}

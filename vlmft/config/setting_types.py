@@ -19,7 +19,7 @@ class Constraint:
     holds: Callable[[Any], bool]
 
 
-def number(value: int | str | None) -> int | None:
+def chosen_count(value: int | str | None) -> int | None:
     """A `CountOrAuto` that is `auto` no more."""
     assert not isinstance(value, str), value
     return value

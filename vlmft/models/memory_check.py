@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig, OptimizationConfig, OptimizerName, QuantizationConfig, QuantizationMode
-from vlmft.config.setting_types import AUTO, number
+from vlmft.config.setting_types import AUTO, chosen_count
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.family import make_family
 from vlmft.models.load import Source, attention_kernel, storage_dtype
@@ -88,10 +88,15 @@ def tokens_to_answer(model: PreTrainedModel, trainer: TrainerConfig) -> int:
 
 
 def rows_at_once(train: OptimizationConfig, length: int, devices: int = 1) -> int:
-    """Of so many tokens each, that go through the model together on each device; `auto` limits them not."""
+    """Of so many tokens each, that go through the model together on each device; `auto` is no limit here."""
     rows = min(train.rows_per_batch or train.rows_per_step, math.ceil(train.rows_per_step / devices))
-    tokens = None if train.tokens_per_batch == AUTO else number(train.tokens_per_batch)
+    tokens = tokens_limit(train)
     return min(rows, max(1, tokens // length)) if tokens is not None else rows
+
+
+def tokens_limit(train: OptimizationConfig) -> int | None:
+    """`train.tokens_per_batch` where it is a number."""
+    return None if train.tokens_per_batch == AUTO else chosen_count(train.tokens_per_batch)
 
 
 def require_training(
@@ -115,7 +120,7 @@ def require_training(
     """
     if longest is None:  # the ledger will say why
         require_weights(config, model_config, device, trainer)
-        return "not estimated, for no row could be read", None
+        return "not estimated, for no row could be read", tokens_limit(train)
     row, sample = longest
     training = Training(
         row,
@@ -140,19 +145,19 @@ def require_training(
             return make_family(limited, source, model_config).encode(sample)
         return None
 
-    tokens = train.tokens_per_batch
-    if tokens == AUTO:
+    tokens = tokens_limit(train)
+    if train.tokens_per_batch == AUTO:
         fits = (n for n in range(training.rows, 1, -1) if estimated(way.with_rows(n)).total <= FILLED * free)
         way = way.with_rows(next(fits, 1))
         training, tokens = way.training, way.training.rows * row.length
     needed = estimated(way)
     if needed.total <= free:
-        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}", number(tokens)
+        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}", tokens
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
     one_row = estimated(way.with_rows(1))
     if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
         ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
-        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}", number(tokens)
+        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}", tokens
     advice = "what would fit: " + "; ".join(fitting)
     if not fitting:
         largest = anatomy.parameters * free / needed.total

@@ -15,7 +15,7 @@ import torch
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.schema import CacheConfig, DataConfig, ModelConfig, OptimizationConfig, OptimizerName, TrainConfig
-from vlmft.config.setting_types import AUTO, number
+from vlmft.config.setting_types import AUTO, chosen_count
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.dataset import Dataset
@@ -76,7 +76,7 @@ class Built(LoadedModel):
         """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
         data = self.data
         refuse, workers = data.ledger.refuse, data.config.workers or 0
-        limits, tokens = (evaluation.rows_per_batch, data.max_new_tokens), number(evaluation.tokens_per_batch)
+        limits, tokens = (evaluation.rows_per_batch, data.max_new_tokens), chosen_count(evaluation.tokens_per_batch)
         return Answerer(self.family, self.base, *limits, refuse, workers, poll, tokens_per_batch=tokens)
 
     def rows(self, split: Split, settings: EvaluationConfig, most: int | None = None) -> EvaluationRows:
@@ -198,13 +198,13 @@ def build(
     return Built(model_config, source, family, model, device, seed, data, tokens)
 
 
-def with_limits(config: TrainConfig, built: Built) -> TrainConfig:
+def with_chosen_tokens(config: TrainConfig, built: Built) -> TrainConfig:
     """The settings with what `tokens_per_batch=auto` has become."""
     train = replace(config.train, tokens_per_batch=built.tokens_per_batch)
-    return replace(config, train=train, evaluation=answered_with(config.evaluation, built, config.trainer))
+    return replace(config, train=train, evaluation=evaluation_with_tokens(config.evaluation, built, config.trainer))
 
 
-def answered_with(evaluation: EvaluationConfig, built: Built, trainer: TrainerConfig) -> EvaluationConfig:
+def evaluation_with_tokens(evaluation: EvaluationConfig, built: Built, trainer: TrainerConfig) -> EvaluationConfig:
     """The same of an evaluation."""
     if evaluation.tokens_per_batch != AUTO:
         return evaluation

@@ -18,7 +18,7 @@ from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, wandb_words
-from vlmft.run.build import answered_with, build
+from vlmft.run.build import build, evaluation_with_tokens
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.present import print_phases, where
 from vlmft.run.quiet import quiet_libraries
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
         others = put_others(built, config)
         if run is not None and config.data is None and not config.data_options:
             require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
-    settings = answered_with(_settings(config, run), built, config.trainer)
+    settings = evaluation_with_tokens(_settings(config, run), built, config.trainer)
     advice = "the same command goes on after the answers that are stored"
     features = built.family.cache or contextlib.nullcontext()
     with clock("evaluate"), features, ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:

@@ -11,7 +11,7 @@ from vlmft.data.survey.survey import survey_splits
 from vlmft.evaluation.compare import Comparison, compare
 from vlmft.evaluation.rows import units_of
 from vlmft.metrics import metric_named
-from vlmft.run.build import Built, build, with_limits
+from vlmft.run.build import Built, build, with_chosen_tokens
 from vlmft.training.module import VLMModule
 
 
@@ -30,7 +30,7 @@ def from_config(config: TrainConfig) -> tuple[VLMModule, VLMDataModule]:
     Raises ConfigError and BadRowError as vlmft.from_config.
     """
     built = build(config.model, config.data, config.trainer, seed=config.seed, train=config.train, cache=config.cache)
-    config = with_limits(config, built)
+    config = with_chosen_tokens(config, built)
     survey_splits(built.data)
     built.data.prompts_per_batch = config.evaluation.rows_per_batch
     return make_module(built, config), built.data

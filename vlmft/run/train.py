@@ -20,7 +20,7 @@ from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, say, wandb_words
-from vlmft.run.build import Built, Plan, resolved, with_limits
+from vlmft.run.build import Built, Plan, resolved, with_chosen_tokens
 from vlmft.run.fit import fit, with_batch_limits
 from vlmft.run.folder import (
     ADAPTER,
@@ -84,7 +84,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
         clock = Phases()
         with ledger.kept_if_refused(folder / LEDGER_FILE):
             built = build_for(config, dataset, ledger, clock)
-            config = with_limits(config, built)
+            config = with_chosen_tokens(config, built)
             checked = check(config, built, folder, clock, stop)
         make(config)
         run = Run(config, folder, clock, stop)
@@ -130,7 +130,7 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
         )
     folder = folder_of(config)
     built = build_for(config, dataset, None, Phases())
-    config = with_limits(config, built)
+    config = with_chosen_tokens(config, built)
     L.seed_everything(config.seed + node() * config.trainer.devices + local_rank(), verbose=False)
     with stop_request() as stop, contextlib.suppress(Interrupted), built.family.cache or contextlib.nullcontext():
         fit(config, built, folder, [], stop)

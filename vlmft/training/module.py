@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import OptimizationConfig, PartsConfig, Tuning
-from vlmft.config.setting_types import number
+from vlmft.config.setting_types import chosen_count
 from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
@@ -80,7 +80,7 @@ class VLMModule(AnsweringModule):
         self.vision_grad = {"vision", "connector"} - set(tuned_parts(parts, Tuning.frozen)) != set()
         self.frozen_parts = set(tuned_parts(parts, Tuning.frozen))
         self.rows_per_batch = config.rows_per_batch or config.rows_per_step
-        self.tokens_per_batch = number(config.tokens_per_batch)
+        self.tokens_per_batch = chosen_count(config.tokens_per_batch)
         """This and the one before are halved where memory runs out."""
         self.padding = Padding()
         """Of the batches that this rank's rows were cut into last."""

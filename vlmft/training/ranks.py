@@ -63,12 +63,11 @@ def summed(values: Sequence[float], device: torch.device) -> list[float]:
     if n_ranks() == 1:
         return list(values)
     together = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(together)
-    return [float(value) for value in together]
+    return [float(value) for value in sum_over_ranks(together)]
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """A scalar summed over the ranks."""
+    """The tensor summed over the ranks, in place."""
     if n_ranks() > 1:
         torch.distributed.all_reduce(value)
     return value

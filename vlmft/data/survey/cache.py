@@ -23,6 +23,7 @@ import numpy as np
 import PIL
 
 import vlmft.sample
+from vlmft.config.files import source_files
 
 Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
@@ -90,12 +91,7 @@ def code_of(dataset_class: type) -> str:
 
 def code_files(dataset_class: type) -> set[Path]:
     """The code that turns a file into rows and pixels: all of `vlmft/data`, and the class's own."""
-    own = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in dataset_class.__mro__}
-    return {
-        *Path(__file__).parents[1].rglob("*.py"),
-        Path(vlmft.sample.__file__),
-        *(Path(name) for name in own if name),
-    }
+    return {*Path(__file__).parents[1].rglob("*.py"), Path(vlmft.sample.__file__), *source_files(dataset_class)}
 
 
 class Store:
