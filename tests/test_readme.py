@@ -130,4 +130,9 @@ def test_every_form_of_the_data_page_names_a_command_and_a_test() -> None:
         (test,) = re.findall(r"`(tests/[\w/]+\.py)`", tests)
         source = (ROOT / test).read_text(encoding="utf-8")
         assert "def test_" in source, f"{form}: {test}"
-        assert "all" in command or set(re.findall(r"data=(\w+)", command)) <= {"columns", "messages", "imagefolder"}
+        assert "all" in command or set(re.findall(r"data=(\w+)", command)) <= {
+            "columns",
+            "messages",
+            "imagefolder",
+            "extraction",
+        }

@@ -17,13 +17,13 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 2_200,
-    "data": 7_400,
+    "data": 8_000,
     "evaluation": 3_000,
     "labels": 1_252,
-    "metrics": 1_623,
+    "metrics": 2_100,
     "models": 3_800,
     "pages": 267,
-    "predictions": 2_064,
+    "predictions": 2_100,
     "report": 1_981,
     "run": 3_050,
     "sample.py": 300,
@@ -33,7 +33,8 @@ MAX_LINES = {
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted. Raised twice on 2026-11-26
 for what nothing did before: stored features, shared images, threads, progress, synonyms; then batches by tokens, rows
-grouped by image, a training loop that does not wait for a GPU. Those are in whole hundreds or fifties, so that a line
+grouped by image, a training loop that does not wait for a GPU. Raised on 2026-11-27 for answers of JSON: their one
+spelling, schema, scores by field, receipts. Those are in whole hundreds or fifties, so that a line
 of a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 170

@@ -20,7 +20,7 @@ def test_every_name_gives_a_metric_that_scores() -> None:
 
 
 def test_every_corpus_metric_gives_a_table() -> None:
-    assert len(CORPUS_METRICS) == 7
+    assert len(CORPUS_METRICS) == 8
     for name in [*CORPUS_METRICS, "macro_f1"]:
         table = corpus_metric_named(name, LABELS)([("7", ["7"]), ("8", ["8"])])
         assert table.values and set(table.to_dict()) == {"values", "notes", "lists"}

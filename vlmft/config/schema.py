@@ -185,6 +185,9 @@ class DataConfig:
     """Longest generated answer in tokens; null takes the dataset's own."""
     default_epochs: Count = 3
     """Passes over the training rows unless trainer.max_epochs or trainer.max_steps is set."""
+    default_lr_factor: Positive = 1.0
+    """Peak learning rate in multiples of model.default_lr unless train.lr is set, for answers unlike all that a model
+    has written."""
     val_rows: ShareOrCountOrZero = 0.1
     """Where the source declares no validation split: a count of rows (>= 1) or a share (< 1) to take from train, by
     whole groups of rows that share an image. 0: none. Not of every dataset: chartqa and shapes have their own."""
@@ -235,7 +238,7 @@ class OptimizationConfig:
     """Optimiser, learning rate, and rows of a step."""
 
     lr: Optional[Positive] = None
-    """Peak learning rate; null takes model.default_lr."""
+    """Peak learning rate; null takes model.default_lr, times data.default_lr_factor."""
     lr_by_part: LrByPartConfig = field(default_factory=LrByPartConfig)
     lora_plus_ratio: Optional[Positive] = None
     """LoRA+: matrices B learn so many times faster than A; null and 1 mean equally fast."""

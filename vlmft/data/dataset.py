@@ -131,6 +131,10 @@ class Dataset(ABC):
         """
         return None
 
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """The JSON Schema that answers are to fit; None, as here, where the training answers show it, if any does."""
+        return None
+
     def settings(self) -> str | None:
         """The constructor's arguments as text, from the public attributes; None where a value has no stable text."""
         args = repr(sorted((name, _repr(value)) for name, value in vars(self).items() if not name.startswith("_")))

@@ -13,6 +13,7 @@ from vlmft.metrics.bleu_chrf import bleu, chrf, sentence_chrf
 from vlmft.metrics.cider import cider_d
 from vlmft.metrics.counting import count_accuracy, counting
 from vlmft.metrics.exact_match import exact_match
+from vlmft.metrics.json_fields import field_totals, json_fields
 from vlmft.metrics.json_match import json_match
 from vlmft.metrics.labels import Labels, alias_accuracy, macro_f1
 from vlmft.metrics.relaxed_accuracy import relaxed_accuracy, relaxed_accuracy_strict, relaxed_accuracy_units
@@ -33,6 +34,7 @@ from vlmft.metrics.vqa_accuracy import vqa_accuracy, vqa_match
 
 __all__ = [
     "CORPUS_METRICS",
+    "JSON_METRICS",
     "METRICS",
     "SUITES",
     "CorpusMetric",
@@ -54,8 +56,12 @@ SUITES: dict[str, tuple[str, ...]] = {
     "captions": ("chrf", "rouge", "bleu", "cider_d"),
     "names": ("exact_match", "token_f1", "chrf"),
     "documents": ("exact_match", "anls"),
+    "json": ("json_fields", "json_match", "field_totals"),
 }
 """What to look at together, by kind of data; the first of each is what one number would be."""
+
+JSON_METRICS = frozenset(SUITES["json"])
+"""Those that read answers and references as JSON."""
 
 _EXACT, _CAPTIONS = ("exact_match",), ("exact_match", *SUITES["captions"])
 
@@ -66,6 +72,7 @@ _OF_ROWS: dict[str, tuple[Metric, str, tuple[str, ...]]] = {
     "relaxed_accuracy_strict": (relaxed_accuracy_strict, "pix2struct-stripped@1", ("exact_match", "relaxed_accuracy")),
     "relaxed_accuracy_units": (relaxed_accuracy_units, "normalised-units@1", ("exact_match", "relaxed_accuracy")),
     "json_match": (json_match, "exact-values@1", _EXACT),
+    "json_fields": (json_fields, "aligned-values-anls@1", ("json_match", "field_totals")),
     "vqa_match": (vqa_match, "always-normalised@1", _EXACT),
     "vqa_accuracy": (vqa_accuracy, "always-normalised@1", _EXACT),
     "anls": (anls, "cleaned-lengths@1", _EXACT),
@@ -79,6 +86,7 @@ _OF_ROWS: dict[str, tuple[Metric, str, tuple[str, ...]]] = {
 """Name -> metric, what its variant is called, and the metrics to hold beside it."""
 
 _OF_SETS: dict[str, tuple[CorpusMetric, str]] = {
+    "field_totals": (field_totals, "aligned-values-anls@1"),
     "counting": (counting, "last-number-en-ru@1"),
     "rouge": (rouge, "unicode-words@1"),
     "rouge_stemmed": (rouge_stemmed, "porter-words@1"),

@@ -22,13 +22,18 @@ def json_match(prediction: str, references: Sequence[str]) -> Score:
     """
     expect_references(references)
     golds = [_reference(text) for text in references]
-    fenced = _FENCE.fullmatch(prediction)
-    answer = fenced[1] if fenced else prediction
+    answer = unfenced(prediction)
     try:
         value = read_json(answer)
     except ValueError:
         return Score(0.0, None)
     return Score(float(any(_equal(value, gold) for gold in golds)), " ".join(answer.split()))
+
+
+def unfenced(text: str) -> str:
+    """Without a Markdown fence around the whole of it."""
+    fenced = _FENCE.fullmatch(text)
+    return fenced[1] if fenced else text
 
 
 def read_json(text: str) -> Any:

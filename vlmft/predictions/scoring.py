@@ -13,7 +13,16 @@ from vlmft.config.tool_schema import FilesConfig
 from vlmft.evaluation.compare import arm_interval
 from vlmft.evaluation.numbers import Unit, console
 from vlmft.evaluation.score import SMALL_N, ArmSummary, ScoredRow, score_answers, summarise, too_few, warnings
-from vlmft.metrics import CORPUS_METRICS, SUITES, Labels, Table, corpus_metric_named, metric_named, variant
+from vlmft.metrics import (
+    CORPUS_METRICS,
+    JSON_METRICS,
+    SUITES,
+    Labels,
+    Table,
+    corpus_metric_named,
+    metric_named,
+    variant,
+)
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.numerals import whole_number
 from vlmft.predictions.columns import COLUMNS, IMAGES
@@ -105,7 +114,7 @@ def readings_of(config: FilesConfig, n_files: int) -> list[Reading]:
         encoding=config.encoding,
         by=config.by,
         alternatives=config.alternatives,
-        as_json="json_match" in (config.metric or "").split(","),
+        as_json=reads_json(config.metric),
     )
     return [replace(shared, named=_named(columns)) for columns in (given if len(given) == n_files else given * n_files)]
 
@@ -127,6 +136,12 @@ def read_file(path: Path, reading: Reading, references: str | None) -> Predictio
     own = {use: column for use, column in reading.named.items() if use != "reference" or references is None}
     rows = read_predictions(path, replace(reading, named=own), references_elsewhere=references is not None)
     return with_references(rows, Path(references) if references is not None else None, reading)
+
+
+def reads_json(metric: str | None) -> bool:
+    """Whether answers and references are values of JSON under one of these metrics, or under a suite's."""
+    names = {one for name in (metric or "").split(",") for one in SUITES.get(name, (name,))}
+    return not names.isdisjoint(JSON_METRICS)
 
 
 def metrics_of(rows: PredictionRows, metric: str | None, extract: str = "none") -> list[str]:

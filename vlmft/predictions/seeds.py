@@ -16,7 +16,7 @@ from vlmft.evaluation.gains import seeds_apart, seeds_interval
 from vlmft.evaluation.numbers import SHARE, console, p_words
 from vlmft.predictions.rows import Reading
 from vlmft.predictions.same_rows import aligned
-from vlmft.predictions.scoring import metrics_of, read_file, read_labels, scored, units_of
+from vlmft.predictions.scoring import metrics_of, read_file, read_labels, reads_json, scored, units_of
 from vlmft.run.folder import read_run, settings_of_results
 
 ARM_PAIR = ("untuned", "tuned")
@@ -61,7 +61,7 @@ def seeds(config: SeedsConfig) -> None:
     runs = [Path(run) for run in config.runs]
     each_seed = seeds_of(runs)
     scores: dict[str, list[Mapping[str, float]]] = {}
-    reading = Reading(as_json="json_match" in (config.metric or "").split(","))
+    reading = Reading(as_json=reads_json(config.metric))
     files = [
         read_file(run / "predictions" / f"{arm}.jsonl", reading, config.references) for arm in ARM_PAIR for run in runs
     ]

@@ -224,6 +224,12 @@ def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
     return max(encoded_rows, key=lambda pair: pair[0].length) if encoded_rows else None
 
 
+def peak_lr(config: TrainConfig) -> float:
+    """What is set, or the model's own in the multiple that the data ask for."""
+    own = config.model.default_lr * config.data.default_lr_factor
+    return config.train.lr if config.train.lr is not None else own
+
+
 def resolved(config: TrainConfig) -> Plan:
     """The settings with what the user left open, and what each of these became and why. `config` stays as it is.
 
@@ -232,8 +238,10 @@ def resolved(config: TrainConfig) -> Plan:
     """
     train, trainer, inferred = config.train, config.trainer, list[Inferred]()
     if train.lr is None:
-        train = replace(train, lr=config.model.default_lr)
-        inferred.append(Inferred("train.lr", train.lr, f"model.default_lr of {config.model.name}"))
+        train = replace(train, lr=peak_lr(config))
+        factor = config.data.default_lr_factor
+        times = f", {factor:g} times for {config.data.name}" if factor != 1 else ""
+        inferred.append(Inferred("train.lr", train.lr, f"model.default_lr of {config.model.name}{times}"))
     if trainer.max_epochs is None:
         by_steps = trainer.max_steps >= 0
         trainer = replace(trainer, max_epochs=-1 if by_steps else config.data.default_epochs)

@@ -11,7 +11,7 @@ from vlmft.data.survey.survey import survey_splits
 from vlmft.evaluation.compare import Comparison, compare
 from vlmft.evaluation.rows import units_of
 from vlmft.metrics import metric_named
-from vlmft.run.build import Built, build, with_chosen_tokens
+from vlmft.run.build import Built, build, peak_lr, with_chosen_tokens
 from vlmft.training.module import VLMModule
 
 
@@ -19,9 +19,10 @@ def make_module(
     built: Built, config: TrainConfig, poll: Callable[[], None] = lambda: None, skipped_file: Path | None = None
 ) -> VLMModule:
     """`poll` is called before each batch of answers and raises where the run was asked to stop."""
-    lr = config.train.lr if config.train.lr is not None else config.model.default_lr
     answerer = built.answerer(config.evaluation, poll)
-    return VLMModule(built.family, built.model, config.model.train, config.train, lr, answerer, skipped_file)
+    return VLMModule(
+        built.family, built.model, config.model.train, config.train, peak_lr(config), answerer, skipped_file
+    )
 
 
 def from_config(config: TrainConfig) -> tuple[VLMModule, VLMDataModule]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +16,10 @@ from vlmft.data.sources.hub import class_names
 from vlmft.data.sources.locate import ImageFolders
 from vlmft.data.sources.roles import NONE, column_named, fold, image_columns, roles_of, shown, some_of, unread_of
 from vlmft.data.sources.split_names import LEFT_OUT, SPLIT_NAMES, known_names
-from vlmft.data.sources.table import Table
+from vlmft.data.sources.structured import MOST_NEW_TOKENS, JsonAnswers, check_format, read_schema
+from vlmft.data.sources.table import Table, no_rows, rows_where
 from vlmft.data.sources.tables import Loaded, load_tables, with_images
+from vlmft.data.survey.cache import stamps
 from vlmft.sample import CLASS, GROUP, BadRowError, Image, Message, Prompt, Sample, Split
 
 
@@ -29,6 +30,9 @@ class Columns(Dataset):
     metric: ClassVar[str] = "exact_match"
     max_new_tokens: ClassVar[int] = 64
     fills_splits: ClassVar[bool] = True
+
+    _class_names: list[str] | None = None
+    _json: JsonAnswers | None = None
 
     def __init__(
         self,
@@ -44,6 +48,8 @@ class Columns(Dataset):
         question_text: str | None = None,
         answer: str | None = None,
         answers: str | None = None,
+        answer_format: str | None = None,
+        json_schema: str | None = None,
         references: str | None = None,
         group: str | None = None,
         class_column: str | None = None,
@@ -58,8 +64,9 @@ class Columns(Dataset):
         """`question_text` is asked of every row instead of a column's text; `instruction` follows on its own line.
 
         `images`: the folder in which names of images begin. `image=none`: rows of text alone. `answers`: one of
-        `READINGS` in `sources/answers.py`, where the rows are read wrongly. Rows of one `group` stay in one
-        split. `split_names`: a source's name for a split -> train, val, test or none, which leaves it out. `where`:
+        `READINGS` in `sources/answers.py`, where the rows are read wrongly. `answer_format=json`: answers are JSON, or
+        texts of it, and written in one way; `json_schema`: file of a JSON Schema for them. Rows of one `group` stay in
+        one split. `split_names`: a source's name for a split -> train, val, test or none, which leaves it out. `where`:
         column -> regular expression that its text must contain. `answer_pattern`: its first group is the answer.
         `system` goes before rows without a system text of their own. `allow_tokens`: special tokens of the model that
         texts may hold, such as those of boxes. `encoding`: of text files; `subset`: of a Hub dataset that has several.
@@ -76,6 +83,8 @@ class Columns(Dataset):
             raise ValueError(f"Expected split_names with values train, val, test or none, got {sorted(unknown)}")
         if answers is not None and answers not in READINGS:
             raise ValueError(f"Expected answers of {', '.join(READINGS)}, got {answers!r}")
+        if answers is not None and answer_format is not None:
+            raise ValueError("Expected answers or answer_format, got both; leave one out")
         self.path, self.revision, self.hub_id, self.subset = path, revision, hub_id, subset
         self.encoding, self.images, self.answers = encoding, images, answers
         self.named = {
@@ -95,8 +104,13 @@ class Columns(Dataset):
         self._tables: dict[Split, Table] = {}
         self._column: dict[str, str] = {}
         self._reading = "text"
-        self._class_names: list[str] | None = None
         self._description = Description()
+        self.answer_format, self.json_schema = check_format(answer_format, json_schema)
+        if answer_format is not None:
+            self.metric, self.max_new_tokens = "json_fields", MOST_NEW_TOKENS  # type: ignore[misc]
+
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        return None if self.json_schema is None else read_schema(self.json_schema)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker reads lists of rows again; what `datasets` has loaded is a reference, and may be the Hub's.
@@ -130,7 +144,8 @@ class Columns(Dataset):
         tables = loaded.tables
         rows = [row for table in tables.values() for row in table.sample()]
         there = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
-        self._require_rows(tables, there)
+        if not there:
+            raise no_rows(tables, next(iter(self._description.splits.values()), "the source"))
         self._column = roles_of(self.named, there, rows, asks=self.question_text is None)
         if "image" not in self._column and self.named["image"] != NONE:
             self._column |= self._image_by_id(loaded, there)
@@ -139,20 +154,9 @@ class Columns(Dataset):
         loaded = with_images(loaded, self._image_names, self._one_file)
         self._description.notes = list(loaded.notes)
         self._read_answers(loaded.tables, rows)
-        tables = self._kept(self._filtered(loaded.tables), loaded.declared)
+        tables = self._kept(rows_where(loaded.tables, self.where), loaded.declared)
         self._describe(there, rows)
         return tables
-
-    def _require_rows(self, tables: Mapping[Split, Table], there: Sequence[str]) -> None:
-        if there:
-            return
-        origin = next(iter(self._description.splits.values()), "the source")
-        table = next(iter(tables.values()))
-        try:
-            found = "none" if not len(table.rows) else shown(table.row(table.numbers[0]))
-        except BadRowError as error:
-            found = f"none that can be read ({error})"
-        raise ConfigError(f"data.path: Expected rows with named fields in {origin}, got {found}")
 
     def _image_by_id(self, loaded: Loaded, there: Sequence[str]) -> dict[str, str]:
         """The column of ids that names the images, as in Kaggle's train.csv; a fixed question needs one."""
@@ -204,6 +208,10 @@ class Columns(Dataset):
             for row in rows
             if row.get(column) is not None
         ]
+        if self.answer_format is not None:
+            self._json, self._reading = JsonAnswers.of(self.json_schema), "json"
+            self._json.learn(value for value, _, _ in asked)
+            return
         self._reading = self.answers or reading_of(fold(column), asked)
         named = self._reading if self._class_names is None else "classes"
         self._description.notes += notes_of(column, [row[column] for row in rows if row.get(column) is not None], named)
@@ -212,6 +220,7 @@ class Columns(Dataset):
         description, column = self._description, self._column
         description.roles = {role: repr(name) for role, name in column.items() if role not in ("choices",)}
         reading = "the names of its classes" if self._class_names else READINGS[self._reading]
+        reading = reading if self._json is None else self._json.said()
         description.roles["answer"] += f": {reading}"
         if self._reading not in ("text",):
             value = next(
@@ -231,14 +240,6 @@ class Columns(Dataset):
             )
         if others := image_columns(there, rows, read):
             description.notes.append(f"more columns look like images and are not read: {', '.join(others)}")
-
-    def _filtered(self, tables: dict[Split, Table]) -> dict[Split, Table]:
-        """Without the rows that `where` leaves out."""
-        for column, pattern in self.where.items():
-            for split, table in tables.items():
-                numbers = [n for n, cell in zip(table.numbers, table.cells(column), strict=True) if _has(cell, pattern)]
-                tables[split] = replace(table, numbers=numbers)
-        return tables
 
     def _kept(self, tables: dict[Split, Table], declared: bool) -> dict[Split, Table]:
         """Divided by a split column or by folders of images; `declared`: names of files or folders give the splits."""
@@ -262,7 +263,10 @@ class Columns(Dataset):
     def comes_from(self) -> tuple[str, ...] | None:
         """The tables' files, where all rows and images are in them."""
         sources = [(split, table.sources) for split, table in self.tables.items()]
-        return None if any(of is None for _, of in sources) else tuple(f"{split} {of}" for split, of in sources)
+        schema = () if self.json_schema is None else stamps([Path(self.json_schema).expanduser()])
+        if schema is None or any(of is None for _, of in sources):
+            return None
+        return (*(f"{split} {of}" for split, of in sources), *schema)
 
     def read(self, row_id: str) -> Record:
         """The row as it is stored, and its "id"; raises BadRowError for one that cannot be read."""
@@ -308,6 +312,10 @@ class Columns(Dataset):
     def _answers(self, record: Record) -> tuple[str, ...]:
         """What to train on, then all correct answers."""
         column = self._column["answer"]
+        if self._json is not None:
+            stored = self._cell(record, "answer")
+            stored = self._bare(stored) if isinstance(stored, str) else stored
+            return self._json.with_references(column, stored, self._cell(record, "references"))
         value = self._named_class(self._cell(record, "answer"))
         choices = self._cell(record, "choices")
         answer, *right = map(self._bare, answers_of(column, value, self._reading, choices))
@@ -387,9 +395,3 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise ValueError(f"Expected a regular expression, got {text!r} ({error}); fix it") from error
-
-
-def _has(cell: object, pattern: re.Pattern[str]) -> bool:
-    """A cell that cannot be read stays in: the row is refused by name, not dropped silently."""
-    texts = cell if isinstance(cell, list) else [cell]
-    return cell is None or any(pattern.search(str(text)) for text in texts)

@@ -26,6 +26,7 @@ from vlmft.data.sources.conversations import (
 from vlmft.data.sources.fields import images_of, names_among, text_of
 from vlmft.data.sources.json_forms import TURNS
 from vlmft.data.sources.roles import fold, image_columns, unread_of
+from vlmft.data.sources.structured import JsonAnswers
 from vlmft.data.sources.table import Table
 from vlmft.data.sources.tables import Loaded, with_images
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
@@ -58,6 +59,8 @@ class Messages(Columns):
         images: str | None = None,
         split: str | None = None,
         split_names: Mapping[str, str] | None = None,
+        answer_format: str | None = None,
+        json_schema: str | None = None,
         instruction: str | None = None,
         system: str | None = None,
         allow_tokens: Sequence[str] = (),
@@ -73,6 +76,8 @@ class Messages(Columns):
             images=images,
             split=split,
             split_names=split_names,
+            answer_format=answer_format,
+            json_schema=json_schema,
             allow_tokens=allow_tokens,
         )
         self.instruction, self.system = instruction, system
@@ -90,10 +95,14 @@ class Messages(Columns):
         loaded = with_images(loaded, _image_names, self._one_file)
         self._description.notes = list(loaded.notes)
         tables = self._kept(loaded.tables, loaded.declared)
+        if self.answer_format is not None:
+            self._json = JsonAnswers.of(self.json_schema)
+            self._json.learn(answer for row in rows for answer in self._texts_of(row))
         turns = next((name for name in TURNS if name in folded), None)
         description = self._description
         description.roles = {"turns": repr(turns) if turns else "a question and an answer"}
         description.roles |= {role: repr(name) for role, name in self._column.items()}
+        description.roles |= {"answer": self._json.said()} if self._json is not None else {}
         pairs = any(not {*TURNS} & {fold(name) for name in row} for row in rows)
         known = {*READ, *READ_OF_PAIRS} if pairs else READ
         read = {name for name in there if fold(name) in known}
@@ -128,6 +137,13 @@ class Messages(Columns):
         rows = np.repeat(np.asarray(table.numbers), counts)
         numbers: np.ndarray = (rows << BITS) + np.arange(len(first)) - first
         return numbers
+
+    def _texts_of(self, row: Record) -> list[str]:
+        """The answers of a row; none of a bad one."""
+        try:
+            return [text for _, text in self.exchanges(row)]
+        except BadRowError:
+            return []
 
     def _n_answers(self, table: Table, number: int) -> int:
         try:
@@ -170,6 +186,7 @@ class Messages(Columns):
             messages.append(Message(turn.role, tuple(content)))
         conversation = row_id if exchange.conversation else ""
         answer = text_of("answer", record["answer"])
+        answer = answer if self._json is None else self._json.written("answer", answer)
         asked = messages[-1].text.removesuffix(f"\n{self.instruction}")
         return Sample(record["id"], Prompt(tuple(messages)), answer, (answer,), conversation, question=asked)
 

@@ -44,8 +44,10 @@ def list_rows(prefix: str, rows: Mapping[Split, int]) -> dict[Split, Sequence[st
     return {split: [f"{prefix}/{split}/{row:06d}" for row in range(n_rows)] for split, n_rows in rows.items()}
 
 
-def check_scene_options(seed: int, image_size: int, rows: Mapping[Split, int]) -> None:
+def check_scene_options(seed: int, image_size: int, rows: Mapping[Split, int], condition: Condition = "A") -> None:
     """Raises ValueError unless scenes of these options can be drawn."""
+    if condition not in PALETTES:
+        raise ValueError(f"Expected condition 'A' or 'B', got {condition!r}; they name the CLEVR-CoGenT palettes")
     if seed < 0:
         raise ValueError(f"Expected seed >= 0, got {seed!r}; choose a whole number from 0 up")
     if image_size < MIN_IMAGE_SIZE:
@@ -81,9 +83,7 @@ class Shapes(Dataset):
         self.seed, self.condition, self.image_size = seed, condition, image_size
         self.min_objects, self.max_objects = min_objects, max_objects
         self.rows: Mapping[Split, int] = {"train": train_rows, "val": val_rows, "test": test_rows}
-        check_scene_options(seed, image_size, self.rows)
-        if condition not in PALETTES:
-            raise ValueError(f"Expected condition 'A' or 'B', got {condition!r}; they name the CLEVR-CoGenT palettes")
+        check_scene_options(seed, image_size, self.rows, condition)
         if not 1 <= min_objects <= max_objects <= MAX_OBJECTS:
             raise ValueError(
                 f"Expected 1 <= min_objects <= max_objects <= {MAX_OBJECTS}, got {min_objects!r} and {max_objects!r}; "

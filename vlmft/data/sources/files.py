@@ -22,7 +22,7 @@ from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.data.sources.json_forms import FormError, NoWordsError, Parts, is_image_name, parts_of
-from vlmft.data.sources.text import Text, read_text
+from vlmft.data.sources.text import Text, WrittenFloat, read_text
 from vlmft.sample import BadRowError
 
 SAMPLED_ROWS = 50
@@ -109,7 +109,7 @@ class JsonLines(Sequence[Any]):
         # `pread` moves no position: the file is open once, also for workers that are forked from this process.
         line = os.pread(self.stream.fileno(), self.lengths[number], self.starts[number])
         try:
-            return json.loads(line.decode("utf-8-sig"))
+            return json.loads(line.decode("utf-8-sig"), parse_float=WrittenFloat)
         except (ValueError, RecursionError) as error:
             raise BadRowError(f"Expected JSON in line {number + 1} of {self.file.name}, got {error}") from error
 
@@ -170,7 +170,7 @@ def _json(file: Path, encoding: str | None) -> File:
     if not text.text.strip():
         raise FormError("Expected rows, got an empty file")
     try:
-        value = json.loads(text.text)
+        value = json.loads(text.text, parse_float=WrittenFloat)
     except ValueError as error:
         rows = _one_after_another(text.text)
         if rows is None and named_lines:
@@ -242,7 +242,7 @@ def _parsed_lines(file: Path, text: Text) -> list[Any]:
     for number, line in enumerate(text.text.splitlines(), start=1):
         if line.strip():
             try:
-                found.append(json.loads(line))
+                found.append(json.loads(line, parse_float=WrittenFloat))
             except ValueError as error:
                 raise FormError(f"Expected JSON in line {number}, got {error}; fix the line") from error
     return found

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlmft.config.check import ConfigError
 from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.sources.roles import shown
 from vlmft.data.survey.cache import sha256
-from vlmft.sample import BadRowError
+from vlmft.sample import BadRowError, Split
 
 SAMPLED_ROWS, MOST_STORED = 2_000, 100
 """Rows that are sampled to find out what a table's columns hold; fewer where rows hold their images."""
@@ -125,3 +128,29 @@ def table_of(lists: Sequence[Any], folders: Sequence[ImageFolders | None], sourc
 def table_in_memory(lists: Sequence[list[Any]], images: Path) -> Table:
     """The same for rows in memory, their images below one folder; the rows themselves are the source."""
     return table_of(lists, [ImageFolders(images, images)] * len(lists), (sha256(*map(repr, lists)),))
+
+
+def no_rows(tables: Mapping[Split, Table], origin: str) -> ConfigError:
+    """What to raise where no table has a row with named fields."""
+    table = next(iter(tables.values()))
+    try:
+        found = "none" if not len(table.rows) else shown(table.row(table.numbers[0]))
+    except BadRowError as error:
+        found = f"none that can be read ({error})"
+    return ConfigError(f"data.path: Expected rows with named fields in {origin}, got {found}")
+
+
+def rows_where(tables: Mapping[Split, Table], where: Mapping[str, re.Pattern[str]]) -> dict[Split, Table]:
+    """Without the rows in which a column's text does not contain its pattern."""
+    kept = dict(tables)
+    for column, pattern in where.items():
+        for split, table in kept.items():
+            numbers = [n for n, cell in zip(table.numbers, table.cells(column), strict=True) if _has(cell, pattern)]
+            kept[split] = replace(table, numbers=numbers)
+    return kept
+
+
+def _has(cell: object, pattern: re.Pattern[str]) -> bool:
+    """A cell that cannot be read stays in: the row is refused by name, not dropped silently."""
+    texts = cell if isinstance(cell, list) else [cell]
+    return cell is None or any(pattern.search(str(text)) for text in texts)

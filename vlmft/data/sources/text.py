@@ -84,3 +84,14 @@ def _guessed(data: bytes) -> Text | None:
 
     best = from_bytes(data, cp_isolation=list(CODE_PAGES)).best()
     return None if best is None else Text(str(best), f"{best.encoding} (guessed)")
+
+
+class WrittenFloat(float):
+    """A number that knows how it was written: 12.50 in a file stays 12.50."""
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
