@@ -207,6 +207,12 @@ class ChatHandler(BaseHTTPRequestHandler):
 def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
     """A server on this computer, for whoever asks a model behind one; no key is set."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serving_chat() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_chat() -> Iterator[ChatServer]:
     with ChatServer() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server

@@ -16,26 +16,27 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
-    "config": 2_200,
+    "config": 2_300,
     "data": 8_000,
-    "evaluation": 3_000,
-    "labels": 1_252,
+    "evaluation": 3_300,
+    "labels": 800,
     "metrics": 2_100,
     "models": 3_800,
     "pages": 267,
     "predictions": 2_100,
-    "report": 1_981,
-    "run": 3_050,
+    "report": 2_000,
+    "run": 3_100,
     "sample.py": 300,
+    "servers": 600,
     "sweep": 881,
-    "tools": 1_231,
+    "tools": 1_300,
     "training": 2_050,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted. Raised twice on 2026-11-26
 for what nothing did before: stored features, shared images, threads, progress, synonyms; then batches by tokens, rows
 grouped by image, a training loop that does not wait for a GPU. Raised on 2026-11-27 for answers of JSON: their one
-spelling, schema, scores by field, receipts. Those are in whole hundreds or fifties, so that a line
-of a comment fails nothing."""
+spelling, schema, scores by field, receipts; and for arms behind a server. Those are in whole hundreds or fifties, so
+that a line of a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 170
 MAX_LINES_OF_TRAINING = 22_000

@@ -97,7 +97,7 @@ def test_an_honest_evaluation_passes(labels: Sequence[Any]) -> None:
         "passed for our code: on 3 rows the gold answer was replaced (3 of them in the source record); "
         "no prediction and no prompt changed"
     )
-    assert found.to_dict() == {"n": 3, "in_source": 3, "moved": (), "exposed": (), "ok": True}
+    assert found.to_dict() == {"n": 3, "in_source": 3, "moved": (), "exposed": (), "asked": True, "ok": True}
 
 
 def drawn(record: Record) -> Sequence[str | Image]:

@@ -29,9 +29,9 @@ from vlmft.data.datasets.characters import Characters
 from vlmft.data.make import make_dataset
 from vlmft.labels import annotate as tool
 from vlmft.labels.annotate import Drafts, annotate
-from vlmft.labels.chat_client import Patient
 from vlmft.labels.review import review_page
 from vlmft.pages.local_page import LocalServer, Page
+from vlmft.servers.chat_client import Patient
 from vlmft.tools import cli
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from vlmft.config import schema
 from vlmft.config.contradictions import NAMED_BY_USER, contradictions, foreign_target
-from vlmft.config.setting_types import all_settings, group_in
+from vlmft.config.setting_types import all_settings, group_in, member_in
 from vlmft.config.synonyms import SETTING, texts_of
 
 Config = TypeVar("Config")
@@ -115,12 +115,19 @@ def unknown_keys(values: Mapping[str, Any], schema_class: type, prefix: str = ""
             yield no_such_setting(key, schema_class)
         elif group_in(settings[key]) is not None and isinstance(value, Mapping):
             yield from unknown_keys(value, schema_class, f"{key}.")
+        elif (member := member_in(settings[key])) is not None and isinstance(value, Mapping):
+            groups = {one: its for one, its in value.items() if isinstance(its, Mapping)}
+            yield from (f"{key}.{one}.{odd}" for one, its in groups.items() for odd in unknown_keys(its, member))
 
 
 def no_such_setting(key: str, schema_class: type | None) -> str:
     """The sentence for an unknown dotted key, with the nearest legal one where `schema_class` is known."""
     if schema_class is None or not dataclasses.is_dataclass(schema_class):
         return f"{key}: no such setting"
+    for group, annotation in all_settings(schema_class).items():
+        if (member := member_in(annotation)) is not None and key.startswith(f"{group}."):
+            name, _, inner = key.removeprefix(f"{group}.").partition(".")
+            return f"{group}.{name}.{no_such_setting(inner, member)}"
     return f"{key}: no such setting; {nearest_key(key, [k for k in all_settings(schema_class) if k != key])}"
 
 

@@ -55,16 +55,22 @@ def _bad_arms(config: object) -> Iterator[str]:
     evaluation: Any = value_at(config, "evaluation")
     if evaluation is None:
         return
-    others = list(config.adapters) if isinstance(config, schema.EvaluateConfig) else []
+    adapters = list(config.adapters) if isinstance(config, schema.EvaluateConfig) else []
+    servers = list(evaluation.servers or ())
+    others = [*adapters, *servers]
     for name in evaluation.arms or ():
         what, at, asked = name.partition("@")
         if what not in (*evaluation_schema.ARMS, *others) or (at and asked not in evaluation_schema.PROMPTS):
             yield f"evaluation.arms: Expected one of {', '.join((*evaluation_schema.ARMS, *others))}, got {name!r}"
         elif at and what not in ("untuned", "tuned", *others):
             yield f"evaluation.arms: Expected untuned or tuned before an @, got {name!r}"
-    for name in others:
-        if name in evaluation_schema.ARMS or re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
-            yield f"adapters: Expected a name of letters, digits, - and _ that is no arm's yet, got {name!r}"
+        elif asked == "vendor" and what in servers:
+            yield f"evaluation.arms: Expected @bare behind a server's name, got {name!r}"
+    keys = {**dict.fromkeys(servers, "evaluation.servers"), **dict.fromkeys(adapters, "adapters")}
+    for name, key in keys.items():
+        taken = name in evaluation_schema.ARMS or others.count(name) > 1
+        if taken or re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
+            yield f"{key}: Expected a name of letters, digits, - and _ that is no arm's yet, got {name!r}"
     if evaluation.few_shot.choose == evaluation_schema.ShotChoice.file and evaluation.few_shot.file is None:
         yield "evaluation.few_shot.file: Expected a file of examples with choose=file, got none; set it"
     if evaluation.arms == []:

@@ -38,6 +38,8 @@ from vlmft.sample import BadRowError
 EXIT_FAILURE, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 OPEN_MAPPINGS = ("data.options", "data_options", "adapters")
 """Their keys are a dataset's own, so that Hydra knows none of them."""
+MEMBERS = "evaluation.servers"
+"""A mapping of groups of settings, which OmegaConf takes as a whole alone."""
 WITH_TARGETS = ("callbacks", "logger.lightning", "trainer.strategy", "trainer.profiler", "trainer.max_time")
 """The same of a class's own arguments."""
 
@@ -211,7 +213,12 @@ def forced(override: str) -> str:
     if not value.isascii() and not {"'", '"'} & {*value}:  # Hydra's grammar wants other letters in quotes
         apart = r"[^][{},:\s](?:[^][{},:]*[^][{},:\s])?" if value.startswith(("[", "{")) else r"[^,]+"
         override = key + equals + re.sub(apart, lambda part: part[0] if part[0].isascii() else f"'{part[0]}'", value)
-    is_open = override.startswith(tuple(key + sign for key in OPEN_MAPPINGS for sign in ".="))
+    if key.startswith(f"{MEMBERS}."):
+        value = override.partition("=")[2]
+        for name in reversed(key.removeprefix(f"{MEMBERS}.").split(".")):
+            value = f"{{{name}: {value}}}"
+        override = f"{MEMBERS}={value}"
+    is_open = override.startswith(tuple(key + sign for key in (*OPEN_MAPPINGS, MEMBERS) for sign in ".="))
     is_open |= override.startswith(tuple(f"{key}." for key in WITH_TARGETS))
     return f"++{override}" if is_open else override
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Optional
 
+from vlmft.config.chat_schema import ServerConfig
 from vlmft.config.setting_types import Count, CountOrAuto, CountOrZero, all_optional, one_of
 
 ARMS = ("untuned", "fewshot", "tuned", "blank", "shuffled", "textonly", "untuned16")
@@ -43,7 +44,8 @@ class EvaluationConfig:
     arms: list[str] = field(default_factory=lambda: ["untuned", "fewshot", "tuned"])
     """Columns of the table, in order: untuned; fewshot (untuned behind examples from train); tuned; the tuned model
     with images that are black (blank), another row's (shuffled) or left out (textonly); untuned16 (the base without
-    quantisation); names in `adapters`; untuned or tuned @vendor or @bare, as below."""
+    quantisation); names in `adapters` and `servers`, which come last otherwise; untuned or tuned @vendor or @bare, as
+    below."""
     prompts: list[PromptName] = field(default_factory=lambda: ["train"])
     """train: the dataset's prompt. vendor: model.vendor_prompt, bare: the question alone; each asked of the untuned
     and the tuned model, so that format gain and skill gain are reported apart."""
@@ -57,6 +59,10 @@ class EvaluationConfig:
     """Rows whose answers are replaced by a sentinel to see that no prediction moves; 0 switches the leak canary off."""
     gallery_rows: CountOrZero = 300
     """Rows of the report's gallery that get a picture; the others are listed without."""
+    servers: dict[str, ServerConfig] = field(default_factory=dict)
+    """More arms, name -> a model behind an OpenAI-compatible server that answers the same rows:
+    evaluation.servers.big={base_url: http://localhost:8000/v1, model: NAME}. A stored run's are never asked: name them
+    in the command."""
     verbose: bool = False
     """Print every comparison of two arms, not the first alone; the report has them all."""
 

@@ -59,6 +59,9 @@ FolderName = Annotated[
     ),
 ]
 """It becomes one component of a path."""
+VariableName = Annotated[
+    str, Constraint("the name of an environment variable", lambda name: re.fullmatch(r"[A-Za-z_]\w*", name) is not None)
+]
 SplitName = Annotated[str, one_of("train", "val", "test")]
 
 
@@ -71,8 +74,16 @@ def constraints(annotation: Any) -> Iterator[Constraint]:
 
 def group_in(annotation: Any) -> type | None:
     """The dataclass that a type is, or that it is when it is not null."""
+    if typing.get_origin(annotation) is dict:
+        return None
     kinds = (kind for kind in (annotation, *typing.get_args(annotation)) if isinstance(kind, type))
     return next(filter(dataclasses.is_dataclass, kinds), None)
+
+
+def member_in(annotation: Any) -> type | None:
+    """The dataclass of each value of a mapping, null or not; None where it is no such mapping."""
+    mappings = (kind for kind in (annotation, *typing.get_args(annotation)) if typing.get_origin(kind) is dict)
+    return next((group_in(typing.get_args(kind)[1]) for kind in mappings), None)
 
 
 @functools.cache
@@ -98,6 +109,9 @@ def refused_values(config: Any) -> Iterator[str]:
     schema_class: type = type(config)
     for key, annotation in all_settings(schema_class).items():
         value = value_at(config, key)
+        if member_in(annotation) is not None and value:
+            yield from (f"{key}.{name}.{odd}" for name, member in value.items() for odd in refused_values(member))
+            continue
         for constraint in constraints(annotation):
             if value == []:
                 yield f"{key}: Expected at least one of {constraint.expected}, got none"
@@ -113,6 +127,8 @@ def all_optional(group: type) -> type:
         if (inner := group_in(annotation)) is not None:
             inner = all_optional(inner)
             fields.append((name, inner, dataclasses.field(default_factory=inner)))
+        elif member_in(annotation) is not None:  # OmegaConf takes no key below one that is null
+            fields.append((name, annotation, dataclasses.field(default_factory=dict)))
         else:
             fields.append((name, Optional[annotation], None))
     return dataclasses.make_dataclass(f"{group.__name__}Changes", fields, namespace={"made_of": group})

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any, Optional
 
+from vlmft.config.chat_schema import ChatConfig
 from vlmft.config.schema import MISSING, DataConfig, ModelConfig
-from vlmft.config.setting_types import Count, CountOrZero, NotNegative, Port, Positive, SplitName, one_of
+from vlmft.config.setting_types import Count, CountOrZero, Port, SplitName, one_of
 from vlmft.config.trainer_schema import TrainerConfig
 
 
@@ -143,31 +144,6 @@ class AnnotatorName(str, Enum):
     openai = "openai"
     gigachat = "gigachat"
     local = "local"
-
-
-@dataclass
-class ChatConfig:
-    """A model behind a server, and how it is asked. Its key comes from the environment: OPENAI_API_KEY, or
-    GIGACHAT_CREDENTIALS."""
-
-    model: Optional[str] = None
-    """The server's name of it; gigachat has a default."""
-    base_url: Optional[str] = None
-    """Address up to and with /v1, as of vLLM on this computer: http://localhost:8000/v1. null: the service's own."""
-    max_new_tokens: Optional[Count] = 400
-    """Longest answer in tokens; null leaves it to the server. A longer answer counts as failed."""
-    temperature: Optional[NotNegative] = 0.0
-    """null leaves it to the server; annotator=local is greedy."""
-    requests_per_minute: Optional[Positive] = None
-    """Most requests a minute; null: as fast as it answers, one at a time."""
-    timeout_seconds: Positive = 60.0
-    """Longest silence of the server."""
-    max_retries: CountOrZero = 5
-    """Further tries after 429, a server's own error, a timeout or a lost connection."""
-    price_per_million_input_tokens: Optional[NotNegative] = None
-    """In any currency. The cost is printed where both prices are known."""
-    price_per_million_output_tokens: Optional[NotNegative] = None
-    """In the same."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 CONTROLS = {
@@ -27,17 +27,23 @@ class Arm:
     few_shot: bool = False
     model: str | None = None
     """Name of the whole model that answers, such as "untuned16"; None: the one that is loaded."""
+    server: str | None = None
+    """Name of the server that answers; None: a model that is loaded here."""
 
 
 def arms_of(
-    names: Sequence[str], prompts: Sequence[str], adapters: Sequence[str], models: Sequence[str] = (SIXTEEN_BIT,)
+    names: Sequence[str],
+    prompts: Sequence[str],
+    adapters: Sequence[str],
+    models: Sequence[str] = (SIXTEEN_BIT,),
+    servers: Collection[str] = (),
 ) -> list[Arm]:
     """The arms that these names mean, in order; then untuned and every adapter under each further prompt.
 
     `adapters` and `models` are the names of those that there are, such as "tuned" and "untuned16"; the settings' check
-    has seen to the names.
+    has seen to the names. `servers` are asked no further prompts unless they are named, such as "big@bare".
     """
-    found = {name: _arm(name, adapters, models) for name in names}
+    found = {name: _arm(name, adapters, models, servers) for name in names}
     weights = [arm for arm in found.values() if arm.name == "untuned" or arm.name in (*adapters, *models)]
     for asked in prompts:
         for arm in weights if asked != "train" else ():
@@ -46,8 +52,10 @@ def arms_of(
     return list(found.values())
 
 
-def _arm(name: str, adapters: Sequence[str], models: Sequence[str]) -> Arm:
+def _arm(name: str, adapters: Sequence[str], models: Sequence[str], servers: Collection[str]) -> Arm:
     what, _, asked = name.partition("@")
+    if what in servers:
+        return Arm(name, None, asked or "train", server=what)
     if what in CONTROLS:
         return Arm(name, "tuned" if "tuned" in adapters else None, control=what)
     if what in ("untuned", "fewshot", *models):

@@ -30,6 +30,8 @@ class CanaryResult:
     """Ids whose prediction changed with the gold answer."""
     exposed: tuple[str, ...]
     """Ids whose prompt, as the dataset made it or as the model reads it, changed with the gold answer."""
+    asked: bool = True
+    """Whether predictions were compared, or prompts alone, as for a server that wants to be paid."""
 
     @property
     def ok(self) -> bool:
@@ -39,7 +41,7 @@ class CanaryResult:
     def sentence(self) -> str:
         replaced = f"on {self.n} rows the gold answer was replaced ({self.in_source} of them in the source record)"
         if self.ok:
-            return f"passed for our code: {replaced}; no prediction and no prompt changed"
+            return f"passed for our code: {replaced}; no {'prediction and no ' * self.asked}prompt changed"
         odd = (*self.exposed, *self.moved)
         return (
             f"LEAK: {replaced}; {len(self.moved)} predictions and {len(self.exposed)} prompts changed with it "

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -46,7 +46,10 @@ from vlmft.evaluation.without_looking import WithoutLooking, alarm, without_look
 from vlmft.metrics import metric_named
 from vlmft.models.batches import Padding
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
-from vlmft.sample import Question, Sample, Split
+from vlmft.sample import Prompt, Question, Sample, Split
+
+if TYPE_CHECKING:
+    from vlmft.evaluation.server_arms import Served
 
 MUCH_PADDING = 0.2
 """Of a batch's tokens: from there on it is worth a note."""
@@ -82,6 +85,8 @@ class Evaluation:
     alarms: list[str] = field(default_factory=list)
     """What makes the numbers meaningless; printed above them."""
     blind: WithoutLooking | None = None
+    servers: dict[str, Served] = field(default_factory=dict)
+    """Arms behind a server -> where their answers come from."""
 
 
 @contextlib.contextmanager
@@ -135,30 +140,36 @@ def evaluate_arms(
     result = Evaluation(rows.split, rows.samples)
     runner = _Runner(model, answerer, rows, settings, result, folder, fresh)
     models = {SIXTEEN_BIT: model.unquantized, **(models or {})}
-    arms = [arm for arm in arms_of(names, settings.prompts, adapters, list(models)) if runner.can(arm)]
+    named = arms_of(names, settings.prompts, adapters, list(models), settings.servers)
+    arms = [arm for arm in named if runner.can(arm)]
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} can be had ({'; '.join(result.notes)})")
     known = _taken_over(before, result) if before is not None else set[str]()
     for name in (None, *models):
-        if mine := [arm for arm in arms if arm.model == name and arm.name not in known]:
+        if mine := [arm for arm in arms if arm.model == name and arm.server is None and arm.name not in known]:
             runner.take(models[name]() if name is not None else model)
             for arm in mine:
                 runner.run(arm)
         runner.take(model)  # before the next one is loaded, so that there are never two beside it
-    arms = [arm for arm in arms if arm.name in result.rows]
-    result.rows = {arm.name: result.rows[arm.name] for arm in arms}
-    _score(result, arms, rows.metric_name)
-    own = [arm for arm in arms if arm.model is None and arm.name not in known]
-    last = next((arm for arm in reversed(own) if arm.adapter is not None), own[0] if own else arms[0])
+    own = [arm for arm in arms if arm.model is None and arm.name in result.rows and arm.name not in known]
+    last = next((arm for arm in reversed(own) if arm.adapter is not None), own[0] if own else Arm("untuned", None))
     with arm_state(model.model, last):
         result.canary = canary_on(model, answerer, rows, settings.canary_rows)
         result.invariance = runner.invariance(last) if own else None
+    for arm in arms:
+        if arm.server is not None:  # last of all, so that nothing here is lost with a server
+            runner.ask(arm, arm.server)
+    arms = [arm for arm in arms if arm.name in result.rows]
+    if not arms:
+        raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
+    result.rows = {arm.name: result.rows[arm.name] for arm in arms}
+    _score(result, arms, rows.metric_name)
     train = rows.baseline_rows() if rows.split != "train" else []
     result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
     sentence = alarm(rows.split, result.blind.readable.to_dict())
     result.alarms += [sentence] if sentence is not None else []
-    if result.canary is not None and not result.canary.ok:
-        result.notes.append(result.canary.sentence)
+    canaries = [result.canary, *(served.canary for served in result.servers.values())]
+    result.notes += [one.sentence for one in canaries if one is not None and not one.ok]
     if result.invariance is not None and result.invariance.changed:
         result.notes.append(result.invariance.sentence)
     return result
@@ -219,9 +230,9 @@ class _Runner:
             return f"this model takes {family.max_images} image in a prompt"
         return None
 
-    def questions(self, arm: Arm) -> list[Question]:
+    def questions(self, arm: Arm, samples: Sequence[Sample] | None = None) -> list[Question]:
         """What this arm asks of each row."""
-        samples = self.result.samples
+        samples = self.result.samples if samples is None else samples
         if arm.control == "shuffled":
             prompts = shuffled(samples, 0)
         elif arm.control is not None:
@@ -249,6 +260,31 @@ class _Runner:
             self.result.notes += shots.notes
             if shots.draws:
                 self._draws(arm, shots)
+
+    def ask(self, arm: Arm, server: str) -> None:
+        """An arm behind a server; one that does not answer is left out, with a caution."""
+        from vlmft.evaluation.server_arms import ask_server, canary_on_requests  # few runs have one
+        from vlmft.servers.chat_client import connected
+
+        result, config = self.result, self.settings.servers[server]
+        questions = self.questions(arm)
+        try:
+            chat = connected(server, config, self.answerer.max_new_tokens)
+            where = (result.split, self.folder, self.answerer.poll, self.fresh)
+            found = ask_server(arm.name, chat, config, questions, *where)
+        except ConfigError as error:
+            result.cautions.append(f"{arm.name}: not in this table: {error}")
+            return
+
+        def prompts(samples: Sequence[Sample]) -> list[Prompt]:
+            return [question.prompt for question in self.questions(arm, samples)]
+
+        found.canary = canary_on_requests(self.rows, result.samples, self.settings.canary_rows, prompts, config)
+        result.servers[arm.name], result.seconds[arm.name] = found, found.seconds
+        result.cautions += found.cautions
+        result.notes.append(found.note)
+        references = {sample.id: sample.references for sample in result.samples}
+        result.rows[arm.name] = score_answers(found.answers, references, self.metric)
 
     def _draws(self, arm: Arm, shots: FewShot) -> None:
         draws = []
@@ -331,6 +367,8 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
         rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
         seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
         summary = summarise(arm.name, rows, references, metric_name, seconds, labels, groups, kind, is_share=is_drawn)
+        if arm.name in result.servers:
+            summary = dataclasses.replace(summary, answered_by=result.servers[arm.name].label)
         if arm.name in result.draws:
             summary = summarise_draws(summary, result.draws[arm.name], references, labels)
         result.arms[arm.name] = summary
@@ -346,5 +384,5 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
     result.gains, result.matrix = format_and_skill(values, result.comparisons), prompt_matrix(values)
     for one, other in pairs:
         result.cautions += unequal_treatment(one, result.rows[one], other, result.rows[other], groups)
-    result.best = best_tuned(scores, groups)
+    result.best = best_tuned({name: own for name, own in scores.items() if name not in result.servers}, groups)
     result.cautions += [result.best.sentence] if result.best is not None else []

@@ -70,6 +70,8 @@ class ArmSummary:
     """Value of each draw of few-shot examples, of which `value` is the mean; else empty."""
     kind: str = "groups"
     """What the groups are, such as images."""
+    answered_by: str = ""
+    """What a server says of itself, and when; "" of a model that is loaded here."""
 
     @property
     def rows_sentence(self) -> str:

@@ -18,10 +18,10 @@ from vlmft.config.tool_schema import AnnotateConfig, AnnotatorName
 from vlmft.data.dataset import Annotatable, Caption
 from vlmft.data.images import decode_image
 from vlmft.data.make import make_dataset
-from vlmft.labels.asking import Journal, Tally, ask_all, say
-from vlmft.labels.chat_client import Annotator, OpenAIChat, Patient, Reply
 from vlmft.run.lock import locked
 from vlmft.sample import BadRow, Image, Message, Prompt, Question
+from vlmft.servers.asking import Journal, Tally, ask_all, say
+from vlmft.servers.chat_client import Annotator, OpenAIChat, Patient, Reply
 
 ORIGIN = ("text", "annotator", "model", "date")
 UNREAD = "nobody: accept_all"

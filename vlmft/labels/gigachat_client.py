@@ -6,9 +6,9 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from vlmft.config.chat_schema import ChatConfig
 from vlmft.config.check import ConfigError
-from vlmft.config.tool_schema import ChatConfig
-from vlmft.labels.chat_client import PassingError, Reply, checked_reply, failed, shortened
+from vlmft.servers.chat_client import PassingError, Reply, checked_reply, failed, shortened
 
 KEY = "GIGACHAT_CREDENTIALS"
 MODEL = "GigaChat-2-Pro"

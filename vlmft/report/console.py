@@ -41,7 +41,7 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
     """
     say(*(f"WARNING: {alarm}" for alarm in found.alarms), *(f"caution: {caution}" for caution in found.cautions))
     _print_arms(found.arms)
-    shown = found.comparisons if verbose else found.comparisons[:1]
+    shown = [one for place, one in enumerate(found.comparisons) if verbose or not place or _asks_of_server(one, found)]
     say(*(found.blind.lines if found.blind is not None else ()), *(judged.sentence() for judged in shown))
     if more := len(found.comparisons) - len(shown):
         say(f"{more} more comparison{'s' if more > 1 else ''} in the report, or here by evaluation.verbose=true")
@@ -54,6 +54,11 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
         say(f"leak canary {found.canary.sentence}")
     if found.invariance is not None:
         say(f"batch size: {found.invariance.sentence}")
+
+
+def _asks_of_server(judged: Adjusted, found: Evaluation) -> bool:
+    """Whether the tuned model is compared with one behind a server: what that one was asked for."""
+    return judged.comparison.first == "tuned" and judged.comparison.second in found.servers
 
 
 def print_grid(title: str, grid: Grid, columns: int | None = None) -> None:

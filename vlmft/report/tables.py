@@ -42,7 +42,7 @@ def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:
     heads += ["Most frequent answer", "Answers/s", "Equal to a reference", "Majority baseline"]
     lines = tuple(
         (
-            str(arm["arm"]),
+            "\n".join(filter(None, (str(arm["arm"]), arm.get("answered_by")))),
             rows_and_groups(arm),
             unit.value(arm["value"]),
             unit.interval(arm["interval"]),

@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             built.answerer(settings, stop.check),
             built.rows(config.split, settings),  # type: ignore[arg-type]  # guaranteed by checked()
             settings,
-            _arms(settings, config, others),
+            _arms(settings, config, others, run),
             folder,
             adapters=others.adapters,
             models=others.models,
@@ -123,10 +123,13 @@ def evaluation_folder(config: EvaluateConfig, model: ModelConfig, data: DataConf
     return Path(config.output_root) / f"{model.name}-{data.name}" / f"untuned-{name}"
 
 
-def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) -> list[str]:
-    """As set, without `tuned` where there is no such adapter; then every other adapter and model that was named."""
-    named = [arm for arm in settings.arms if "tuned" in others.adapters or arm.partition("@")[0] != "tuned"]
-    if not (arms := list(dict.fromkeys([*named, *config.adapters]))):
+def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others, run: TrainConfig | None) -> list[str]:
+    """As set, without `tuned` where there is no such adapter, and without the run's own servers; then every other
+    adapter, model and server that was named."""
+    left_out = set(run.evaluation.servers) - set(settings.servers) if run is not None else set()
+    left_out |= {"tuned"} - set(others.adapters)
+    named = [arm for arm in settings.arms if arm.partition("@")[0] not in left_out]
+    if not (arms := list(dict.fromkeys([*named, *config.adapters, *settings.servers]))):
         asked = ", ".join(settings.arms)
         raise ConfigError(
             f"evaluation.arms: Expected an adapter to go with it, got {asked} alone; set run= or adapter="
@@ -135,8 +138,10 @@ def _arms(settings: EvaluationConfig, config: EvaluateConfig, others: Others) ->
 
 
 def _settings(config: EvaluateConfig, run: TrainConfig | None) -> EvaluationConfig:
-    """The run's settings, or train.py's, with what the command changes."""
-    settings: EvaluationConfig = _changed(run.evaluation if run is not None else EvaluationConfig(), config.evaluation)
+    """The run's settings, or train.py's, with what the command changes; servers are those of the command alone: asking
+    them can cost money, and sends images and a key to where somebody else's run folder says."""
+    before = dataclasses.replace(run.evaluation, servers={}) if run is not None else EvaluationConfig()
+    settings: EvaluationConfig = _changed(before, config.evaluation)
     return settings
 
 

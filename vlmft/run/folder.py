@@ -60,6 +60,7 @@ INNER = (
     ("trainer", "enable_progress_bar"),
     ("trainer", "enable_model_summary"),
     ("evaluation", "verbose"),
+    ("evaluation", "servers"),
 )
 OF_THE_MACHINE = (
     "trainer.accelerator",

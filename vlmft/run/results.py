@@ -86,6 +86,9 @@ class Summary:
     """What makes the numbers meaningless: answers that occur in the prompts, test rows that were trained on."""
     without_looking: dict[str, Any] | None = None
     """`readable_answers`, `baselines` and `controls`: what scores without images reach."""
+    servers: dict[str, Any] = field(default_factory=dict)
+    """Arm behind a server -> the model asked for, rows by the model and host that answered, dates, tokens, cost, leak
+    canary of its requests."""
     grading: dict[str, Any] | None = None
     """How people and judges have rated the answers (vlmft grade, vlmft judge); null before anyone has judged."""
     best_checkpoint: str | None = None
@@ -122,6 +125,7 @@ class Summary:
         self.best_of_several = evaluation.best.to_dict() if evaluation.best else None
         self.notes, self.alarms = [*evaluation.cautions, *evaluation.notes], list(evaluation.alarms)
         self.without_looking = evaluation.blind.to_dict() if evaluation.blind else None
+        self.servers = {name: served.to_dict() for name, served in evaluation.servers.items()}
         found = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)
         found = " ".join([*(f"{alarm[:1].upper()}{alarm[1:]}." for alarm in self.alarms), found])
         self.sentence = f"{SMOKE}. {found}" if smoke else found
@@ -176,7 +180,8 @@ def report(
     """The report's content, from what the run measured; it lies beside the run's metrics if not in `page_folder`."""
     rows = report_rows(evaluation, metric_named(built.data.metric_name))
     check_lines = {check.name: ("" if check.ok else "FAILED: ") + check.sentence for check in checks}
-    of_answers = {"leak canary": evaluation.canary, "batch size": evaluation.invariance}
+    of_answers: dict[str, Any] = {"leak canary": evaluation.canary, "batch size": evaluation.invariance}
+    of_answers |= {f"leak canary of {name}": served.canary for name, served in evaluation.servers.items()}
     check_lines |= {name: found.sentence for name, found in of_answers.items() if found is not None}
     remarks = remarks_of(evaluation)
     content = Report(

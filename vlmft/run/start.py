@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from vlmft.config.chat_schema import ServerConfig
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from vlmft.data.dataset import Dataset
@@ -43,6 +45,7 @@ def require_training(config: TrainConfig) -> Dataset:
     """
     dataset = found_data(config.data)
     require_model(config.model)
+    require_servers(config.evaluation.servers)
     if "torch" not in sys.modules:
         print("loading PyTorch and transformers, which takes longest the first time", flush=True)
     return dataset
@@ -63,7 +66,21 @@ def require_evaluation(config: EvaluateConfig) -> Dataset:
         if not (Path(place).expanduser() / "config.json").is_file():  # else a whole model
             local_adapter(f"adapters.{name}", place)
     require_model(model)
+    require_servers(config.evaluation.servers)
     return found_data(data)
+
+
+def require_servers(servers: Mapping[str, ServerConfig]) -> None:
+    """Checks addresses, keys and options; asks nobody, for a server may be started meanwhile.
+
+    Raises:
+        ConfigError: as `connected`.
+    """
+    if servers:
+        from vlmft.servers.chat_client import connected  # few runs have one
+
+        for name, config in servers.items():
+            connected(name, config)
 
 
 def settled(config: EvaluateConfig) -> tuple[TrainConfig | None, ModelConfig, DataConfig]:

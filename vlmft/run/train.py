@@ -199,7 +199,8 @@ def _test(run: Run, built: Built, checked: Checked, before: Evaluation | None) -
     if not checked.tested:
         return None
     with run.clock("evaluate"):
-        evaluation = _answered(run, built, run.config.evaluation.arms, before=before)
+        settings = run.config.evaluation
+        evaluation = _answered(run, built, list(dict.fromkeys([*settings.arms, *settings.servers])), before=before)
         note_trained_rows(evaluation, built.data, {}, built.model_config.path)
     return evaluation
 

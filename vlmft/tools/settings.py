@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 
 from vlmft.config.check import Config, ConfigError, checked
 from vlmft.config.entry import conf_dir
-from vlmft.config.setting_types import constraints, group_in
+from vlmft.config.setting_types import constraints, group_in, member_in
 
 TAKEN_BY_HYDRA = re.compile(r"[\w./:+@%*?|-]+|\[.*\]|\{.*\}", re.ASCII)
 """Values that need no quotes in Hydra's grammar."""
@@ -62,6 +62,8 @@ def settings_of(schema_class: type, prefix: str = "") -> Iterator[Setting]:
         yield Setting(prefix + field.name, hints[field.name], doc)
         if group is not None:
             yield from settings_of(group, f"{prefix}{field.name}.")
+        elif (member := member_in(hints[field.name])) is not None:
+            yield from settings_of(member, f"{prefix}{field.name}.NAME.")
 
 
 def _docs(schema_class: type) -> dict[str, str]:

@@ -9,23 +9,27 @@ import json
 import os
 import random
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from vlmft.config.chat_schema import ChatConfig, ServerConfig
 from vlmft.config.check import ConfigError
 from vlmft.config.secrets import redacted_text
-from vlmft.config.tool_schema import ChatConfig
 from vlmft.sample import Image
 
 OPENAI_URL, OPENAI_KEY = "https://api.openai.com/v1", "OPENAI_API_KEY"
+OURS = ("model", "messages", "stream", "n")
+"""Fields of a request that `options` cannot have."""
 MAX_SIDE_PIXELS, JPEG_QUALITY = 2048, 95
 MAX_REPLY_BYTES = 16 << 20
 LONGEST_WAIT_SECONDS = 600.0
@@ -39,6 +43,7 @@ class Reply:
     """What came back for one question."""
 
     text: str
+    """"" where there is a problem, but for an answer that was cut."""
     model: str = ""
     """The name that the server gives its model: often more exact than the one asked for."""
     input_tokens: int = 0
@@ -46,6 +51,8 @@ class Reply:
     """0 where the server does not say."""
     problem: str | None = None
     """Why `text` is no answer; other questions may still get one."""
+    fault: Literal["", "refused", "empty", "cut", "junk"] = ""
+    """The kind of `problem`."""
 
 
 class Annotator(Protocol):
@@ -96,13 +103,18 @@ class Patient:
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.monotonic
     next_request: float = field(default=0.0, init=False)
+    turn: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __call__(self, images: Sequence[bytes], prompt: str) -> Reply:
         """As the annotator's own; raises GaveUpError for what did not pass."""
+        return self.tried(lambda: self.annotator(images, prompt))
+
+    def tried(self, ask: Callable[[], Reply]) -> Reply:
+        """What `ask` gets at last, from several threads, too; raises as it does, and GaveUpError."""
         for attempt in range(self.config.max_retries + 1):
             self._keep_the_rate()
             try:
-                return self.annotator(images, prompt)
+                return ask()
             except PassingError as error:
                 if attempt == self.config.max_retries:
                     raise GaveUpError(f"{error}, {attempt + 1} times") from error
@@ -121,9 +133,12 @@ class Patient:
 
     def _keep_the_rate(self) -> None:
         if self.config.requests_per_minute is not None:
-            if (seconds := self.next_request - self.now()) > 0:
+            with self.turn:
+                now = self.now()
+                seconds = self.next_request - now
+                self.next_request = max(now, self.next_request) + 60.0 / self.config.requests_per_minute
+            if seconds > 0:
                 self.sleep(seconds)
-            self.next_request = self.now() + 60.0 / self.config.requests_per_minute
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -136,16 +151,22 @@ class NoRedirects(urllib.request.HTTPRedirectHandler):
 class OpenAIChat:
     """A server's /chat/completions, see platform.openai.com/docs/api-reference/chat; vLLM and others have it."""
 
-    def __init__(self, config: ChatConfig, section: str) -> None:
-        """`section`: the setting that holds `config`. Raises ConfigError for an address or a key that cannot be."""
+    def __init__(
+        self, config: ChatConfig, section: str, key_variable: str = OPENAI_KEY, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """`section`: the setting that holds `config`; `options`: more fields of each request, null leaves one out.
+
+        Raises ConfigError for an address or a key that cannot be.
+        """
         if config.model is None:
             raise ConfigError(f"{section}.model: Expected the name of the server's model, got none; set it")
-        self.config, self.section = config, section
+        self.config, self.section, self.key_variable, self.options = config, section, key_variable, options or {}
         self.url = f"{(config.base_url or OPENAI_URL).rstrip('/')}/chat/completions"
-        self.key = os.environ.get(OPENAI_KEY, "").strip()
+        self.key = os.environ.get(key_variable, "").strip()
         try:
             parts = urlsplit(self.url)
             whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in self.url
+            whole = whole and parts.username is None  # a key in an address would be stored with the settings
         except ValueError:  # brackets or a port that are none
             whole = False
         if not whole or not self.url.isprintable() or not self.url.isascii():
@@ -155,10 +176,10 @@ class OpenAIChat:
         if self.key and parts.scheme == "http" and not near:
             raise ConfigError(
                 f"{section}.base_url: Expected https://, got {config.base_url!r}: anyone on the way could read the key "
-                f"in {OPENAI_KEY}; use https, or unset the key where the server needs none"
+                f"in {key_variable}; use https, or unset the key where the server needs none"
             )
         if not (self.key.isascii() and self.key.isprintable()):
-            raise ConfigError(f"{OPENAI_KEY}: Expected a key of plain characters, got others; copy it again")
+            raise ConfigError(f"{key_variable}: Expected a key of plain characters, got others; copy it again")
         handlers: list[urllib.request.BaseHandler] = [NoRedirects()]
         if near:  # a proxy from the environment would get the images, and its "localhost" is another computer
             handlers.append(urllib.request.ProxyHandler({}))
@@ -167,19 +188,23 @@ class OpenAIChat:
     def __call__(self, images: Sequence[bytes], prompt: str) -> Reply:
         content: Any = prompt
         if images:
-            urls = [f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images]
-            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-            content = [*pictures, {"type": "text", "text": prompt}]
-        limits = {"max_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
-        body = {
-            "model": self.config.model,
-            "messages": [{"role": "user", "content": content}],
-            **{name: value for name, value in limits.items() if value is not None},
-        }
+            content = [*(picture(image, "jpeg") for image in images), {"type": "text", "text": prompt}]
+        return self.answer([{"role": "user", "content": content}])
+
+    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
+        """To a conversation in the protocol's form; raises as `Annotator`."""
+        limits = {"max_tokens": self.config.max_new_tokens, "temperature": self.config.temperature, **self.options}
+        more = {name: value for name, value in limits.items() if value is not None}
+        body = {"model": self.config.model, "messages": messages, **more}
         status, headers, data = self._post(json.dumps(body).encode())
         if status == 200:
             return reply_of(data)
-        return failed(status, headers, data, f"{self.section}.base_url", f"{self.section}.model", OPENAI_KEY)
+        return failed(status, headers, data, f"{self.section}.base_url", f"{self.section}.model", self.key_variable)
+
+    @property
+    def host(self) -> str:
+        """Name and port."""
+        return urlsplit(self.url).netloc
 
     def _post(self, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -203,9 +228,30 @@ class OpenAIChat:
                     f"{self.section}.base_url: the server's certificate is not trusted ({reason.verify_message}); "
                     "SSL_CERT_FILE names the certificates that are"
                 ) from error
-            raise PassingError(
-                f"no answer from {urlsplit(self.url).netloc} ({reason or type(reason).__name__})"
-            ) from error
+            raise PassingError(f"no answer from {self.host} ({reason or type(reason).__name__})") from error
+
+
+def connected(name: str, config: ServerConfig, max_new_tokens: int | None = None) -> OpenAIChat:
+    """The client of a server; asks nothing yet.
+
+    Raises:
+        ConfigError: no model, no such address, a key that is missing or cannot be, or an option that is not one.
+    """
+    section = f"evaluation.servers.{name}"
+    if odd := [field for field in config.options if field in OURS]:
+        raise ConfigError(f"{section}.options: Expected none of {', '.join(OURS)}, got {odd[0]}; leave it out")
+    if config.answers is not None and not Path(config.answers).expanduser().is_file():
+        raise ConfigError(f"{section}.answers: there is no file {config.answers!r}; check it")
+    config = replace(config, max_new_tokens=config.max_new_tokens or max_new_tokens)
+    chat = OpenAIChat(config, section, config.key_variable, config.options)
+    if not chat.key and (config.base_url is None or config.key_variable != OPENAI_KEY):
+        raise ConfigError(f"{config.key_variable}: Expected the key for {chat.host} in this variable, got none; set it")
+    return chat
+
+
+def picture(image: bytes, form: str) -> dict[str, Any]:
+    """The part of a message's content that shows an encoded image; `form`: jpeg or png."""
+    return {"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{base64.b64encode(image).decode()}"}}
 
 
 def is_loopback(host: str) -> bool:
@@ -226,21 +272,21 @@ def reply_of(data: bytes) -> Reply:
         spent, made = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         refusal, model = message.get("refusal"), str(body.get("model") or "")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Reply("", problem=f"junk instead of an answer: {shortened(data)}")
+        return Reply("", problem=f"junk instead of an answer: {shortened(data)}", fault="junk")
     return checked_reply(text, finish, refusal, Reply("", model, spent, made))
 
 
 def checked_reply(text: Any, finish: str | None, refusal: str | None, reply: Reply) -> Reply:
     """`reply` with its text, or with the reason why that is no answer."""
-    problem = None
+    problem, fault = None, ""
     if refusal or finish in REFUSALS:
-        problem = f"refused: {shortened(refusal or finish)}"
+        problem, fault = f"refused: {shortened(refusal or finish)}", "refused"
     elif not isinstance(text, str) or not text.strip():
-        problem = "an empty answer"
+        problem, fault = "an empty answer", "empty"
     elif finish == "length":
-        problem = "an answer that was cut at max_new_tokens"
-    answer = storable(text) if problem is None else ""
-    return Reply(answer, storable(reply.model), reply.input_tokens, reply.output_tokens, problem)
+        problem, fault = "an answer that was cut at max_new_tokens", "cut"
+    answer = storable(text) if fault in ("", "cut") else ""
+    return Reply(answer, storable(reply.model), reply.input_tokens, reply.output_tokens, problem, fault)  # type: ignore[arg-type]
 
 
 def storable(text: str) -> str:
@@ -256,7 +302,7 @@ def failed(status: int, headers: Mapping[str, str], data: bytes, base_url: str, 
     message, code = error_in(data)
     refusal = f"the server answered {status}" + (f" ({message})" if message else "")
     if status == 413 or code in REFUSALS:
-        return Reply("", problem=f"refused: {message or status}")
+        return Reply("", problem=f"refused: {message or status}", fault="refused")
     if code != "insufficient_quota" and (status in (408, 409, 425, 429) or status >= 500):
         raise PassingError(refusal, retry_after(headers))
     if status in (401, 403):
