@@ -135,4 +135,5 @@ def test_every_form_of_the_data_page_names_a_command_and_a_test() -> None:
             "messages",
             "imagefolder",
             "extraction",
+            "detection",
         }

@@ -17,16 +17,16 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 2_300,
-    "data": 8_000,
+    "data": 8_700,
     "evaluation": 3_300,
     "labels": 800,
-    "metrics": 2_100,
-    "models": 3_800,
+    "metrics": 2_300,
+    "models": 4_100,
     "pages": 267,
     "predictions": 2_100,
     "report": 2_000,
     "run": 3_100,
-    "sample.py": 300,
+    "sample.py": 400,
     "servers": 600,
     "sweep": 881,
     "tools": 1_300,
@@ -34,9 +34,9 @@ MAX_LINES = {
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted. Raised twice on 2026-11-26
 for what nothing did before: stored features, shared images, threads, progress, synonyms; then batches by tokens, rows
-grouped by image, a training loop that does not wait for a GPU. Raised on 2026-11-27 for answers of JSON: their one
-spelling, schema, scores by field, receipts; and for arms behind a server. Those are in whole hundreds or fifties, so
-that a line of a comment fails nothing."""
+grouped by image, a training loop that does not wait for a GPU. Raised on 2026-11-27 for answers of JSON (their one
+spelling, schema, scores by field, receipts), arms behind a server, boxes and points. Those are in whole hundreds or
+fifties, so that a line of a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 170
 MAX_LINES_OF_TRAINING = 22_000

@@ -3,6 +3,7 @@
 | value        | made by                  | holds                                                               |
 |--------------|--------------------------|---------------------------------------------------------------------|
 | `Image`      | dataset                  | a picture by reference: size, content hash, how to decode it to RGB |
+| `Box`        | dataset, family          | a labelled rectangle in pixels of the decoded picture; `Point` alike |
 | `Message`    | dataset                  | role + text pieces and images, in reading order                     |
 | `Prompt`     | dataset                  | messages up to the question. A type WITHOUT an answer               |
 | `Sample`     | dataset `to_sample`      | `Prompt` + answer (trained on) + references (scored against)        |
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -97,6 +99,66 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the decoded image, upright by its EXIF turn: (0, 0) is the upper left corner of the
+    picture, (width, height) the lower right one."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    label: str = ""
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.left, self.top, self.right, self.bottom)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the same pixels."""
+
+    x: float
+    y: float
+    label: str = ""
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.x, self.y)
+
+
+Mark: TypeAlias = Box | Point
+Marks = Literal["", "boxes", "points"]
+
+
+def mark_of(numbers: Sequence[float], label: str) -> Mark:
+    """Four numbers are a box, two a point; raises ValueError for any other."""
+    if len(numbers) == 2:
+        return Point(float(numbers[0]), float(numbers[1]), label)
+    left, top, right, bottom = map(float, numbers)
+    return Box(left, top, right, bottom, label)
+
+
+def marks_text(marks: Sequence[Mark]) -> str:
+    """The one text of marks outside a family: `[{"pixels": [10, 20.5, 30, 40], "label": "cat"}]`, two decimals."""
+    items = []
+    for mark in marks:
+        numbers = [int(n) if n == int(n) else n for n in (round(float(n), 2) for n in mark.numbers)]
+        items.append({"pixels": numbers, **({"label": mark.label} if mark.label else {})})
+    return json.dumps(items, ensure_ascii=False)
+
+
+def read_marks(text: str) -> tuple[Mark, ...] | None:
+    """What `marks_text` wrote; None for any other text. No model writes "pixels": what is not converted is not read."""
+    if not text.startswith("["):
+        return None
+    try:
+        return tuple(mark_of(item["pixels"], str(item.get("label", ""))) for item in json.loads(text))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True)
 class Message:
     role: Role
     content: tuple[str | Image, ...]
@@ -112,6 +174,9 @@ class Prompt:
     """What the model is asked: earlier turns and few-shot examples included, the answer never."""
 
     messages: tuple[Message, ...]
+    marks: Marks = ""
+    """What the answer is made of, where it is `marks_text`: a family writes and reads that, and such texts in the
+    messages, in its own coordinates, each in those of the last image before it."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -121,7 +186,7 @@ class Prompt:
     @property
     def sha256(self) -> str:
         """Hash of roles, texts and image contents, hex: equal prompts ask the same thing of any model."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.marks.encode())
         for message in self.messages:
             digest.update(f"\x1e{message.role}".encode())
             for piece in message.content:
@@ -196,6 +261,8 @@ class EncodedRow:
     """What else the processor says per token, each (T,) int64, such as mm_token_type_ids."""
     images: tuple[EncodedImage, ...]
     """In reading order."""
+    marked_size: tuple[int, int] | None = None
+    """(width, height) of the image that the answer's boxes or points lie in; None where the answer is plain text."""
 
     @property
     def length(self) -> int:
@@ -290,3 +357,5 @@ class Answer:
     n_new_tokens: int
     shots_dropped: int = 0
     """Few-shot examples left out because they did not fit."""
+    raw: str = ""
+    """What the model wrote, where `text` is that in pixels; else empty."""

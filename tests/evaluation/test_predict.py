@@ -189,7 +189,8 @@ def test_answers_end_at_the_end_token() -> None:
 
 @pytest.mark.parametrize("ids", [[END], [END, PAD, PAD], [5, 6, END], [5, END, 7, END]])
 def test_nothing_after_the_end_token_is_text(ids: list[int]) -> None:
-    answer = Bench().answerer._answer(ids)
+    row = EncodedRow("r", np.array([1]), np.array([False]), 1, {}, ())
+    answer = Bench().answerer._answer(ids, row)
     assert answer.finish == "stop"
     assert answer.text == "-".join(str(i) for i in ids[: ids.index(END)]) and answer.n_new_tokens == ids.index(END)
 
@@ -443,7 +444,7 @@ def test_a_question_has_no_place_for_an_answer() -> None:
     found = fields_below(Question, {})
     assert {kind.__name__: names for kind, names in found.items()} == {
         "Question": ["id", "prompt", "shorter"],
-        "Prompt": ["messages"],
+        "Prompt": ["messages", "marks"],
         "Message": ["role", "content"],
         "Image": ["load", "name", "identity", "measure"],
     }

@@ -11,18 +11,24 @@ import pytest
 from vlmft.metrics import CORPUS_METRICS, METRICS, SUITES, Labels, corpus_metric_named, metric_named, variant
 
 LABELS = Labels({"7": [], "8": ["eight"]})
+BOX = '[{"pixels": [1, 2, 3, 4]}]'
+
+
+def right(name: str) -> str:
+    """An answer that the metric can read."""
+    return BOX if name.startswith(("box_", "point_", "detection")) else "7"
 
 
 def test_every_name_gives_a_metric_that_scores() -> None:
     assert set(METRICS) >= {"exact_match", "count_accuracy", "relaxed_accuracy", "relaxed_accuracy_strict"}
-    assert [metric_named(name)("7", ["7"]).value for name in METRICS] == [1.0] * len(METRICS)
+    assert [metric_named(name)(right(name), [right(name)]).value for name in METRICS] == [1.0] * len(METRICS)
     assert metric_named("alias_accuracy", LABELS)("eight", ["8"]).value == 1
 
 
 def test_every_corpus_metric_gives_a_table() -> None:
-    assert len(CORPUS_METRICS) == 8
+    assert len(CORPUS_METRICS) == 9
     for name in [*CORPUS_METRICS, "macro_f1"]:
-        table = corpus_metric_named(name, LABELS)([("7", ["7"]), ("8", ["8"])])
+        table = corpus_metric_named(name, LABELS)([(right(name), [right(name)]), (right(name), [right(name)])])
         assert table.values and set(table.to_dict()) == {"values", "notes", "lists"}
         with pytest.raises(ValueError, match="Expected"):
             corpus_metric_named(name, LABELS)([])

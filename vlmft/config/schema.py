@@ -55,6 +55,19 @@ class Attention(str, Enum):
     sdpa = "sdpa"
 
 
+class CoordinatesName(str, Enum):
+    """The conventions of vlmft/models/coordinates.py."""
+
+    auto = "auto"
+    thousand = "thousand"
+    resized_pixels = "resized_pixels"
+    y_first = "y_first"
+    percent = "percent"
+    qwen2_vl = "qwen2_vl"
+    internvl = "internvl"
+    loc = "loc"
+
+
 class Scale(str, Enum):
     """`smoke` shows that a run works from end to end, in seconds and without network; its numbers mean nothing."""
 
@@ -160,6 +173,8 @@ class ModelConfig:
     max_visual_tokens_per_image: Optional[Count] = None
     """Most tokens of image features that one image takes; null takes the model's own setting, and more than that is
     never taken. Larger images are scaled down or cut into fewer tiles; one that cannot be is a bad row."""
+    coordinates: CoordinatesName = CoordinatesName.auto
+    """How the model writes boxes and points; `auto`: as its makers trained it, else 0 to 1000 in JSON."""
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     train: PartsConfig = field(default_factory=PartsConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

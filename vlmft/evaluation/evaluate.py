@@ -175,6 +175,12 @@ def evaluate_arms(
     return result
 
 
+def _coordinates(model: LoadedModel, questions: Sequence[Question]) -> dict[str, str]:
+    """How boxes and points were written, where any were asked for."""
+    named = model.family.coordinates
+    return {"coordinates": named.name} if named is not None and any(q.prompt.marks for q in questions) else {}
+
+
 def _taken_over(before: Evaluation, result: Evaluation) -> set[str]:
     """Puts the arms of an earlier evaluation of the same rows into this one; returns their names."""
     result.samples = before.samples
@@ -311,6 +317,7 @@ class _Runner:
             "fingerprint_sha256": model.fingerprint_sha256,
             "generation": answerer.settings,
             "numerics": model.numerics,
+            **_coordinates(model, questions),
             **more,
         }
         answerer = dataclasses.replace(answerer, what=f"answers of {name}", padding=Padding())

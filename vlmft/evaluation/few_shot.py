@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ def _drawn(
         if len(shots) < config.k:
             few_shot.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
         questions = [question_after(shots, sample) for sample in samples]
-        prefix = make_prefix(model.family, model.base, Prompt(turns_of(shots, samples[0])))
+        prefix = make_prefix(model.family, model.base, replace(samples[0].prompt, messages=turns_of(shots, samples[0])))
         if prefix is not None and not _same_answers(model, answerer, questions[:CHECKED_ROWS], prefix):
             few_shot.notes.append(
                 "few-shot: the shared examples changed an answer when computed once; each row had its own"
@@ -173,7 +173,7 @@ def question_after(shots: Sequence[Sample], sample: Sample) -> Question:
     prompts = []
     for n in range(len(shots), -1, -1):
         own = [message for message in sample.prompt.messages if message.role != "system"]
-        prompts.append(Prompt((*turns_of(shots[len(shots) - n :], sample), *own)))
+        prompts.append(replace(sample.prompt, messages=(*turns_of(shots[len(shots) - n :], sample), *own)))
     return Question(sample.id, prompts[0], tuple(prompts[1:]))
 
 

@@ -150,7 +150,7 @@ class Answerer:
         with in_eval_mode(self.model):
             ids = or_none(lambda: self._generated(rows))
         if ids is not None:
-            return {row.id: self._answer(new) for row, new in zip(rows, ids, strict=True)}
+            return {row.id: self._answer(new, row) for row, new in zip(rows, ids, strict=True)}
         if len(rows) == 1:
             raise ConfigError(
                 f"row {rows[0].id}: Expected memory to answer one row of {rows[0].length} tokens, ran out; lower "
@@ -172,10 +172,12 @@ class Answerer:
             ids: list[list[int]] = self.family.generate(self.model, batch, features, self.max_new_tokens).tolist()
         return ids
 
-    def _answer(self, ids: list[int]) -> Answer:
+    def _answer(self, ids: list[int], row: EncodedRow) -> Answer:
         stopped = self.family.end_id in ids
         ids = ids[: ids.index(self.family.end_id)] if stopped else ids
-        return Answer(self.family.decode(ids), "stop" if stopped else "length", len(ids))
+        size = row.marked_size
+        text, raw = (self.family.decode(ids), "") if size is None else self.family.decode_marks(ids, size)
+        return Answer(text, "stop" if stopped else "length", len(ids), raw=raw)
 
 
 class PredictionFile:
@@ -247,7 +249,7 @@ def predict(questions: Sequence[Question], answerer: Answerer, file: PredictionF
     seconds = time.perf_counter() - started if generated else 0.0
     stored = {row_id: file.rows[row_id] for row_id in prompts if row_id in file.rows}
     answers = {
-        row_id: Answer(row["text"], row["finish"], row["n_new_tokens"], row.get("shots_dropped", 0))
+        row_id: Answer(row["text"], row["finish"], row["n_new_tokens"], row.get("shots_dropped", 0), row.get("raw", ""))
         for row_id, row in stored.items()
     }
     return Predictions(answers, seconds, generated)
@@ -267,4 +269,5 @@ def _row(question: Question, answer: Answer) -> dict[str, Any]:
         "finish": answer.finish,
         "n_new_tokens": answer.n_new_tokens,
         **({"shots_dropped": answer.shots_dropped} if answer.shots_dropped else {}),
+        **({"raw": answer.raw} if answer.raw else {}),
     }

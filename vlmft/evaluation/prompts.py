@@ -47,7 +47,8 @@ def styled(sample: Sample, template: str) -> Prompt:
     question = template.replace("{question}", sample.bare_question)
     images = tuple(piece for piece in last.content if isinstance(piece, Image))
     kept = tuple(message for message in before if message.role != "system")
-    return Prompt((*kept, dataclasses.replace(last, content=(*images, question))))
+    messages = (*kept, dataclasses.replace(last, content=(*images, question)))
+    return dataclasses.replace(sample.prompt, messages=messages)
 
 
 def _with_images(prompt: Prompt, change: Callable[[Image], tuple[Image, ...]]) -> Prompt:
@@ -55,7 +56,7 @@ def _with_images(prompt: Prompt, change: Callable[[Image], tuple[Image, ...]]) -
     for message in prompt.messages:
         pieces = [(piece,) if isinstance(piece, str) else change(piece) for piece in message.content]
         messages.append(Message(message.role, tuple(piece for some in pieces for piece in some)))
-    return Prompt(tuple(messages))
+    return dataclasses.replace(prompt, messages=tuple(messages))
 
 
 def _black(image: Image) -> Image:

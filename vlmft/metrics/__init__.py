@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from vlmft.metrics.anls import anls
 from vlmft.metrics.bleu_chrf import bleu, chrf, sentence_chrf
+from vlmft.metrics.boxes import box_accuracy, box_f1, box_iou, point_accuracy
 from vlmft.metrics.cider import cider_d
 from vlmft.metrics.counting import count_accuracy, counting
+from vlmft.metrics.detection import detection
 from vlmft.metrics.exact_match import exact_match
 from vlmft.metrics.json_fields import field_totals, json_fields
 from vlmft.metrics.json_match import json_match
@@ -57,6 +59,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "names": ("exact_match", "token_f1", "chrf"),
     "documents": ("exact_match", "anls"),
     "json": ("json_fields", "json_match", "field_totals"),
+    "boxes": ("box_f1", "box_accuracy", "box_iou", "detection"),
 }
 """What to look at together, by kind of data; the first of each is what one number would be."""
 
@@ -73,6 +76,10 @@ _OF_ROWS: dict[str, tuple[Metric, str, tuple[str, ...]]] = {
     "relaxed_accuracy_units": (relaxed_accuracy_units, "normalised-units@1", ("exact_match", "relaxed_accuracy")),
     "json_match": (json_match, "exact-values@1", _EXACT),
     "json_fields": (json_fields, "aligned-values-anls@1", ("json_match", "field_totals")),
+    "box_f1": (box_f1, "iou50-labels@1", ("box_accuracy", "detection")),
+    "box_accuracy": (box_accuracy, "iou50-labels@1", ("detection",)),
+    "box_iou": (box_iou, "assigned-labels@1", ("box_accuracy", "detection")),
+    "point_accuracy": (point_accuracy, "in-box-labels@1", ("exact_match",)),
     "vqa_match": (vqa_match, "always-normalised@1", _EXACT),
     "vqa_accuracy": (vqa_accuracy, "always-normalised@1", _EXACT),
     "anls": (anls, "cleaned-lengths@1", _EXACT),
@@ -88,6 +95,7 @@ _OF_ROWS: dict[str, tuple[Metric, str, tuple[str, ...]]] = {
 _OF_SETS: dict[str, tuple[CorpusMetric, str]] = {
     "field_totals": (field_totals, "aligned-values-anls@1"),
     "counting": (counting, "last-number-en-ru@1"),
+    "detection": (detection, "coco-unscored@1"),
     "rouge": (rouge, "unicode-words@1"),
     "rouge_stemmed": (rouge_stemmed, "porter-words@1"),
     "rouge_package": (rouge_package, "pltrdy-1.0.1@1"),

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmft.config.check import import_allowed
-from vlmft.config.schema import ModelConfig
+from vlmft.config.schema import CoordinatesName, ModelConfig
+from vlmft.models.coordinates import Coordinates, coordinates_of
 from vlmft.models.feature_cache import FeatureCache
 from vlmft.models.features import Features
 from vlmft.models.generic import GenericFamily
@@ -42,6 +43,8 @@ class Family(Protocol):
     """Longest row."""
     control_texts: Sequence[str]
     """The model's own tokens, which no text of a row may hold."""
+    coordinates: Coordinates | None
+    """How it writes boxes and points; None where it has no text for them."""
 
     @property
     def processor_key(self) -> str: ...
@@ -64,6 +67,7 @@ class Family(Protocol):
         self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int, past: Any = None
     ) -> torch.Tensor: ...
     def decode(self, ids: Sequence[int]) -> str: ...
+    def decode_marks(self, ids: Sequence[int], size: tuple[int, int]) -> tuple[str, str]: ...
     def show(self, ids: Sequence[int]) -> str: ...
 
 
@@ -80,4 +84,6 @@ def make_family(config: ModelConfig, source: Source, model_config: Any) -> Famil
         limit_visual_tokens(processor, most)  # before the family: it fingerprints the processor
     family: Family = cls(processor, model_config, config.max_length_tokens or positions)
     family.limit_images(most)
+    if config.coordinates != CoordinatesName.auto:
+        family.coordinates = coordinates_of(config.coordinates.value, model_config.model_type, processor)
     return family

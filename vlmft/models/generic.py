@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.models.collate import collate
 from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
+from vlmft.models.coordinates import Coordinates, coordinates_of, marked_size
 from vlmft.models.feature_cache import code_of, processor_key
 from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
@@ -28,7 +29,7 @@ from vlmft.models.processor_calls import ProcessorCalls
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
 from vlmft.models.shared_images import MASKED_ATTENTION, SharedRow, can_share, collate_shared, shared
-from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Message, Prompt, Sample
+from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Prompt, Sample
 
 PROBES = tuple(PIL.Image.new("RGB", size) for size in ((64, 64), (1000, 300)))
 """Pictures that show whether a model takes as many tokens for any image."""
@@ -51,6 +52,8 @@ class GenericFamily(ProcessorCalls):
     """Ids that generation never chooses."""
     allowed_ids: frozenset[int] = frozenset()
     """Of special tokens that texts of rows may hold."""
+    coordinates: Coordinates | None = None
+    """How it writes boxes and points; None where it has no text for them."""
     answer_type_id = 0
     """What an answer's ids have in token_type_ids and its like."""
 
@@ -63,6 +66,7 @@ class GenericFamily(ProcessorCalls):
         if can_share(model_config.get_text_config()):
             self.capabilities |= self.shares
         self.processor = processor
+        self.coordinates = coordinates_of("auto", model_config.model_type, processor)
         self.max_length_tokens = max_length_tokens
         self.max_visual_tokens: int | None = None
         self.resolution = ""
@@ -145,10 +149,16 @@ class GenericFamily(ProcessorCalls):
             )
         return ends[0]
 
-    def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        chat = []
-        for message in messages:
+    def _marked(self) -> Coordinates:
+        if self.coordinates is None:
+            raise ConfigError("model: Expected one that writes boxes and points in its text; moondream2 does not")
+        return self.coordinates
+
+    def _chat(self, prompt: Prompt) -> list[dict[str, Any]]:
+        for message in prompt.messages:
             refuse_control(message.text, self.control_texts)  # as a whole: two pieces could make one token
+        chat = []
+        for message in (self._marked().prompt(prompt) if prompt.marks else prompt).messages:
             content = [
                 {"type": "image"} if isinstance(piece, Image) else {"type": "text", "text": piece}
                 for piece in message.content
@@ -194,7 +204,7 @@ class GenericFamily(ProcessorCalls):
 
     def prompt_tokens(self, prompt: Prompt) -> int:
         """Tokens of the prompt alone, with one for each image; raises as `text_tokens`."""
-        return self.marked_tokens(self._template(self._chat(prompt.messages), generation=True))
+        return self.marked_tokens(self._template(self._chat(prompt), generation=True))
 
     def marked_tokens(self, text: str) -> int:
         """Tokens of what the template wrote, each image mark as one."""
@@ -210,7 +220,7 @@ class GenericFamily(ProcessorCalls):
         if self.max_images is not None and len(prompt.images) > self.max_images:
             found = len(prompt.images)
             raise BadRowError(f"Expected at most {self.max_images} images, got {found}; leave some out")
-        text = self._template(self._chat(prompt.messages), generation=True)
+        text = self._template(self._chat(prompt), generation=True)
         inputs, images = self._with_images(text, prompt.images)
         if self.seeing is not None and get_worker_info() is not None:
             images = tuple(image if image.features_stored else self._with_feature(image) for image in images)
@@ -218,7 +228,7 @@ class GenericFamily(ProcessorCalls):
         refuse_length(self.max_length_tokens, len(ids) + 1, "with room for an answer")
         self._refuse_resolution(int((ids == self.image_token_id).sum()), len(images))
         token_arrays = {k: v[0].astype(np.int64) for k, v in inputs.items() if k.endswith("type_ids")}
-        return EncodedRow(row_id, ids, np.zeros(len(ids), bool), len(ids), token_arrays, images)
+        return EncodedRow(row_id, ids, np.zeros(len(ids), bool), len(ids), token_arrays, images, marked_size(prompt))
 
     def _refuse_resolution(self, n_tokens: int, n_images: int) -> None:
         if self.max_visual_tokens is not None and n_tokens > self.max_visual_tokens * n_images:  # a flat strip may
@@ -244,12 +254,15 @@ class GenericFamily(ProcessorCalls):
             prompt.prompt_length,
             {name: np.concatenate([array, types]) for name, array in prompt.token_arrays.items()},
             prompt.images,
+            prompt.marked_size,
         )
 
     def answer_ids(self, prompt: Prompt, answer: str) -> list[int]:
         """Ids of the answer as the template writes it after the generation prompt, up to and with the end token."""
         refuse_control(answer, self.control_texts)
-        chat = self._chat(prompt.messages)
+        if (size := marked_size(prompt)) is not None:
+            answer = self._marked().answer(answer, size)
+        chat = self._chat(prompt)
         before = self._template(chat, generation=True)
         turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         whole = self._template([*chat, turn], generation=False)
@@ -356,6 +369,13 @@ class GenericFamily(ProcessorCalls):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens (but those that rows may hold) and surrounding white space."""
         return decoded(self.processor.tokenizer, ids, self.allowed_ids)
+
+    def decode_marks(self, ids: Sequence[int], size: tuple[int, int]) -> tuple[str, str]:
+        """An answer of boxes or points in pixels of an image of this (width, height), and as the model wrote it."""
+        tokenizer, syntax = self.processor.tokenizer, self._marked().syntax
+        own = {int(tokenizer.convert_tokens_to_ids(token)) for token in syntax.tokens if token in self.control_texts}
+        raw = decoded(tokenizer, ids, self.allowed_ids | own)
+        return self._marked().pixels(raw, size), raw
 
     def show(self, ids: Sequence[int]) -> str:
         """Text of ids with every special token in it, for people and for the leak canary."""

@@ -27,7 +27,7 @@ from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import trainable, tuned_parts, unused_gradient_names
 from vlmft.models.memory_check import rows_at_once
 from vlmft.run.build import Built
-from vlmft.sample import BadRowError, EncodedRow, Sample
+from vlmft.sample import BadRowError, EncodedRow, Sample, read_marks
 from vlmft.training.loss import summed_cross_entropy
 
 LOOKED_AT = 64
@@ -147,10 +147,29 @@ def _mislabelled(model: LoadedModel, row: EncodedRow, sample: Sample) -> str | N
         return f"has its loss on {model.family.show(row.input_ids[row.supervised].tolist())!r}, not on its answer alone"
     if row.n_supervised < 2 or row.input_ids[-1] != model.family.end_id:
         return f"ends in {model.family.show(row.input_ids[-1:].tolist())!r}, not in the end token"
-    learned = model.family.decode(row.input_ids[length:-1].tolist())
+    answer = row.input_ids[length:-1].tolist()
+    if row.marked_size is not None:
+        learned = model.family.decode_marks(answer, row.marked_size)[0]
+        same = _same_marks(learned, sample.answer, row.marked_size)
+        return None if same else f"teaches {learned!r}, while its answer is {sample.answer!r}"
+    learned = model.family.decode(answer)
     if _bare(learned) != _bare(sample.answer):
         return f"teaches {learned!r}, while its answer is {sample.answer!r}"
     return None
+
+
+def _same_marks(learned: str, answer: str, size: tuple[int, int]) -> bool:
+    """Whether boxes or points are the same within a two-hundredth of the picture, which a grid may round them by."""
+    taught, meant = read_marks(learned) or (), read_marks(answer) or ()
+    if len(taught) != len(meant):
+        return False
+    near = max(1, max(size) / 200)
+    return all(
+        _bare(one.label) == _bare(other.label)
+        and len(one.numbers) == len(other.numbers)
+        and all(abs(a - b) <= near for a, b in zip(one.numbers, other.numbers, strict=True))
+        for one, other in zip(taught, meant, strict=True)
+    )
 
 
 def _bare(text: str) -> str:
