@@ -19,6 +19,7 @@ from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
 from vlmft.evaluation.canaries import CanaryResult, Invariance, canary_on
 from vlmft.evaluation.compare import Adjusted, adjusted, compare
 from vlmft.evaluation.few_shot import FewShot, few_shot_draws
+from vlmft.evaluation.fields import ByField, fields_of
 from vlmft.evaluation.gains import (
     BestOfSeveral,
     FormatAndSkill,
@@ -87,6 +88,8 @@ class Evaluation:
     blind: WithoutLooking | None = None
     servers: dict[str, Served] = field(default_factory=dict)
     """Arms behind a server -> where their answers come from."""
+    fields: ByField | None = None
+    """Of answers that are JSON."""
 
 
 @contextlib.contextmanager
@@ -164,6 +167,7 @@ def evaluate_arms(
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
     result.rows = {arm.name: result.rows[arm.name] for arm in arms}
     _score(result, arms, rows.metric_name)
+    result.fields = fields_of(result, rows)
     train = rows.baseline_rows() if rows.split != "train" else []
     result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
     sentence = alarm(rows.split, result.blind.readable.to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class EvaluationRows:
     baseline_rows: Callable[[], list[Sample]]
     """Training rows that rules without images are fitted on."""
     seed: int
+    schema: Mapping[str, Any] | None = None
+    """JSON Schema that answers are to fit; None: that of the training answers."""
 
 
 def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], str]:

@@ -112,6 +112,28 @@
     return fold;
   }
 
+  // The fields of a row whose answers are JSON: a line each, a column for the reference and for each arm.
+  function fieldTable(fields, arms) {
+    const nothing = () => make("span", { class: "small" }, "\u2013");
+    const cell = (line, arm) => {
+      const found = line[2 + arm];
+      if (!found) return make("td", { class: "text" }, nothing());
+      const [text, similarity] = found;
+      const isFull = similarity === 1;
+      const said = text === null ? "missing" : line[1] === null ? "invented" : isFull ? "right" : similarity > 0 ? "partly right" : "wrong";
+      const sign = make("span", { class: "sign", "aria-hidden": "true" }, isFull ? "\u2713" : "\u2717");
+      const node = make("td", { class: "text " + (isFull ? "is-right" : "is-wrong") }, sign, text === null ? "" : textPiece(text));
+      node.append(make("span", { class: said === "right" || said === "wrong" ? "unseen" : "small" }, " " + said));
+      return node;
+    };
+    const heads = ["Field", "Reference", ...arms.map((arm) => data.arms[arm])];
+    const lines = fields.map((line) => make("tr", {}, make("th", { scope: "row" }, line[0]),
+      make("td", { class: "text" }, line[1] === null ? nothing() : textPiece(line[1])), ...arms.map((arm) => cell(line, arm))));
+    return make("div", { class: "scroller" }, make("table", { class: "fields" },
+      make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: "text" }, head)))),
+      make("tbody", {}, ...lines)));
+  }
+
   function card(index) {
     const row = data.rows[index];
     const list = make("dl", {});
@@ -122,6 +144,7 @@
     for (const arm of chosen) list.append(...answerLine(arm, row.answers[arm]));
     const what = label(outcome(index));
     const words = make("div", { class: "words" }, make("p", { class: "question" }, textPiece(row.question)), list);
+    if (row.fields) words.append(fieldTable(row.fields, chosen));
     const others = arms.filter((arm) => !chosen.includes(arm));
     if (others.length) words.append(more(others, row));
     words.append(make("p", { class: "foot small" }, make("span", {}, what), make("span", {}, ...marked(row.id)),

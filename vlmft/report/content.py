@@ -31,6 +31,17 @@ class ReportAnswer:
 
 
 @dataclass(frozen=True)
+class FieldLine:
+    """One field of a row whose answers are JSON."""
+
+    place: str
+    gold: str | None
+    """None: the reference does not have it."""
+    answers: Mapping[str, tuple[str | None, float]]
+    """Arm -> what it wrote, None where it left the field out, and how right that is, 0..1."""
+
+
+@dataclass(frozen=True)
 class ReportRow:
     """One question with the answers of all arms."""
 
@@ -46,6 +57,8 @@ class ReportRow:
     """What scoring reads out of the first reference: the class that `ReportAnswer.parsed` is held against."""
     group: str = ""
     """The independent unit that the row stands in, such as its image; "" is the row itself."""
+    fields: tuple[FieldLine, ...] = ()
+    """Where answers are JSON: they are shown as a table, too."""
 
     def answer(self, arm: str) -> ReportAnswer | None:
         """What this arm said, None where it has no answer here."""

@@ -14,6 +14,7 @@ from vlmft.pages import script_json
 from vlmft.report.content import (
     MAX_PICTURED_ROWS,
     RIGHT_SCORE,
+    FieldLine,
     Report,
     ReportAnswer,
     ReportRow,
@@ -108,7 +109,19 @@ def _row(row: ReportRow, arms: Sequence[str], limit: int) -> dict[str, Any]:
         "references": [_cut(reference, limit) for reference in row.references],
         "tags": [f"{name}: {_cut(value, limit)}" for name, value in row.tags.items()],
         "answers": [answers.get(arm) for arm in arms],
+        **({"fields": [_field(line, arms, limit) for line in row.fields]} if row.fields else {}),
     }
+
+
+def _field(line: FieldLine, arms: Sequence[str], limit: int) -> list[Any]:
+    """Place, reference, and of each arm what it wrote and how right that is; null where it has no such place."""
+    cells = [line.answers.get(arm) for arm in arms]
+    gold = None if line.gold is None else _cut(line.gold, limit)
+    return [line.place, gold, *(None if cell is None else _cell(*cell, limit) for cell in cells)]
+
+
+def _cell(text: str | None, similarity: float, limit: int) -> list[str | float | None]:
+    return [None if text is None else _cut(text, limit), round(similarity, 3)]
 
 
 def _answer(answer: ReportAnswer, limit: int) -> list[str | float | None]:

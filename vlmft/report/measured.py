@@ -12,6 +12,7 @@ import PIL.Image
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.metrics import Metric
 from vlmft.report.content import Curve, ReportAnswer, ReportRow
+from vlmft.report.fields import field_lines
 from vlmft.sample import Sample
 
 THUMBNAIL_PIXELS = 480
@@ -41,7 +42,9 @@ def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric, more_tag
     question, tags = sample.prompt.messages[-1].text, {**sample.tags, **more_tags}
     truth = metric(sample.references[0], sample.references).parsed
     group = evaluation.groups.get(sample.id, "")
-    return ReportRow(sample.id, question, tuple(sample.references), answers, (), tags, truth, group)
+    texts = {answer.arm: answer.text for answer in answers}
+    fields = field_lines(texts, sample.references) if evaluation.fields is not None else ()
+    return ReportRow(sample.id, question, tuple(sample.references), answers, (), tags, truth, group, fields)
 
 
 def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:

@@ -11,7 +11,7 @@ from vlmft.report.content import Grid, Report
 _SIGNS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u2248"}
 BUT = ", not to be believed: see the first warning"
 """After a verdict above which an alarm stands."""
-_MOODS = {"better": "good", "worse": "bad"}
+MOODS = {"better": "good", "worse": "bad"}
 CONSOLE_COLUMNS = 8
 """Of the table of arms, which is wider than a terminal."""
 
@@ -33,7 +33,7 @@ def verdict_words(report: Report) -> tuple[str, str]:
 
 def mood(comparison: Mapping[str, Any]) -> str:
     """good, bad or plain: a class of the style sheet."""
-    return _MOODS.get(str(comparison["verdict"]), "plain")
+    return MOODS.get(str(comparison["verdict"]), "plain")
 
 
 def arm_table(arms: Sequence[Mapping[str, Any]], unit: Unit) -> Grid:

@@ -93,6 +93,7 @@ class Built(LoadedModel):
             functools.partial(read_shots, Path(str(settings.few_shot.file)), settings.few_shot.k),
             functools.partial(data.some_samples, "train", BASELINE_ROWS),
             data.seed,
+            data.dataset.answer_schema(),
         )
 
 

@@ -89,6 +89,8 @@ class Summary:
     servers: dict[str, Any] = field(default_factory=dict)
     """Arm behind a server -> the model asked for, rows by the model and host that answered, dates, tokens, cost, leak
     canary of its requests."""
+    fields: dict[str, Any] | None = None
+    """Of answers that are JSON: each field's score by arm and paired difference, all fields together, the schema."""
     grading: dict[str, Any] | None = None
     """How people and judges have rated the answers (vlmft grade, vlmft judge); null before anyone has judged."""
     best_checkpoint: str | None = None
@@ -124,6 +126,7 @@ class Summary:
         self.prompt_matrix, self.metric_variant = evaluation.matrix, variant(self.metric)
         self.best_of_several = evaluation.best.to_dict() if evaluation.best else None
         self.notes, self.alarms = [*evaluation.cautions, *evaluation.notes], list(evaluation.alarms)
+        self.fields = evaluation.fields.to_dict() if evaluation.fields else None
         self.without_looking = evaluation.blind.to_dict() if evaluation.blind else None
         self.servers = {name: served.to_dict() for name, served in evaluation.servers.items()}
         found = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)

@@ -63,7 +63,7 @@ class Receipt:
     def to_json(self) -> str:
         """What the receipt says, a null where it does not say how it was paid."""
         lines = [
-            {"item": f"{line.look.colour} {line.look.shape}", "count": line.count, "price": line.price}
+            {"item": f"a {line.look.colour} {line.look.shape}", "count": line.count, "price": line.price}
             for line in self.lines
         ]
         value = {"lines": lines, "total": self.total, "paid": self.paid}
@@ -127,7 +127,7 @@ class Receipts(Dataset):
         self,
         *,
         seed: int = 0,
-        condition: Condition = "A",
+        condition: Condition = "B",
         image_size: int = 96,
         train_rows: int = 6_000,
         val_rows: int = 100,
