@@ -29,7 +29,7 @@ MAX_LINES = {
     "sample.py": 400,
     "servers": 600,
     "sweep": 881,
-    "tools": 1_300,
+    "tools": 1_400,
     "training": 2_050,
 }
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted. Raised twice on 2026-11-26
@@ -38,8 +38,8 @@ grouped by image, a training loop that does not wait for a GPU. Raised on 2026-1
 spelling, schema, scores by field, receipts), arms behind a server, boxes and points. Those are in whole hundreds or
 fifties, so that a line of a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
-MAX_FILES_OF_TRAINING = 170
-MAX_LINES_OF_TRAINING = 22_000
+MAX_FILES_OF_TRAINING = 180
+MAX_LINES_OF_TRAINING = 22_800
 
 IMPORTED = """
 import json, pathlib, runpy, sys

@@ -63,7 +63,8 @@ def test_one_more_arm(asked: Run, chat_server_of_module: ChatServer) -> None:
     assert len(server.requests) == N and {r["max_tokens"] for r in server.requests} == {
         ours[0]["generation"]["max_new_tokens"]
     }
-    assert f"big, served-1 at {host}" in asked.output and "tuned -> big" in asked.output.replace("\u2192", "->")
+    assert f"note: {note}" in asked.output and "tuned -> big" in asked.output.replace("\u2192", "->")
+    assert f"big, served-1 at {host}" not in asked.output, "the table has no room for it"
     page = (asked.folder / "report.html").read_text(encoding="utf-8")
     assert (
         f"served-1 at {host}" in page and "cannot be checked from here" in page and "leak canary of big" in page.lower()

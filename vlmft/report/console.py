@@ -75,7 +75,7 @@ def print_grid(title: str, grid: Grid, columns: int | None = None) -> None:
 
 def _print_arms(arms: Mapping[str, ArmSummary]) -> None:
     first = next(iter(arms.values()))
-    summaries = [arm.to_dict() for arm in arms.values()]
+    summaries = [{**arm.to_dict(), "answered_by": ""} for arm in arms.values()]  # a note says it: no room for numbers
     print_grid(f"{first.metric} on {first.rows_sentence}", arm_table(summaries, SHARE), CONSOLE_COLUMNS)
     if first.n_groups < first.n:
         methods = dict.fromkeys(arm.interval_method for arm in arms.values())

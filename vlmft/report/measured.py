@@ -59,11 +59,16 @@ def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:
 
 
 def remarks_of(evaluation: Evaluation) -> tuple[str, ...]:
-    """Notes that are no warning about the result: on the arms that it is held against, and on answers stored before."""
+    """Notes that are no warning about the result: on the arms that it is held against, on answers stored before, and on
+    where those of a server come from."""
     pairs = [one.comparison for one in evaluation.comparisons]
     baselines = {pair.first for pair in pairs} - {pair.second for pair in pairs[:1]}
-    notes = evaluation.notes
-    return tuple(note for note in notes if note.partition(": ")[0] in baselines or note.endswith(" stored already"))
+    notes, origins = evaluation.notes, [served.note for served in evaluation.servers.values()]
+    return tuple(
+        note
+        for note in notes
+        if note.partition(": ")[0] in baselines or note.endswith(" stored already") or note in origins
+    )
 
 
 CURVES = ("train/loss", "val/loss", "train/lr", "train/gradient_norm")

@@ -29,6 +29,7 @@ from vlmft.run.quiet import quiet_libraries
 from vlmft.run.weights import load_tuned
 from vlmft.sample import BadRowError, Question
 from vlmft.tools.model_card import card
+from vlmft.tools.serving import Serving, serving
 from vlmft.training.checkpoint import whole_folder
 
 UPLOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, HfHubHTTPError.__bases__[0])
@@ -74,9 +75,10 @@ def export(config: ExportConfig) -> Path:
             shutil.copytree(source, beside, dirs_exist_ok=True)
         else:
             check = _merge(config, folder, run, beside)
-        text = card(run, folder / SUMMARY_FILE, config, check.sentence if check is not None else None)
+        served = serving(config, run, beside)
+        text = card(run, folder / SUMMARY_FILE, config, check.sentence if check is not None else None, served)
         (beside / "README.md").write_text(text, encoding="utf-8")
-    _print_result(config, to, check)
+    _print_result(config, to, check, served)
     if config.push is not None:
         url = push(to, config.push, public=config.public)
         print(f"  {url}", file=sys.stderr if config.json else sys.stdout)
@@ -158,12 +160,19 @@ def _answers_and_logits(
     return texts, torch.cat(logits)
 
 
-def _print_result(config: ExportConfig, to: Path, check: Check | None) -> None:
+def _print_result(config: ExportConfig, to: Path, check: Check | None, served: Serving) -> None:
     if config.json:
         content: dict[str, Any] = {"folder": str(to), "form": config.form.name, "dtype": config.dtype.name}
+        content["serving"] = vars(served)
         print(json.dumps({**content, "check": vars(check) if check is not None else None}, indent=2))
         return
     what = f"merged, {config.dtype.name}" if config.form == ExportForm.merged else "adapter"
     print(f"{to} ({what})")
     if check is not None:
         print(f"  {check.sentence}")
+    for command in served.commands:
+        print(f"  serve     {command}")
+    if served.commands:
+        print(f"  compare   {served.comparison(config.run)}")
+    for note in (*served.notes, *filter(None, [served.warning])):
+        print(f"  note: {note}")

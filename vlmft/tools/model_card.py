@@ -18,11 +18,12 @@ from vlmft.evaluation.compare import rows_sentence
 from vlmft.evaluation.numbers import SHARE, console, percent
 from vlmft.models.locate import locate
 from vlmft.run.folder import plain
+from vlmft.tools.serving import Serving
 
 UNKNOWN = "unknown"
 
 
-def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str | None) -> str:
+def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str | None, served: Serving) -> str:
     """Front matter as the Hub reads it, the table of arms, data, settings, licence of the base."""
     base, licence = run.model.path, licence_of(run)
     summary = json.loads(summary_path.read_text(encoding="utf-8")) if summary_path.is_file() else {}
@@ -40,6 +41,8 @@ def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str 
         *([f"Beside the model as it was trained: {check}."] if check is not None else []),
         "## Before and after",
         *results(summary),
+        "## Serving",
+        *serving_text(served),
         "## Data",
         f"{run.data.name} ({run.data.dataset}), rows: {json.dumps(summary.get('rows', {}))}.",
         "## Settings",
@@ -61,6 +64,15 @@ def results(summary: dict[str, Any]) -> list[str]:
         lines.append(f"| {arm['arm']} | {n} | {percent(arm['value'])} | {console(SHARE.bounds(arm['interval']))} |")
     notes = [f"- {note}" for note in summary.get("notes", [])]
     return [str(summary["sentence"]), "\n".join(lines), *(["\n".join(notes)] if notes else [])]
+
+
+def serving_text(served: Serving) -> list[str]:
+    """Commands, how a server is compared with the run, and what to know of its answers."""
+    if not served.commands:
+        return [f"{served.warning[:1].upper()}{served.warning[1:]}."]
+    commands = "\n".join((*served.commands, served.comparison("RUN_FOLDER")))
+    notes = ["\n".join(f"- {note}" for note in served.notes)] if served.notes else []
+    return [f"```bash\n{commands}\n```", *notes]
 
 
 def licence_of(run: TrainConfig) -> str:
