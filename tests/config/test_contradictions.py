@@ -149,7 +149,6 @@ EVALUATE = {
     (): "run: Expected run=<run folder>, or model= and data= for an untuned model",
     ("model=tiny",): "run: Expected run=<run folder>, or model= and data= for an untuned model",
     ("run=.", "model=tiny"): "run: Expected run= without model= and adapter=, got both",
-    ("model=tiny", "data=shapes", "trainer.devices=2"): "trainer.devices: Expected 1, for evaluation runs on one",
     ("run=.", "adapter=x"): "run: Expected run= without model= and adapter=, got both",
     ("run=.", "adapters.tuned=x"): "adapters: Expected a name of letters, digits, - and _ that is no arm's yet",
     ("run=no/such/run",): "run: there is no folder 'no/such/run'; give the folder that train.py printed",

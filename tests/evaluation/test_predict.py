@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pickle
+import threading
 import typing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +121,37 @@ class Bench:
 
     def predict(self, path: Path, asked: Sequence[Question], key: Any = KEY) -> Any:
         return predict(asked, self.answerer, PredictionFile(path, key))
+
+
+class ThreadRanks:
+    """Ranks as threads of this process."""
+
+    def __init__(self, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n, self.own = n, threading.local()
+        self.values: list[Any] = [None] * n
+        self.barrier = threading.Barrier(n, timeout=60)
+        for name, function in {
+            "rank": lambda: self.own.rank,
+            "n_ranks": lambda: n,
+            "gathered": self.gathered,
+            "of_rank_0": lambda value: self.gathered(value)[0],
+        }.items():
+            monkeypatch.setattr(f"vlmft.evaluation.predict.{name}", function)
+
+    def gathered(self, value: Any) -> list[Any]:
+        self.values[self.own.rank] = pickle.dumps(value)  # as processes do: no rank sees another's objects
+        self.barrier.wait()
+        values = [pickle.loads(each) for each in self.values]
+        self.barrier.wait()
+        return values
+
+    def run(self, work: Callable[[int], Any]) -> list[Any]:
+        def on_rank(rank: int) -> Any:
+            self.own.rank = rank
+            return work(rank)
+
+        with ThreadPoolExecutor(self.n) as pool:
+            return list(pool.map(on_rank, range(self.n)))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -491,3 +525,36 @@ def test_a_real_model_interrupted_at_each_batch(compose: Callable[..., Any], tmp
             answer(tmp_path / f"{batches}.jsonl", batches)
         answer(tmp_path / f"{batches}.jsonl", None)
         assert (tmp_path / f"{batches}.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("tokens_per_batch", [None, 90])
+def test_ranks_share_the_batches_and_have_all_answers(
+    n: int, tokens_per_batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = questions(18, bad=(3, 17))
+    alone = Bench(tokens_per_batch=tokens_per_batch)
+    whole = alone.predict(tmp_path / "alone.jsonl", asked)
+    assert len(whole.answers) == 16 and len(alone.family.asked) >= 4
+    before = (tmp_path / "alone.jsonl").read_bytes().splitlines(keepends=True)
+    benches = [Bench(tokens_per_batch=tokens_per_batch) for _ in range(n)]
+    ranks = ThreadRanks(n, monkeypatch)
+    for stored in (0, 5):  # anew, and after a kill that left five answers
+        path = tmp_path / f"{stored}.jsonl"
+        path.write_bytes(b"".join(before[:stored]))
+        for bench in benches:
+            bench.family.asked.clear()
+            bench.refused.clear()
+        found = ranks.run(lambda rank, to=path: benches[rank].predict(to, asked))  # type: ignore[misc]
+        assert path.read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+        assert [each.answers for each in found] == [whole.answers] * n
+        assert all(bench.refused == alone.refused for bench in benches)
+        shares = [batch for bench in benches for batch in bench.family.asked]
+        if not stored:
+            assert sorted(shares) == sorted(alone.family.asked)
+
+
+def test_another_rank_reads_and_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = ThreadRanks(2, monkeypatch)
+    ranks.run(lambda rank: Bench().predict(tmp_path / str(rank) / "p.jsonl", questions()))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["0", "p.jsonl"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,8 +19,8 @@ from safetensors.torch import load_file
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig
 from vlmft.data.order import WindowSampler
+from vlmft.models.ranks import undealt
 from vlmft.run.train import train
-from vlmft.training.ranks import undealt
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (
@@ -178,3 +179,44 @@ def test_a_higher_rank_of_one_device_is_refused(
     monkeypatch.setenv(variable, "1")
     with pytest.raises(ConfigError, match=r"trainer\.devices: Expected the number of processes that were started"):
         train(compose("model=tiny", "logger=none", "trainer.accelerator=cpu"))
+
+
+QUESTIONS = (
+    "model=tiny", "data=shapes", "data.limit_train=22", "data.limit_test=60", "evaluation.rows_per_batch=4",
+    "evaluation.canary_rows=2", "evaluation.arms=[untuned,fewshot]", "trainer.accelerator=cpu", "logger=none",
+)  # fmt: skip
+
+
+def asked(devices: int, root: Path) -> list[str]:
+    return [sys.executable, "evaluate.py", *QUESTIONS, f"trainer.devices={devices}", f"output_root={root}"]
+
+
+def answered(devices: int, root: Path) -> dict[str, bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(asked(devices, root), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("summary.json") == 1
+    return {path.name: path.read_bytes() for path in sorted(root.rglob("predictions/*.jsonl"))}
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_gives_the_same_answers_after_a_kill_too(tmp_path: Path) -> None:
+    alone = answered(1, tmp_path / "1")
+    assert len(alone) == 4 and all(content.count(b"\n") == 60 for content in alone.values())
+    assert answered(2, tmp_path / "2") == alone
+    root = tmp_path / "3"
+    first = root / "tiny-shapes/untuned-test/predictions/untuned.jsonl"
+    with subprocess.Popen(
+        asked(3, root), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        waited_until = time.monotonic() + 300
+        while time.monotonic() < waited_until and (not first.exists() or not first.read_bytes()):
+            time.sleep(0.01)
+        others = [child for child in psutil.Process(process.pid).children() if "evaluate.py" in str(child.cmdline())]
+        assert len(others) == 2
+        others[0].kill()
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode != 0 and "Traceback" not in stderr
+        assert not psutil.wait_procs(others, timeout=60)[1], "no rank may outlive another"
+    assert b"".join(path.read_bytes() for path in root.rglob("predictions/*.jsonl")).count(b"\n") < 240
+    assert answered(2, root) == alone

@@ -160,8 +160,6 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
         yield "run: Expected run= without model= and adapter=, got both; a run brings its own, adapters.NAME= adds more"
     if config.run is None and (config.model is None or config.data is None):
         yield "run: Expected run=<run folder>, or model= and data= for an untuned model"
-    if config.trainer.devices != 1:
-        yield f"trainer.devices: Expected 1, for evaluation runs on one device, got {config.trainer.devices}"
     if config.logger.lightning:
         names = " and ".join(config.logger.lightning)
         yield f"logger: Expected wandb or none, got {names}; an evaluation's numbers are in its summary.json"

@@ -46,12 +46,13 @@ class Ledger:
             self._write(row_id, reason)
 
     @contextlib.contextmanager
-    def kept_if_refused(self, path: Path) -> Iterator[None]:
-        """A start that fails leaves only the list of the rows that it refused, and its error names that file."""
+    def kept_if_refused(self, path: Path | None) -> Iterator[None]:
+        """A start that fails leaves only the list of the rows that it refused, and its error names that file; None:
+        not even that."""
         try:
             yield
         except (BadRowError, ConfigError) as error:
-            if not self.bad:
+            if path is None or not self.bad:
                 raise
             self.keep(path)
             raise type(error)(f"{error} ({len(self.bad)} refused rows are listed in {path})") from error

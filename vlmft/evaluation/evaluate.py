@@ -47,6 +47,7 @@ from vlmft.evaluation.without_looking import WithoutLooking, alarm, without_look
 from vlmft.metrics import metric_named
 from vlmft.models.batches import Padding
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
+from vlmft.models.ranks import leave_ranks, rank
 from vlmft.sample import Prompt, Question, Sample, Split
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def evaluate_arms(
 ) -> Evaluation:
     """All arms on all rows, with one loaded model; stored answers of the same key are used again.
 
-    An arm that cannot be had of this model is named in the notes and not run. `adapters` are the names of those on the
-    model, `models` makers of whole other ones, which take its place at the end; `before` has arms that were answered
-    while this model was still untuned.
+    Every rank answers its share of the batches; the scores are on rank 0 alone. An arm that cannot be had of this model
+    is named in the notes and not run. `adapters` are the names of those on the model, `models` makers of whole other
+    ones, which take its place at the end; `before` has arms that were answered while this model was still untuned.
 
     Raises:
         ConfigError: there are no rows, or stored answers have another key.
@@ -159,9 +160,13 @@ def evaluate_arms(
     with arm_state(model.model, last):
         result.canary = canary_on(model, answerer, rows, settings.canary_rows)
         result.invariance = runner.invariance(last) if own else None
-    for arm in arms:
-        if arm.server is not None:  # last of all, so that nothing here is lost with a server
-            runner.ask(arm, arm.server)
+    if rank():
+        return result
+    served = [arm for arm in arms if arm.server is not None]
+    if served:
+        leave_ranks()  # this one alone asks them, and the others have ended
+    for arm in served:  # last of all, so that nothing here is lost with a server
+        runner.ask(arm, str(arm.server))
     arms = [arm for arm in arms if arm.name in result.rows]
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
@@ -312,8 +317,6 @@ class _Runner:
     ) -> dict[str, ScoredRow]:
         result, model = self.result, self.model
         path = self.folder / "predictions" / f"{name}.jsonl"
-        if self.fresh:
-            path.unlink(missing_ok=True)
         key = {
             "arm": name,
             "split": result.split,
@@ -325,9 +328,9 @@ class _Runner:
             **more,
         }
         answerer = dataclasses.replace(answerer, what=f"answers of {name}", padding=Padding())
-        predictions = predict(questions, answerer, PredictionFile(path, key))
+        predictions = predict(questions, answerer, PredictionFile(path, key, fresh=self.fresh))
         self._tell(name, predictions)
-        if note := padding_note(name, answerer):
+        if rank() == 0 and (note := padding_note(name, answerer)):
             print(note, file=sys.stderr)  # of speed alone: no note on the results
         result.samples = [sample for sample in result.samples if sample.id in predictions.answers]
         answers = {sample.id: predictions.answers[sample.id] for sample in result.samples}

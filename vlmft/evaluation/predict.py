@@ -2,6 +2,7 @@
 
 Batches are a function of the full row list, so that an interrupted evaluation repeats the same bytes. A batch that
 does not fit the memory is answered in halves, each batch for itself, so that this does not depend on the ones before.
+Several ranks are dealt the batches like cards and hand each other the answers, so that all of them go on with all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
+from vlmft.models.ranks import gathered, n_ranks, of_rank_0, rank
 from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Prompt, Question
 
 Refuse = Callable[[BadRow], None]
@@ -82,7 +85,7 @@ class Answerer:
     """Gets the questions that cannot be asked."""
     workers: int = 0
     poll: Callable[[], None] = lambda: None
-    """Called before each batch; raises where the run was asked to stop."""
+    """Called before each batch; raises where the run was asked to stop, on all ranks at once."""
     what: str = "answers"
     """What the progress of a long pass is called."""
     prefix: Prefix | None = None
@@ -117,29 +120,38 @@ class Answerer:
             return self.max_new_tokens
 
     def batches(self, questions: Sequence[Question], skip: Callable[[list[str]], bool]) -> Iterator[dict[str, Answer]]:
-        """Answers by id, batch by batch; a batch for whose ids `skip` says True is not asked."""
+        """Answers by id, batch by batch; a batch for whose ids `skip` says True, as on every rank, is not asked."""
         open_cuts = [cut for cut in self.cut(questions) if not skip([question.id for question in cut])]
-        flat = [question for cut in open_cuts for question in cut]
+        own_cuts = open_cuts[rank() :: n_ranks()]
+        flat = [question for cut in own_cuts for question in cut]
         numbers = iter(range(len(flat)))
         loader = DataLoader(
             EncodedQuestions(self.family, flat),
-            batch_sampler=[[next(numbers) for _ in cut] for cut in open_cuts],
+            batch_sampler=[[next(numbers) for _ in cut] for cut in own_cuts],
             num_workers=self.workers,
             worker_init_fn=outlive_signals,
             collate_fn=_as_list,
             generator=torch.Generator(),  # its own, so that asking does not move the global one
         )
-        with Progress(self.what, len(flat)) as progress:
-            for rows in loader:
+        quiet_seconds = math.inf if rank() else None
+        with Progress(self.what, sum(map(len, open_cuts)), quiet_seconds) as progress:
+            own_batches = iter(loader)
+            for _ in range(math.ceil(len(open_cuts) / n_ranks())):
                 self.poll()
-                good = [row for row, _ in rows if isinstance(row, EncodedRow)]
-                for row, _ in rows:
-                    if isinstance(row, BadRow):
+                for answers, bad in gathered(self._answered(next(own_batches, []))):
+                    for row in bad:
                         self.refuse(row)
-                dropped = {row.id: n for row, n in rows if n}
-                answers = self.answer_rows(good) if good else {}
-                progress.advance(len(rows))
-                yield {i: replace(answer, shots_dropped=dropped.get(i, 0)) for i, answer in answers.items()}
+                    progress.advance(len(answers) + len(bad))
+                    if answers:
+                        yield answers
+
+    def _answered(self, rows: Sequence[tuple[EncodedRow | BadRow, int]]) -> tuple[dict[str, Answer], list[BadRow]]:
+        """The answers of a batch, by id, and the rows of it that cannot be asked."""
+        good = [row for row, _ in rows if isinstance(row, EncodedRow)]
+        dropped = {row.id: n for row, n in rows if n}
+        answers = self.answer_rows(good) if good else {}
+        with_drops = {i: replace(answer, shots_dropped=dropped.get(i, 0)) for i, answer in answers.items()}
+        return with_drops, [row for row, _ in rows if isinstance(row, BadRow)]
 
     def answer_rows(self, rows: Sequence[EncodedRow]) -> dict[str, Answer]:
         """Answers of one batch, by id; in halves where it does not fit the memory.
@@ -181,14 +193,21 @@ class Answerer:
 
 
 class PredictionFile:
-    """predictions/<arm>.jsonl: a row an answer. Rows of another key are refused, a torn last line is cut off."""
+    """predictions/<arm>.jsonl: a row an answer. Rows of another key are refused, a torn last line is cut off.
 
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+    Rank 0 reads and writes it; the others have the same rows.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.path, self.key = path, dict(key)
         self.rows: dict[str, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._read()
+        if rank() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                path.unlink(missing_ok=True)
+            if path.exists():
+                self._read()
+        self.rows = of_rank_0(self.rows)
 
     def _read(self) -> None:
         for line in whole_lines(self.path):
@@ -220,7 +239,8 @@ class PredictionFile:
         """
         full = [{**row, **self.key} for row in rows]
         lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in full)
-        append_synced(self.path, lines.encode())
+        if rank() == 0:
+            append_synced(self.path, lines.encode())
         self.rows.update({row["id"]: row for row in full})
 
 

@@ -11,7 +11,10 @@ from vlmft.metrics.score import Metric
 
 
 class MeanScore(torchmetrics.Metric):
-    """Mean of a `Metric` over all rows seen. Its states are sums, so cutting into batches or ranks changes nothing."""
+    """Mean of a `Metric` over all rows seen. Its states are sums, so cutting into batches or ranks changes nothing.
+
+    `sums_over_ranks=False` where each rank is given all rows.
+    """
 
     is_differentiable = False
     higher_is_better = True
@@ -24,8 +27,8 @@ class MeanScore(torchmetrics.Metric):
     unparsed: torch.Tensor
     """() int64, rows in which the metric found no answer. They count in `num`, with score 0."""
 
-    def __init__(self, metric: Metric) -> None:
-        super().__init__()
+    def __init__(self, metric: Metric, *, sums_over_ranks: bool = True) -> None:
+        super().__init__(sync_on_compute=sums_over_ranks)
         self.metric = metric
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("num", torch.tensor(0), dist_reduce_fx="sum")

@@ -29,13 +29,13 @@ from vlmft.models.feature_cache import is_frozen
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights, tokens_to_answer
+from vlmft.models.ranks import local_rank
 from vlmft.report.console import say
 from vlmft.run.features import feature_cache
 from vlmft.run.folder import begun
 from vlmft.run.start import found_data
 from vlmft.run.threads import choose_threads, cores
 from vlmft.sample import BadRowError, EncodedRow, Sample, Split
-from vlmft.training.ranks import local_rank
 
 LENGTHS_LOOKED_AT = 16
 """Training rows that are encoded to find a long one."""

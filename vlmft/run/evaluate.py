@@ -16,12 +16,13 @@ from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.evaluation.gains import detectable
 from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
+from vlmft.models.ranks import follows, of_rank_0
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, wandb_words
 from vlmft.run.build import build, evaluation_with_tokens
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.present import print_phases, where
-from vlmft.run.quiet import quiet_libraries
+from vlmft.run.quiet import quiet_follower, quiet_libraries
 from vlmft.run.results import Phases, Summary, log_predictions, report
 from vlmft.run.rows import MANIFEST_FILE, note_trained_rows, require_same_rows
 from vlmft.run.start import settled
@@ -30,17 +31,21 @@ from vlmft.run.weights import Others, put_others
 from vlmft.training.interruption import stop_request
 from vlmft.training.memory import keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
+from vlmft.training.ranks import start_ranks
 from vlmft.training.tracking import Wandb, stored_run
 
 
 def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
-    """Evaluates and reports; returns the folder of this evaluation, which is made once there are rows to ask.
+    """Evaluates and reports; returns the folder of this evaluation, which is made once there are rows to ask. A rank
+    other than 0 answers its share, prints and writes nothing.
 
     Raises:
         ConfigError: no such run, an adapter of another prompt, processor or base, or an arm that cannot be had.
     """
     keep_freed_pages()
     quiet_libraries()
+    if follows():
+        quiet_follower(config.trainer)
     run, model, data = settled(config)
     use_threads(config.trainer.threads or (run.trainer.threads if run is not None else model.default_threads))
     if run is not None and (full := tuned_parts(run.model.train, Tuning.full)):
@@ -49,7 +54,8 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             f"has both arms. A whole model is evaluated alone: model.path={config.run}/{ADAPTER} model.init=pretrained"
         )
     folder, clock = evaluation_folder(config, model, data), Phases()
-    ledger, ledger_file = Ledger(None, data.on_bad_row, data.bad_row_ceiling), folder / LEDGER_FILE
+    ledger = Ledger(None, data.on_bad_row, data.bad_row_ceiling)
+    ledger_file = None if follows() else folder / LEDGER_FILE
     with clock("load"), ledger.kept_if_refused(ledger_file):
         seed = run.seed if run is not None else config.seed
         built = build(
@@ -58,13 +64,14 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
         others = put_others(built, config)
         if run is not None and config.data is None and not config.data_options:
             require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
-    settings = evaluation_with_tokens(_settings(config, run), built, config.trainer)
+    start_ranks(config.trainer, built.device)
+    settings = of_rank_0(evaluation_with_tokens(_settings(config, run), built, config.trainer))
     advice = "the same command goes on after the answers that are stored"
     features = built.family.cache or contextlib.nullcontext()
     with clock("evaluate"), features, ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:
         evaluation = evaluate_arms(
             built,
-            built.answerer(settings, stop.check),
+            built.answerer(settings, stop.check_together),
             built.rows(config.split, settings),  # type: ignore[arg-type]  # guaranteed by checked()
             settings,
             _arms(settings, config, others, run),
@@ -73,6 +80,8 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             models=others.models,
             fresh=config.fresh,
         )
+    if ledger_file is None:
+        return folder
     ledger.keep(ledger_file, anew=True)
     evaluation.notes = others.notes + evaluation.notes
     note_trained_rows(evaluation, built.data, {"tuned": config.run or config.adapter, **config.adapters}, model.path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -20,6 +21,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import OWN_CHECKPOINTS, TrainConfig
 from vlmft.config.trainer_schema import TrainerConfig
+from vlmft.models.ranks import gathered
 from vlmft.run.build import Built
 from vlmft.run.module import make_module
 from vlmft.training.callbacks import StepCheckpoint, StopWhenAsked, early_stopping
@@ -28,7 +30,7 @@ from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import ShowSamples, TrainingProgress
-from vlmft.training.ranks import WindowRanks, gathered, leave_ranks, n_processes
+from vlmft.training.ranks import WindowRanks, cluster_plugins, n_processes
 from vlmft.training.targets import made
 from vlmft.training.tracking import MetricsFile, Wandb, replay
 
@@ -61,6 +63,7 @@ def make_trainer(
     """Lightning's Trainer with our checkpoint format; everything it does to gradients is ours."""
     settings = config.trainer
     plugins = [made(f"trainer.plugins.{i}", plugin) for i, plugin in enumerate(settings.plugins)]
+    own_cluster = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
     interval = _count_or_share(settings.val_check_interval)
     arguments = {name: getattr(settings, name) for name in signature(L.Trainer).parameters if hasattr(settings, name)}
     arguments |= {name: _count_or_share(arguments[name]) for name in arguments if name.startswith("limit_")}
@@ -74,7 +77,7 @@ def make_trainer(
         "profiler": profiler_of(settings, folder),
         "logger": list(loggers),
         "callbacks": list(callbacks),
-        "plugins": [FolderCheckpointIO(), *plugins],
+        "plugins": [FolderCheckpointIO(), *plugins, *([] if own_cluster else cluster_plugins())],
     }
     if monitor is None:
         arguments["limit_val_batches"] = 0
@@ -153,9 +156,7 @@ def fit(
         folder / "checkpoints", monitor, anew=start is not None and start.parent != folder / "checkpoints"
     )
     callbacks = make_callbacks(config, monitor, stop, checkpoints)
-    # One of several ranks that stopped in the middle of a validation would leave the others waiting.
-    poll = stop.check if n_processes(config.trainer) == 1 else lambda: None
-    module = make_module(built, config, poll, folder / SKIPPED_FILE)
+    module = make_module(built, config, stop.check_together, folder / SKIPPED_FILE)
     for logger in loggers:
         if isinstance(logger, Wandb) and monitor is not None:
             logger.keep_best(monitor)
@@ -168,8 +169,7 @@ def fit(
     trainer.fit(module, datamodule=built.data, ckpt_path=str(start) if start is not None else None, weights_only=True)
     for bad in gathered(built.data.ledger.bad)[1:]:
         built.data.ledger.take_over(bad)
-    leave_ranks()
-    stop.check()
+    stop.check_together()
     chosen = checkpoints.chosen() if not config.trainer.fast_dev_run else None
     if chosen is not None:
         module.load_state_dict(_whole(chosen)["state_dict"])

@@ -24,6 +24,7 @@ from vlmft.config.schema import OWN_CHECKPOINTS, EvaluateConfig, Scale, TrainCon
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.run.lock import locked
+from vlmft.training.interruption import is_queued_again
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -117,7 +118,8 @@ def find_folder(config: TrainConfig) -> tuple[Path, bool]:
     folder = folder_of(config)
     finished = (folder / SUMMARY_FILE).exists()
     if not (folder / CONFIG_FILE).exists():
-        if resumes(config) and config.name is None and FOLDER_FILE_VARIABLE not in os.environ:
+        is_named = config.name is not None or FOLDER_FILE_VARIABLE in os.environ
+        if resumes(config) and not is_named and not is_queued_again():
             _refuse_to_leave_behind(config, folder.parent)
     else:
         if not resumes(config):
@@ -134,7 +136,7 @@ def find_folder(config: TrainConfig) -> tuple[Path, bool]:
 
 
 def resumes(config: TrainConfig) -> bool:
-    return config.resume or config.ckpt_path in OWN_CHECKPOINTS
+    return config.resume or config.ckpt_path in OWN_CHECKPOINTS or is_queued_again()
 
 
 def _refuse_to_leave_behind(config: TrainConfig, parent: Path) -> None:

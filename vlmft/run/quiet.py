@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
+from pathlib import Path
 
 import transformers
 from omegaconf import OmegaConf
 
+from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import redacted
+from vlmft.config.trainer_schema import TrainerConfig
+from vlmft.models.ranks import RANK_NAMES
 from vlmft.run.folder import plain
+from vlmft.training.ranks import n_processes
 
 NOISY = ("lightning.pytorch", "lightning.fabric", "bitsandbytes", "kernels", "httpx", "huggingface_hub")
 
@@ -49,3 +55,17 @@ def apply_extras(config: TrainConfig) -> None:
         warnings.filterwarnings("ignore")
     if config.extras.print_config:
         print(OmegaConf.to_yaml(OmegaConf.create(redacted(plain(config)))), end="")
+
+
+def quiet_follower(trainer: TrainerConfig) -> None:
+    """For a rank other than 0: nothing more of what this process prints is shown, but for errors.
+
+    Raises:
+        ConfigError: one process was asked for.
+    """
+    if n_processes(trainer) == 1:
+        raise ConfigError(
+            "trainer.devices: Expected the number of processes that were started, got 1 in one of a higher rank; set "
+            f"it, or unset {', '.join(RANK_NAMES)}"
+        )
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process

@@ -39,14 +39,12 @@ class Checked:
     checks: list[Check]
     manifest: dict[str, Any] | None
     """Which rows are in which split; None where a dry run has cut its test rows."""
-    tested: bool
-    """Whether the arms are compared at the end."""
 
 
 def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | None, clock: Phases) -> Built:
     """Model and data of a run; raises ConfigError as `build`."""
     with clock("load"):
-        return build(
+        built = build(
             config.model,
             config.data,
             config.trainer,
@@ -57,6 +55,14 @@ def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | Non
             ledger=ledger,
             cache=config.cache,
         )
+    if config.trainer.fast_dev_run:
+        built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
+    return built
+
+
+def is_tested(config: TrainConfig, built: Built) -> bool:
+    """Whether the arms are compared at the end."""
+    return config.test and len(built.data.ids["test"]) > 0
 
 
 def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: StopRequest) -> Checked:
@@ -66,9 +72,7 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
         ConfigError: a split, a row or a check says that this run cannot be what it is meant to be.
     """
     data, family, manifest = built.data, built.family, None
-    if config.trainer.fast_dev_run:
-        data.ids["test"] = data.ids["test"][:DRY_RUN_ROWS]
-    else:
+    if not config.trainer.fast_dev_run:
         manifest = require_same_rows(folder / MANIFEST_FILE, data)
     with clock("splits"):
         stop.check()
@@ -93,7 +97,7 @@ def check(config: TrainConfig, built: Built, folder: Path, clock: Phases, stop: 
     n_images = sum(split["images"] for split in card["splits"].values())
     if family.cache is not None and (stored := cost(family.cache, n_images, config.cache)):
         say(f"  {stored}")
-    return Checked(survey, card, checks, manifest, config.test and n_rows > 0)
+    return Checked(survey, card, checks, manifest)
 
 
 def keep_data(checked: Checked, folder: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
-from vlmft.config.check import ConfigError
 from vlmft.config.schema import Scale, TrainConfig, Tuning
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
+from vlmft.models.ranks import follows, of_rank_0, rank
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, say, wandb_words
 from vlmft.run.build import Built, Plan, resolved, with_chosen_tokens
@@ -34,8 +33,8 @@ from vlmft.run.folder import (
     rounding_note,
 )
 from vlmft.run.present import print_inferred, print_phases, where
-from vlmft.run.quiet import apply_extras, quiet_libraries
-from vlmft.run.ready import Checked, build_for, check, keep_data
+from vlmft.run.quiet import apply_extras, quiet_follower, quiet_libraries
+from vlmft.run.ready import Checked, build_for, check, is_tested, keep_data
 from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report
 from vlmft.run.rows import note_trained_rows
 from vlmft.run.threads import use_threads
@@ -43,10 +42,11 @@ from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import follows, local_rank, n_processes, node
+from vlmft.training.ranks import start_ranks
 from vlmft.training.targets import require_targets
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
+GO_ON = "the same command with resume=true goes on"
 TINY = "package:tiny"
 TINY_KNOWS = (
     "model=tiny has seen drawn scenes alone: it shows that a run works on these files, and learns little of photos or "
@@ -80,18 +80,18 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
         return folder
     config = plan.config
     ledger = Ledger(None, config.data.on_bad_row, config.data.bad_row_ceiling)
-    with stop_request("the same command with resume=true goes on") as stop, opened(config, ledger) as make:
+    with stop_request(GO_ON) as stop, opened(config, ledger) as make:
         clock = Phases()
         with ledger.kept_if_refused(folder / LEDGER_FILE):
             built = build_for(config, dataset, ledger, clock)
             config = with_chosen_tokens(config, built)
             checked = check(config, built, folder, clock, stop)
         make(config)
-        run = Run(config, folder, clock, stop)
+        run = Run(_connected(config, built), folder, clock, stop)
         with tracked(config, folder) as loggers, built.family.cache or contextlib.nullcontext():
             keep_data(checked, folder)
-            summary, before = _fit(run, built, checked, loggers)
-            evaluation = _test(run, built, checked, before)
+            summary, before = _fit(run, built, loggers)
+            evaluation = _test(run, built, before)
             _report(run, built, checked, summary, evaluation, loggers)
     return folder
 
@@ -121,20 +121,21 @@ def _print_plan(plan: Plan, folder: Path, *, finished: bool) -> None:
 
 
 def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
-    """What a rank other than 0 does: its share of the training. It prints nothing and writes features alone."""
-    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of this process
-    if n_processes(config.trainer) == 1:
-        raise ConfigError(
-            "trainer.devices: Expected the number of processes that were started, got 1 in one of a higher rank; set "
-            "it, or unset LOCAL_RANK, NODE_RANK and GROUP_RANK"
-        )
-    folder = folder_of(config)
+    """What a rank other than 0 does: its share of training and answers. It prints nothing and writes features alone."""
+    quiet_follower(config.trainer)
     built = build_for(config, dataset, None, Phases())
-    config = with_chosen_tokens(config, built)
-    L.seed_everything(config.seed + node() * config.trainer.devices + local_rank(), verbose=False)
-    with stop_request() as stop, contextlib.suppress(Interrupted), built.family.cache or contextlib.nullcontext():
-        fit(config, built, folder, [], stop)
-    return folder
+    run = Run(_connected(config, built), folder_of(config), Phases(), StopRequest())
+    with stop_request(GO_ON) as stop, built.family.cache or contextlib.nullcontext():
+        run = dataclasses.replace(run, stop=stop)
+        _, before = _fit(run, built, [])
+        _test(run, built, before)
+    return run.folder
+
+
+def _connected(config: TrainConfig, built: Built) -> TrainConfig:
+    """The settings of rank 0, whose free memory may have chosen other numbers, once all ranks are connected."""
+    start_ranks(config.trainer, built.device)
+    return of_rank_0(config)
 
 
 @contextlib.contextmanager
@@ -163,23 +164,24 @@ def tracked(config: TrainConfig, folder: Path) -> Iterator[list[Logger]]:
             print(f"  wandb      {wandb_words(tracker.where)} ({tracker.seconds:.1f} s spent waiting for it)")
 
 
-def _fit(run: Run, built: Built, checked: Checked, loggers: Sequence[Logger]) -> tuple[Summary, Evaluation | None]:
+def _fit(run: Run, built: Built, loggers: Sequence[Logger]) -> tuple[Summary, Evaluation | None]:
     """Trains, and stores the adapter of the best checkpoint; the arms that training overwrites are answered before."""
     config, before = run.config, None
     untuned = [arm for arm in config.evaluation.arms if arm.partition("@")[0] in ("untuned", "fewshot")]
-    if checked.tested and untuned and tuned_parts(config.model.train, Tuning.full):
+    if is_tested(config, built) and untuned and tuned_parts(config.model.train, Tuning.full):
         # full training overwrites the untuned model: its arms are answered before
         before = _answered(run, built, untuned, adapters=())
-    run.stop.check()
+    run.stop.check_together()
     summary = Summary(config.model.name, config.data.name, config.scale.name, phases=run.clock.phases)
     summary.trained_parameters = sum(parameter.numel() for parameter in trainable(built.model).values())
     with run.clock("train"):
-        L.seed_everything(config.seed, verbose=False)
+        L.seed_everything(config.seed + rank(), verbose=False)
         checkpoints, module = fit(config, built, run.folder, loggers, run.stop)
     for logger in loggers:
         if isinstance(logger, Wandb) and checkpoints.best_value is not None:
             logger.log_summary({"val/best": checkpoints.best_value})
-    save_adapter(built, run.folder / ADAPTER)
+    if rank() == 0:
+        save_adapter(built, run.folder / ADAPTER)
     summary.steps, summary.skipped_windows = module.steps, module.skipped_windows
     summary.best_checkpoint, summary.best_value = checkpoints.best, checkpoints.best_value
     summary.adapter_sha256 = built.adapter_sha256()
@@ -190,18 +192,24 @@ def _answered(
     run: Run, built: Built, arms: Sequence[str], adapters: Sequence[str] = ("tuned",), before: Evaluation | None = None
 ) -> Evaluation:
     settings = run.config.evaluation
-    answerer, rows = built.answerer(settings, run.stop.check), built.rows("test", settings)
+    answerer, rows = built.answerer(settings, run.stop.check_together), built.rows("test", settings)
     return evaluate_arms(built, answerer, rows, settings, arms, run.folder, adapters=adapters, before=before)
 
 
-def _test(run: Run, built: Built, checked: Checked, before: Evaluation | None) -> Evaluation | None:
+def _test(run: Run, built: Built, before: Evaluation | None) -> Evaluation | None:
     """Every arm on the test split; None where that has no rows, or is not asked for."""
-    if not checked.tested:
+    if not is_tested(run.config, built):
         return None
     with run.clock("evaluate"):
+<<<<<<< HEAD
         settings = run.config.evaluation
         evaluation = _answered(run, built, list(dict.fromkeys([*settings.arms, *settings.servers])), before=before)
         note_trained_rows(evaluation, built.data, {}, built.model_config.path)
+=======
+        evaluation = _answered(run, built, run.config.evaluation.arms, before=before)
+        if rank() == 0:
+            note_trained_rows(evaluation, built.data, {}, built.model_config.path)
+>>>>>>> e15587a (Several ranks: all of them answer, and SLURM's and torchrun's processes are recognised)
     return evaluation
 
 

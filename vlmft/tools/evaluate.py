@@ -14,9 +14,12 @@ def main(config: EvaluateConfig) -> None:
     dataset = require_evaluation(config)
     # after the checks: torch and transformers take seconds to import
     from vlmft.labels.grade import keep_grading
+    from vlmft.models.ranks import follows
     from vlmft.run.evaluate import evaluate
 
-    keep_grading(evaluate(config, dataset))
+    folder = evaluate(config, dataset)
+    if not follows():
+        keep_grading(folder)
 
 
 if __name__ == "__main__":

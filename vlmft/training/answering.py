@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -13,7 +12,7 @@ from vlmft.config.schema import DataConfig
 from vlmft.metrics import metric_named
 from vlmft.metrics.mean_score import MeanScore
 from vlmft.sample import Answer, EncodedRow, Question, Sample
-from vlmft.training.ranks import WindowRanks, n_ranks, rank
+from vlmft.training.ranks import WindowRanks
 
 
 class Data(Protocol):
@@ -51,7 +50,7 @@ class AnsweringModule(L.LightningModule):
         super().__init__()
         self.answerer = answerer
         self.answered: list[tuple[str, str, str, str]] = []
-        """Of the last validation on this rank: id, question, references and answer of each row."""
+        """Of the last validation: id, question, references and answer of each row."""
 
     @property
     def data(self) -> Data:
@@ -86,23 +85,21 @@ class AnsweringModule(L.LightningModule):
         return []
 
     def generated_scores(self, row_ids: Sequence[str]) -> Mapping[str, float]:
-        """Logged name -> value: the dataset's metric on answers to these rows, each rank's share of the batches."""
+        """Logged name -> value: the dataset's metric on answers to these rows, which every rank has."""
         if self.answerer is None:
             return {}
         samples = {sample.id: sample for sample in self.data.samples(row_ids)}
-        score, numbers, self.answered = self._mean_score(), itertools.count(), []
-        for answers in self.answerer.batches(
-            [Question(sample.id, sample.prompt) for sample in samples.values()],
-            skip=lambda ids: next(numbers) % n_ranks() != rank(),
-        ):
+        score, self.answered = self._mean_score(sums_over_ranks=False), []
+        questions = [Question(sample.id, sample.prompt) for sample in samples.values()]
+        for answers in self.answerer.batches(questions, skip=lambda ids: False):
             score.update([a.text for a in answers.values()], [samples[row_id].references for row_id in answers])
             for row_id, answer in answers.items():
                 question, references = samples[row_id].prompt.messages[-1].text, samples[row_id].references
                 self.answered.append((row_id, question, " | ".join(references), answer.text))
         return self._named("val", score)
 
-    def _mean_score(self) -> MeanScore:
-        return MeanScore(metric_named(self.data.metric_name)).to(self.device)  # sums itself over the ranks
+    def _mean_score(self, *, sums_over_ranks: bool = True) -> MeanScore:
+        return MeanScore(metric_named(self.data.metric_name), sums_over_ranks=sums_over_ranks).to(self.device)
 
     def _named(self, stage: str, score: MeanScore) -> dict[str, float]:
         result, prefix = score.compute(), f"{stage}/{self.data.config.name}"

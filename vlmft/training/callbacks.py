@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from vlmft.models.lora import trainable
+from vlmft.models.ranks import rank
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.interruption import StopRequest
-from vlmft.training.ranks import gathered, rank
 
 KEEP = 2
 """Checkpoints that stay beside the best one: the last, and the one before it should the last be damaged."""
@@ -134,7 +134,7 @@ class StopWhenAsked(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        asked = self._asked_to_stop()
+        asked = self.stop.asked()
         loop = trainer.fit_loop.epoch_loop
         if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
             return
@@ -151,18 +151,11 @@ class StopWhenAsked(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._asked_to_stop():
+        if self.stop.asked():
             self.stop.check()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.stopping = self._asked_to_stop()  # at the next window: the checkpoint is written after this
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any rank was: then all stop after the same window."""
-        numbers = [number for number in gathered(self.stop.number) if number is not None]
-        if numbers:  # else left alone: a signal may have come while this rank waited for the others
-            self.stop.number = max(numbers)
-        return bool(numbers)
+        self.stopping = self.stop.asked()  # at the next window: the checkpoint is written after this
 
 
 def _early_stopping(trainer: L.Trainer) -> list[EarlyStopping]:

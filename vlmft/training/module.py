@@ -25,6 +25,7 @@ from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
+from vlmft.models.ranks import gathered, rank, undealt
 from vlmft.models.shared_images import SharedRow
 from vlmft.sample import Batch, EncodedRow
 from vlmft.training.answering import Answerer, AnsweringModule
@@ -32,7 +33,7 @@ from vlmft.training.loss import summed_cross_entropy
 from vlmft.training.memory import memory_metrics
 from vlmft.training.optim import make_optimizer, make_schedule, total_steps
 from vlmft.training.random_state import random_state, set_random_state
-from vlmft.training.ranks import gathered, rank, sum_gradients, sum_over_ranks, summed, undealt
+from vlmft.training.ranks import sum_gradients, sum_over_ranks, summed
 
 NOT_FINITE_LIMIT = 3
 """Windows in a row whose loss or gradients are not finite before training stops."""

@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any
 
+import lightning as L
 import torch
 import torch.distributed
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.strategies import DDPStrategy
 
+from vlmft.config.check import ConfigError
 from vlmft.config.trainer_schema import TrainerConfig
+from vlmft.models.ranks import n_ranks
 
-T = TypeVar("T")
-
-
-def local_rank() -> int:
-    """Which device of this machine this process computes on: as set by the launcher, else 0."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def node() -> int:
-    """Which of the machines this is: as set by the launcher, else 0."""
-    return int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0")
-
-
-def follows() -> bool:
-    """Whether this process only computes: another one, rank 0, prints and writes."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+PATIENCE = timedelta(hours=3)
+"""How long a rank waits for the others, such as for rank 0, which looks at all rows alone."""
 
 
 def n_processes(trainer: TrainerConfig) -> int:
@@ -40,12 +32,39 @@ def n_processes(trainer: TrainerConfig) -> int:
     return trainer.devices * trainer.num_nodes
 
 
-def n_ranks() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+def start_ranks(trainer: TrainerConfig, device: torch.device) -> None:
+    """Starts the other processes of a run and connects them; those that torchrun or srun has started are connected.
+
+    Nothing where there is one process, where they are connected already, or where `trainer.strategy` is the user's own,
+    which Lightning starts when training begins.
+    """
+    if n_processes(trainer) == 1 or not isinstance(trainer.strategy, str) or torch.distributed.is_initialized():
+        return
+    try:
+        L.Fabric(
+            accelerator=device.type,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=FabricDDPStrategy(timeout=PATIENCE),
+            plugins=cluster_plugins(),
+        ).launch()
+    except ValueError as error:  # such as other numbers than SLURM has been given
+        raise ConfigError(f"trainer.devices: {error}") from error
 
 
-def rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+def cluster_plugins() -> list[Any]:
+    """What Lightning is told where it would find something else: whether SLURM has started this run's processes.
+
+    Raises:
+        ConfigError: SLURM was to start several, but there was no `srun` to do it.
+    """
+    if "SLURM_JOB_ID" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+        return []
+    if int(os.environ.get("SLURM_NTASKS", "1")) == 1:
+        return [LightningEnvironment()]  # Lightning would wait for processes that SLURM does not start
+    if "SLURM_STEP_ID" not in os.environ:
+        raise ConfigError("trainer: SLURM was asked for several tasks, and srun starts them: write srun before python")
+    return [SLURMEnvironment(auto_requeue=False)]  # its own saves a checkpoint that we do not read; see interruption.py
 
 
 class WindowRanks(DDPStrategy):
@@ -82,23 +101,3 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     torch.distributed.all_reduce(together)
     for parameter, part in zip(trained, torch.split(together, [p.numel() for p in trained]), strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
-
-
-def gathered(value: T) -> list[T]:
-    """`value` of every rank, in their order."""
-    values: list[Any] = [value] * n_ranks()
-    if n_ranks() > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def undealt(hands: Sequence[Sequence[T]]) -> list[T]:
-    """The list that was dealt to the ranks like cards, from every rank's share."""
-    nothing = object()
-    return [item for item in chain(*zip_longest(*hands, fillvalue=nothing)) if item is not nothing]  # type: ignore[misc]
-
-
-def leave_ranks() -> None:
-    """After training rank 0 goes on alone; whatever sums over ranks by itself must not wait for the others."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

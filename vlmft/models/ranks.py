@@ -1,0 +1,62 @@
+"""The processes (ranks) that work on one run: which of them this one is, and what they hand to each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
+
+import torch.distributed
+
+T = TypeVar("T")
+
+LOCAL_RANK_NAMES = ("LOCAL_RANK", "SLURM_LOCALID")
+RANK_NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+"""Environment variables of Lightning's own launcher, of torchrun, and of srun."""
+
+
+def local_rank() -> int:
+    """Which device of this machine this process computes on: as set by the launcher, else 0."""
+    return next((int(os.environ[name]) for name in LOCAL_RANK_NAMES if name in os.environ), 0)
+
+
+def follows() -> bool:
+    """Whether this process only computes: another one, rank 0, prints and writes. Known before they are connected."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in RANK_NAMES)
+
+
+def n_ranks() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def gathered(value: T) -> list[T]:
+    """`value` of every rank, in their order."""
+    values: list[Any] = [value] * n_ranks()
+    if n_ranks() > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def of_rank_0(value: T) -> T:
+    """Rank 0's `value`, on every rank."""
+    values: list[Any] = [value]
+    if n_ranks() > 1:
+        torch.distributed.broadcast_object_list(values)
+    return values[0]  # type: ignore[no-any-return]
+
+
+def undealt(hands: Sequence[Sequence[T]]) -> list[T]:
+    """The list that was dealt to the ranks like cards, from every rank's share."""
+    nothing = object()
+    return [item for item in chain(*zip_longest(*hands, fillvalue=nothing)) if item is not nothing]  # type: ignore[misc]
+
+
+def leave_ranks() -> None:
+    """From here on this process is alone: nothing waits for the others any more."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
