@@ -36,6 +36,7 @@ def outlive_signals(worker: int) -> None:
     """
     if hasattr(signal, "sigwaitinfo"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_the_parent, daemon=True).start()
 

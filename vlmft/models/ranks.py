@@ -1,8 +1,7 @@
-"""The processes (ranks) that work on one run: which of them this one is, and what they hand to each other."""
+"""What the processes (ranks) of one run hand to each other. Which of them this one is, config/processes.py says."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
@@ -10,20 +9,6 @@ from typing import Any, TypeVar
 import torch.distributed
 
 T = TypeVar("T")
-
-LOCAL_RANK_NAMES = ("LOCAL_RANK", "SLURM_LOCALID")
-RANK_NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-"""Environment variables of Lightning's own launcher, of torchrun, and of srun."""
-
-
-def local_rank() -> int:
-    """Which device of this machine this process computes on: as set by the launcher, else 0."""
-    return next((int(os.environ[name]) for name in LOCAL_RANK_NAMES if name in os.environ), 0)
-
-
-def follows() -> bool:
-    """Whether this process only computes: another one, rank 0, prints and writes. Known before they are connected."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in RANK_NAMES)
 
 
 def n_ranks() -> int:

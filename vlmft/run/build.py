@@ -14,6 +14,7 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
+from vlmft.config.processes import local_rank
 from vlmft.config.schema import CacheConfig, DataConfig, ModelConfig, OptimizationConfig, OptimizerName, TrainConfig
 from vlmft.config.setting_types import AUTO, chosen_count
 from vlmft.config.trainer_schema import TrainerConfig
@@ -29,7 +30,6 @@ from vlmft.models.feature_cache import is_frozen
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights, tokens_to_answer
-from vlmft.models.ranks import local_rank
 from vlmft.report.console import say
 from vlmft.run.features import feature_cache
 from vlmft.run.folder import begun

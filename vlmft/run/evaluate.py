@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
+from vlmft.config.processes import follows
 from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig, Tuning
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
@@ -16,7 +18,7 @@ from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.evaluation.gains import detectable
 from vlmft.models.loaded import NO_ADAPTER
 from vlmft.models.lora import tuned_parts
-from vlmft.models.ranks import follows, of_rank_0
+from vlmft.models.ranks import of_rank_0
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, wandb_words
 from vlmft.run.build import build, evaluation_with_tokens
@@ -31,7 +33,7 @@ from vlmft.run.weights import Others, put_others
 from vlmft.training.interruption import stop_request
 from vlmft.training.memory import keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import start_ranks
+from vlmft.training.ranks import check_together, start_ranks
 from vlmft.training.tracking import Wandb, stored_run
 
 
@@ -71,7 +73,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     with clock("evaluate"), features, ledger.kept_if_refused(ledger_file), stop_request(advice) as stop:
         evaluation = evaluate_arms(
             built,
-            built.answerer(settings, stop.check_together),
+            built.answerer(settings, functools.partial(check_together, stop)),
             built.rows(config.split, settings),  # type: ignore[arg-type]  # guaranteed by checked()
             settings,
             _arms(settings, config, others, run),

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import ShowSamples, TrainingProgress
-from vlmft.training.ranks import WindowRanks, cluster_plugins, n_processes
+from vlmft.training.ranks import WindowRanks, check_together, cluster_plugins, n_processes
 from vlmft.training.targets import made
 from vlmft.training.tracking import MetricsFile, Wandb, replay
 
@@ -156,7 +157,7 @@ def fit(
         folder / "checkpoints", monitor, anew=start is not None and start.parent != folder / "checkpoints"
     )
     callbacks = make_callbacks(config, monitor, stop, checkpoints)
-    module = make_module(built, config, stop.check_together, folder / SKIPPED_FILE)
+    module = make_module(built, config, partial(check_together, stop), folder / SKIPPED_FILE)
     for logger in loggers:
         if isinstance(logger, Wandb) and monitor is not None:
             logger.keep_best(monitor)
@@ -169,7 +170,7 @@ def fit(
     trainer.fit(module, datamodule=built.data, ckpt_path=str(start) if start is not None else None, weights_only=True)
     for bad in gathered(built.data.ledger.bad)[1:]:
         built.data.ledger.take_over(bad)
-    stop.check_together()
+    check_together(stop)
     chosen = checkpoints.chosen() if not config.trainer.fast_dev_run else None
     if chosen is not None:
         module.load_state_dict(_whole(chosen)["state_dict"])

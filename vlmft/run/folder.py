@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError, checked
 from vlmft.config.files import write_whole
+from vlmft.config.processes import is_queued_again
 from vlmft.config.schema import OWN_CHECKPOINTS, EvaluateConfig, Scale, TrainConfig
 from vlmft.config.secrets import REDACTED, redacted, redacted_override, redacted_text
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.run.lock import locked
-from vlmft.training.interruption import is_queued_again
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"

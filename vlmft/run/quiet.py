@@ -12,10 +12,10 @@ import transformers
 from omegaconf import OmegaConf
 
 from vlmft.config.check import ConfigError
+from vlmft.config.processes import RANK_NAMES
 from vlmft.config.schema import TrainConfig
 from vlmft.config.secrets import redacted
 from vlmft.config.trainer_schema import TrainerConfig
-from vlmft.models.ranks import RANK_NAMES
 from vlmft.run.folder import plain
 from vlmft.training.ranks import n_processes
 

@@ -6,17 +6,19 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from vlmft.config.processes import follows
 from vlmft.config.schema import Scale, TrainConfig, Tuning
 from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
-from vlmft.models.ranks import follows, of_rank_0, rank
+from vlmft.models.ranks import of_rank_0, rank
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, say, wandb_words
 from vlmft.run.build import Built, Plan, resolved, with_chosen_tokens
@@ -42,7 +44,7 @@ from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import start_ranks
+from vlmft.training.ranks import check_together, start_ranks
 from vlmft.training.targets import require_targets
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
@@ -171,7 +173,7 @@ def _fit(run: Run, built: Built, loggers: Sequence[Logger]) -> tuple[Summary, Ev
     if is_tested(config, built) and untuned and tuned_parts(config.model.train, Tuning.full):
         # full training overwrites the untuned model: its arms are answered before
         before = _answered(run, built, untuned, adapters=())
-    run.stop.check_together()
+    check_together(run.stop)
     summary = Summary(config.model.name, config.data.name, config.scale.name, phases=run.clock.phases)
     summary.trained_parameters = sum(parameter.numel() for parameter in trainable(built.model).values())
     with run.clock("train"):
@@ -192,7 +194,7 @@ def _answered(
     run: Run, built: Built, arms: Sequence[str], adapters: Sequence[str] = ("tuned",), before: Evaluation | None = None
 ) -> Evaluation:
     settings = run.config.evaluation
-    answerer, rows = built.answerer(settings, run.stop.check_together), built.rows("test", settings)
+    answerer, rows = built.answerer(settings, partial(check_together, run.stop)), built.rows("test", settings)
     return evaluate_arms(built, answerer, rows, settings, arms, run.folder, adapters=adapters, before=before)
 
 

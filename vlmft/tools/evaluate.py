@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlmft.config.entry import entry
+from vlmft.config.processes import follows
 from vlmft.config.schema import EvaluateConfig
 from vlmft.tools.cli import start
 
@@ -14,7 +15,6 @@ def main(config: EvaluateConfig) -> None:
     dataset = require_evaluation(config)
     # after the checks: torch and transformers take seconds to import
     from vlmft.labels.grade import keep_grading
-    from vlmft.models.ranks import follows
     from vlmft.run.evaluate import evaluate
 
     folder = evaluate(config, dataset)

@@ -17,6 +17,7 @@ from vlmft.models.lora import trainable
 from vlmft.models.ranks import rank
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.interruption import StopRequest
+from vlmft.training.ranks import asked_anywhere
 
 KEEP = 2
 """Checkpoints that stay beside the best one: the last, and the one before it should the last be damaged."""
@@ -134,7 +135,7 @@ class StopWhenAsked(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        asked = self.stop.asked()
+        asked = asked_anywhere(self.stop)
         loop = trainer.fit_loop.epoch_loop
         if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
             return
@@ -151,11 +152,11 @@ class StopWhenAsked(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self.stop.asked():
+        if asked_anywhere(self.stop):
             self.stop.check()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.stopping = self.stop.asked()  # at the next window: the checkpoint is written after this
+        self.stopping = asked_anywhere(self.stop)  # at the next window: the checkpoint is written after this
 
 
 def _early_stopping(trainer: L.Trainer) -> list[EarlyStopping]:

@@ -21,7 +21,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from vlmft.config.check import ConfigError
 from vlmft.config.trainer_schema import TrainerConfig
-from vlmft.models.ranks import n_ranks
+from vlmft.models.ranks import gathered, n_ranks
+from vlmft.training.interruption import StopRequest
 
 PATIENCE = timedelta(hours=3)
 """How long a rank waits for the others, such as for rank 0, which looks at all rows alone."""
@@ -65,6 +66,20 @@ def cluster_plugins() -> list[Any]:
     if "SLURM_STEP_ID" not in os.environ:
         raise ConfigError("trainer: SLURM was asked for several tasks, and srun starts them: write srun before python")
     return [SLURMEnvironment(auto_requeue=False)]  # its own saves a checkpoint that we do not read; see interruption.py
+
+
+def asked_anywhere(stop: StopRequest) -> bool:
+    """Whether any rank was asked to stop: the same on all of them. Every rank has to call it."""
+    numbers = [number for number in gathered(stop.number) if number is not None]
+    if numbers:  # else left alone: a signal may have come while this rank waited for the others
+        stop.number = max(numbers)
+    return bool(numbers)
+
+
+def check_together(stop: StopRequest) -> None:
+    """`stop.check()` on all ranks at once: one that stopped alone would leave the others waiting."""
+    if asked_anywhere(stop):
+        stop.check()
 
 
 class WindowRanks(DDPStrategy):
