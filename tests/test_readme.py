@@ -19,6 +19,7 @@ OTHER_COMMANDS = {"pip", "pytest"}
 PAGES: dict[str, int] = {
     "README.md": 20,
     "docs/architecture.md": 1,
+    "docs/clusters.md": 7,
     "docs/data.md": 2,
     "docs/evaluation.md": 19,
     "docs/extending.md": 1,
@@ -43,10 +44,19 @@ def text_of(page: str) -> str:
 def commands(page: str) -> list[list[str]]:
     """The command lines of all bash blocks, without comments, one list of words each."""
     blocks = re.findall(r"```bash\n(.*?)```", text_of(page), flags=re.S)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks for line in block.splitlines() if line.strip() and line[0] != "#"]
     parts = [part.strip() for line in lines for part in re.split(r"\s#\s", line)[0].split("&&")]
     inline = re.findall(r"`((?:python (?:train|evaluate)\.py|vlmft trace) [^`]*)`", text_of(page))
-    return [shlex.split(command) for command in [*parts, *inline] if "<" not in command]
+    return [without_starter(shlex.split(command)) for command in [*parts, *inline] if "<" not in command]
+
+
+def without_starter(words: list[str]) -> list[str]:
+    """What torchrun, srun or sbatch --wrap is asked to start."""
+    if "--wrap" in words:
+        return shlex.split(words[words.index("--wrap") + 1])
+    if words[0] not in ("torchrun", "srun"):
+        return words
+    return ["python", *words[next(place for place, word in enumerate(words) if word.endswith(".py")) :]]
 
 
 COMMANDS = {" ".join(words): words for page in PAGES for words in commands(page)}

@@ -15,7 +15,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vlmft.config.check import ConfigError
-from vlmft.sweep.optuna_launcher import distribution, whole_number
+from vlmft.sweep.launcher import whole_number
+from vlmft.sweep.optuna_launcher import distribution
 
 optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("text", ["-1", "x", "1.5", "", "0"])
 def test_whole_number(text: str) -> None:
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.n_trials: Expected a whole number >= 1, got"):
-        whole_number("n_trials", text, at_least=1)
+        whole_number("hydra.sweeper.n_trials", text, at_least=1)
 
 
 @pytest.mark.slow

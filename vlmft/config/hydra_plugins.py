@@ -14,9 +14,23 @@ from vlmft.config.check import import_allowed
 
 PACKAGE = "hydra_plugins.vlmft"
 """Hydra takes plugins of `hydra_plugins` alone. This one is made in memory, so that only vlmft has to be installed."""
-PLUGINS = ("vlmft.sweep.launcher:ProcessLauncher", "vlmft.sweep.optuna_launcher:OptunaSweeper")
+PLUGINS = (
+    "vlmft.sweep.launcher:ProcessLauncher",
+    "vlmft.sweep.launcher:SlurmLauncher",
+    "vlmft.sweep.optuna_launcher:OptunaSweeper",
+)
 CHOICES: dict[tuple[str, str], dict[str, str | None]] = {
     ("hydra/launcher", "processes"): {"_target_": f"{PACKAGE}.ProcessLauncher"},
+    ("hydra/launcher", "slurm"): {
+        "_target_": f"{PACKAGE}.SlurmLauncher",
+        "at_once": "4",  # jobs that are handed to SLURM at a time
+        "cpus": None,  # of each job; this and the next ones are srun's
+        "gpus": None,
+        "partition": None,
+        "account": None,
+        "time": None,
+        "arguments": None,  # others of srun's, with spaces between them
+    },
     ("hydra/sweeper", "optuna"): {
         "_target_": f"{PACKAGE}.OptunaSweeper",
         "n_trials": "20",  # in all: of earlier calls and of other processes too
@@ -28,7 +42,7 @@ CHOICES: dict[tuple[str, str], dict[str, str | None]] = {
 
 
 def store_choices() -> None:
-    """Makes `hydra/launcher=processes` and `hydra/sweeper=optuna` known to every composition in this process."""
+    """Makes these choices known to every composition in this process."""
     for (group, name), node in CHOICES.items():
         typed = DictConfig(node, key_type=str, element_type=Optional[str])
         ConfigStore.instance().store(group=group, name=name, node=typed, provider="vlmft")

@@ -21,7 +21,7 @@ from vlmft.models.lora import tuned_parts
 from vlmft.models.ranks import of_rank_0
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, wandb_words
-from vlmft.run.build import build, evaluation_with_tokens
+from vlmft.run.build import Built, build, evaluation_with_tokens
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.present import print_phases, where
 from vlmft.run.quiet import quiet_follower, quiet_libraries
@@ -91,6 +91,20 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
     summary.adapter_sha256 = built.adapter_sha256() if others.adapters else NO_ADAPTER
     summary.add_data(built.data)
     summary.add(evaluation)
+    _report(config, run, settings, built, evaluation, summary, folder)
+    return folder
+
+
+def _report(
+    config: EvaluateConfig,
+    run: TrainConfig | None,
+    settings: EvaluationConfig,
+    built: Built,
+    evaluation: Evaluation,
+    summary: Summary,
+    folder: Path,
+) -> None:
+    """Stores and prints what was found."""
     used: Any = dataclasses.replace(run or config, evaluation=settings)  # type: ignore[type-var]
     metrics = Path(config.run or folder) / METRICS_FILE
     content = report(built, used, summary, evaluation, [], metrics, settings.gallery_rows, folder)
@@ -101,13 +115,12 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
         places["wandb"] = _tracked(config, run, folder, evaluation, summary)
     if config.json:
         print((folder / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
-        return folder
+        return
     first = next(iter(evaluation.arms.values()))
     print(f"{config.split}: {detectable(first.n, first.n_groups, first.kind)}")
     print_evaluation(evaluation, verbose=settings.verbose)
     print_phases(summary.phases)
     where(places)
-    return folder
 
 
 def _tracked(

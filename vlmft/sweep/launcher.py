@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -22,6 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from vlmft.config.check import ConfigError, checked
+from vlmft.config.processes import SLURM_JOB
 from vlmft.config.schema import TrainConfig
 from vlmft.run.folder import FOLDER_FILE_VARIABLE, program
 from vlmft.run.lock import locked
@@ -48,15 +52,25 @@ def sweep_name(name: str | None, overrides: Sequence[str], sweeper: str) -> str:
     return name or hashlib.sha256("\n".join([sweeper, *settings]).encode()).hexdigest()[:10]
 
 
+def whole_number(key: str, text: str, at_least: int = 0) -> int:
+    """A setting of Hydra's plugins, which come as texts; raises ConfigError."""
+    if not text.isdecimal() or int(text) < at_least:
+        raise ConfigError(f"{key}: Expected a whole number >= {at_least}, got {text!r}")
+    return int(text)
+
+
 class Jobs:
     """Checks and runs the jobs of one sweep; the launcher and the Optuna sweeper share it."""
 
-    def __init__(self, config: DictConfig, context: HydraContext) -> None:
-        """
+    def __init__(self, config: DictConfig, context: HydraContext, prefix: Sequence[str] = ()) -> None:
+        """`prefix` is the command that starts a job's command elsewhere, such as srun.
+
         Raises:
             ConfigError: several names, or jobs in batches.
         """
-        self.config, self.context = config, context
+        self.config, self.context, self.prefix = config, context, list(prefix)
+        self.abandoned = False
+        """Set where the sweep does not wait for its jobs to stop."""
         section = config.hydra
         if (most := section.sweeper.get("max_batch_size")) is not None:
             raise ConfigError(f"hydra.sweeper.max_batch_size: Expected null, got {most}; a sweep is ranked as a whole")
@@ -114,6 +128,7 @@ class Jobs:
                 process,
                 stop,
                 lambda: look is not None and folder_file.is_file() and look(Path(folder_file.read_text())),
+                lambda: self.abandoned,
             )
         job.exit_code, job.seconds = process.returncode, round(time.monotonic() - started, 1)
         job.folder = folder_file.read_text(encoding="utf-8") if folder_file.is_file() else None
@@ -135,10 +150,12 @@ class Jobs:
         }
         hydra_flags = [text for flag, value in places.items() if value is not None for text in (flag, value)]
         own = [o for o in self.config.hydra.overrides.hydra if not key_of(o).replace("/", ".").startswith(OF_A_SWEEP)]
-        return [sys.executable, *program(), *hydra_flags, *own, *overrides]
+        return [*self.prefix, sys.executable, *program(), *hydra_flags, *own, *overrides]
 
 
-def _wait(process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[], bool]) -> bool:
+def _wait(
+    process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[], bool], abandoned: Callable[[], bool]
+) -> bool:
     """Until the process has ended; returns whether it was asked to, to be pruned."""
     asked: float | None = None
     pruned = False
@@ -147,7 +164,7 @@ def _wait(process: subprocess.Popen[bytes], stop: StopRequest, prune: Callable[[
             if asked is None and (stop.number is not None or prune()):
                 asked, pruned = time.monotonic(), stop.number is None
                 process.terminate()
-            if asked is not None and time.monotonic() - asked > KILL_AFTER_SECONDS:
+            if abandoned() or (asked is not None and time.monotonic() - asked > KILL_AFTER_SECONDS):
                 process.kill()
             time.sleep(POLL_SECONDS)
     finally:
@@ -165,6 +182,8 @@ def last_line(log: Path) -> str:
 
 class ProcessLauncher(Launcher):
     """Hydra's launcher for `-m` with its basic sweeper: all jobs one after the other, then the ranking."""
+
+    at_once = 1
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.jobs = Jobs(config, hydra_context)
@@ -195,13 +214,58 @@ class ProcessLauncher(Launcher):
                 )
             shutil.rmtree(sweep.folder / "jobs", ignore_errors=True)
             print(f"sweep of {len(sweep.jobs)} jobs, folder {sweep.folder}")
-            for job in sweep.jobs:
-                if stop.number is None:
-                    self.jobs.run(job, stop)
-                    sweep.write()
+            self._run(sweep, stop)
         finish(sweep, stop)
         done = JobStatus.COMPLETED
         return [JobReturn(overrides=job.overrides, status=done, _return_value=job.exit_code) for job in sweep.jobs]
+
+    def _run(self, sweep: Sweep, stop: StopRequest) -> None:
+        def run(job: Job) -> None:
+            if stop.number is None:
+                self.jobs.run(job, stop)
+
+        with ThreadPoolExecutor(self.at_once) as pool:
+            self.jobs.abandoned, all_done = False, False
+            try:
+                for done in as_completed([pool.submit(run, job) for job in sweep.jobs]):
+                    done.result()
+                    sweep.write()
+                all_done = True
+            finally:
+                if not all_done:  # a second Ctrl-C: the threads wait for their jobs no longer, and start no others
+                    self.jobs.abandoned, stop.number = True, stop.number or signal.SIGINT
+
+
+class SlurmLauncher(ProcessLauncher):
+    """`hydra/launcher=slurm`: each job by srun, as a job of SLURM or, inside an allocation, as a step of it.
+
+    Args:
+        at_once: jobs that are handed to SLURM at a time.
+        cpus, gpus, partition, account, time: of each job, as srun has them; null: the cluster's default.
+        arguments: others of srun, with spaces between them.
+    """
+
+    def __init__(
+        self,
+        at_once: str = "4",
+        cpus: str | None = None,
+        gpus: str | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        time: str | None = None,
+        arguments: str | None = None,
+    ) -> None:
+        if shutil.which("srun") is None:
+            raise ConfigError("hydra/launcher: Expected SLURM's srun for slurm, which is not here; leave it out")
+        self.at_once = whole_number("hydra.launcher.at_once", at_once, at_least=1)
+        given = {"cpus-per-task": cpus, "gpus": gpus, "partition": partition, "account": account, "time": time}
+        self.srun = ["srun", "--nodes=1", "--ntasks=1", "--quiet"]
+        self.srun += [f"--{name}={value}" for name, value in given.items() if value is not None]
+        self.srun += ["--exact"] if SLURM_JOB in os.environ else []  # steps share the allocation's cores
+        self.srun += shlex.split(arguments or "")
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.jobs = Jobs(config, hydra_context, self.srun)
 
 
 def finish(sweep: Sweep, stop: StopRequest) -> None:

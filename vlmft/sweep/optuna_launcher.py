@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from vlmft.config.check import ConfigError
 from vlmft.run.lock import locked
-from vlmft.sweep.launcher import Jobs, finish, key_of
+from vlmft.sweep.launcher import Jobs, finish, key_of, whole_number
 from vlmft.sweep.result import Job, Sweep, validations
 from vlmft.training.interruption import StopRequest, stop_request
 
@@ -35,14 +35,23 @@ class OptunaSweeper(Sweeper):
     """Asks a study for settings until it holds `n_trials` trials. Values come as texts, see hydra_plugins.py."""
 
     def __init__(self, n_trials: str, seed: str | None, pruning: str, n_startup_trials: str) -> None:
-        self.n_trials = whole_number("n_trials", n_trials, at_least=1)
-        self.seed = whole_number("seed", seed) if seed is not None else None
-        self.n_startup_trials = whole_number("n_startup_trials", n_startup_trials)
+        self.n_trials = whole_number("hydra.sweeper.n_trials", n_trials, at_least=1)
+        self.seed = whole_number("hydra.sweeper.seed", seed) if seed is not None else None
+        self.n_startup_trials = whole_number("hydra.sweeper.n_startup_trials", n_startup_trials)
         if pruning.lower() not in ("true", "false"):
             raise ConfigError(f"hydra.sweeper.pruning: Expected true or false, got {pruning!r}")
         self.pruning = pruning.lower() == "true"
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """
+        Raises:
+            ConfigError: jobs are to be handed to SLURM.
+        """
+        if "Slurm" in config.hydra.launcher._target_:
+            raise ConfigError(
+                "hydra/launcher: Expected processes for an Optuna study, whose trials run one after the other, got "
+                "slurm; hand this command itself to SLURM, as often as trials are to run at once: they share the study"
+            )
         self.jobs = Jobs(config, hydra_context)
 
     def sweep(self, arguments: list[str]) -> None:
@@ -216,9 +225,3 @@ def imported() -> Any:
     except ImportError as error:
         raise ConfigError("hydra/sweeper=optuna: needs Optuna; pip install 'vlmft[sweep]'") from error
     return optuna
-
-
-def whole_number(name: str, text: str, at_least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise ConfigError(f"hydra.sweeper.{name}: Expected a whole number >= {at_least}, got {text!r}")
-    return int(text)
