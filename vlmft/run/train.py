@@ -182,7 +182,7 @@ def _fit(run: Run, built: Built, loggers: Sequence[Logger]) -> tuple[Summary, Ev
     for logger in loggers:
         if isinstance(logger, Wandb) and checkpoints.best_value is not None:
             logger.log_summary({"val/best": checkpoints.best_value})
-    if rank() == 0:
+    if not follows():
         save_adapter(built, run.folder / ADAPTER)
     summary.steps, summary.skipped_windows = module.steps, module.skipped_windows
     summary.best_checkpoint, summary.best_value = checkpoints.best, checkpoints.best_value
@@ -203,15 +203,10 @@ def _test(run: Run, built: Built, before: Evaluation | None) -> Evaluation | Non
     if not is_tested(run.config, built):
         return None
     with run.clock("evaluate"):
-<<<<<<< HEAD
         settings = run.config.evaluation
         evaluation = _answered(run, built, list(dict.fromkeys([*settings.arms, *settings.servers])), before=before)
-        note_trained_rows(evaluation, built.data, {}, built.model_config.path)
-=======
-        evaluation = _answered(run, built, run.config.evaluation.arms, before=before)
-        if rank() == 0:
+        if not follows():
             note_trained_rows(evaluation, built.data, {}, built.model_config.path)
->>>>>>> e15587a (Several ranks: all of them answer, and SLURM's and torchrun's processes are recognised)
     return evaluation
 
 
