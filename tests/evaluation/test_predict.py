@@ -21,8 +21,7 @@ import torch
 
 from vlmft import sample as sample_file
 from vlmft.config.check import ConfigError
-from vlmft.evaluation.evaluate import padding_note
-from vlmft.evaluation.predict import Answerer, PredictionFile, predict
+from vlmft.evaluation.predict import Answerer, PredictionFile, padding_note, predict
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Message, Prompt, Question
 
 END, PAD = 1, 0

@@ -28,8 +28,7 @@ from vlmft.evaluation.gains import (
     prompt_matrix,
     skill_pair,
 )
-from vlmft.evaluation.numbers import console, share
-from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, predict
+from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, padding_note, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
 from vlmft.evaluation.rows import EvaluationRows, labels_of, repeated_rows, units_of
 from vlmft.evaluation.score import (
@@ -52,9 +51,6 @@ from vlmft.sample import Prompt, Question, Sample, Split
 
 if TYPE_CHECKING:
     from vlmft.evaluation.server_arms import Served
-
-MUCH_PADDING = 0.2
-"""Of a batch's tokens: from there on it is worth a note."""
 
 
 @dataclass
@@ -358,16 +354,6 @@ class _Runner:
         stored = self.result.rows[arm.name]
         changed = tuple(row_id for row_id, text in answers.items() if stored[row_id].text != text)
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
-
-
-def padding_note(name: str, answerer: Answerer) -> str:
-    """A sentence where batches in the order of the rows were largely padding."""
-    if answerer.tokens_per_batch is not None or answerer.padding.share < MUCH_PADDING:
-        return ""
-    return (
-        f"{name}: {console(share(answerer.padding.share))} of the tokens in its batches of prompts were padding; "
-        "evaluation.tokens_per_batch=auto puts prompts of like length together"
-    )
 
 
 def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:

@@ -27,12 +27,16 @@ from vlmft.config.check import ConfigError
 from vlmft.config.failures import outlive_signals
 from vlmft.config.files import append_synced, whole_lines
 from vlmft.config.progress import Progress
+from vlmft.evaluation.numbers import console, share
 from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
 from vlmft.models.ranks import gathered, n_ranks, of_rank_0, rank
 from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Prompt, Question
+
+MUCH_PADDING = 0.2
+"""Of a batch's tokens: from there on it is worth a note."""
 
 Refuse = Callable[[BadRow], None]
 
@@ -291,3 +295,13 @@ def _row(question: Question, answer: Answer) -> dict[str, Any]:
         **({"shots_dropped": answer.shots_dropped} if answer.shots_dropped else {}),
         **({"raw": answer.raw} if answer.raw else {}),
     }
+
+
+def padding_note(name: str, answerer: Answerer) -> str:
+    """A sentence where batches in the order of the rows were largely padding."""
+    if answerer.tokens_per_batch is not None or answerer.padding.share < MUCH_PADDING:
+        return ""
+    return (
+        f"{name}: {console(share(answerer.padding.share))} of the tokens in its batches of prompts were padding; "
+        "evaluation.tokens_per_batch=auto puts prompts of like length together"
+    )
