@@ -321,3 +321,14 @@ def test_the_canary_looks_at_requests(leaks: bool) -> None:
     assert found is not None and (found.n, found.in_source, found.ok) == (5, 5, not leaks)
     assert len(found.exposed) == (5 if leaks else 0) and found.moved == ()
     assert ("LEAK" in found.sentence) == leaks and "no prediction" not in found.sentence
+
+
+def test_boxes_are_asked_for_and_read_in_coordinates_that_are_told(ask: Any, chat_server: Any) -> None:
+    """Nobody knows whose convention a server has: 0 to 1000 is told, and read back into the picture's 9 x 6 pixels."""
+    prompt = Prompt((Message("user", (scene(0), "Where is it?")),), "boxes")
+    chat_server.script = [chat_server.answer('```json\n[{"bbox_2d": [0, 500, 1000, 1000], "label": "it"}]\n```')]
+    served = ask(questions=[Question("row 0", prompt)])
+    assert served.answers["row 0"].text == '[{"pixels": [0, 3, 9, 6], "label": "it"}]'
+    assert served.answers["row 0"].raw.startswith("```json")
+    (request,) = chat_server.requests
+    assert "0 to 1000 across and down" in json.dumps(request)

@@ -24,6 +24,7 @@ from vlmft.evaluation.canaries import SENTINEL, CanaryResult, leak_canary
 from vlmft.evaluation.predict import PredictionFile
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.evaluation.score import NOTABLE_SHARE
+from vlmft.models.coordinates import THOUSAND, marked_size
 from vlmft.sample import Answer, BadRowError, Image, Prompt, Question, Sample
 from vlmft.servers.asking import ask_at_once, say
 from vlmft.servers.chat_client import GaveUpError, OpenAIChat, PassingError, Patient, Reply, picture
@@ -32,8 +33,10 @@ Messages = list[dict[str, Any]]
 
 
 def messages_of(prompt: Prompt, max_side_pixels: int | None) -> Messages:
-    """The prompt in the protocol's form, texts and images in their order; raises BadRowError."""
+    """The prompt in the protocol's form, texts and images in their order; boxes and points are asked for in JSON, 0 to
+    1000, whoever answers. Raises BadRowError."""
     found: Messages = []
+    prompt = THOUSAND.prompt(prompt) if prompt.marks else prompt
     for message in prompt.messages:
         if any(isinstance(piece, Image) for piece in message.content):
             parts = [
@@ -193,10 +196,19 @@ def ask_server(
     unanswered = [row_id for row_id in prompts if row_id not in file.rows]
     if len(unanswered) > NOTABLE_SHARE * len(questions):
         raise ConfigError(f"{len(unanswered)} of {len(questions)} rows were not answered by {chat.host}")
-    answers = {row["id"]: Answer(row["text"], row["finish"], row["n_new_tokens"]) for row in rows}
+    asked = {question.id: question.prompt for question in questions}
+    answers = {row["id"]: _answer(row, asked[row["id"]]) for row in rows}
     answers = {row_id: answers.get(row_id, Answer("", "stop", 0)) for row_id in prompts}
     seconds = time.perf_counter() - started if len(left) == len(questions) else 0.0
     return Served(name, config, rows, answers, unanswered, seconds, len(questions) - len(left))
+
+
+def _answer(row: Mapping[str, Any], prompt: Prompt) -> Answer:
+    """What a row of the file says; in pixels, where that is boxes or points."""
+    text, size = row["text"], marked_size(prompt)
+    if size is None:
+        return Answer(text, row["finish"], row["n_new_tokens"])
+    return Answer(THOUSAND.pixels(text, size), row["finish"], row["n_new_tokens"], raw=text)
 
 
 def _take_over(

@@ -269,6 +269,9 @@ def _bins(size: Size) -> Size:
     return (1024, 1024)
 
 
+THOUSAND = Coordinates("thousand", Json(), _thousand)
+
+
 @dataclass(frozen=True)
 class _Resized:
     """The picture as Qwen's image processor makes it."""

@@ -6,12 +6,12 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".enlarge");
     if (!button) return;
-    const picture = button.querySelector("img").cloneNode();
+    const picture = (button.querySelector(".marked") || button.querySelector("img")).cloneNode(true);
     const close = document.createElement("button");
     close.type = "button";
     close.textContent = "Close";
     dialog.replaceChildren(picture, close);
-    dialog.setAttribute("aria-label", picture.alt);
+    dialog.setAttribute("aria-label", button.querySelector("img").alt);
     dialog.showModal();
   });
   const reveal = () => {
@@ -134,6 +134,36 @@
       make("tbody", {}, ...lines)));
   }
 
+  // Boxes and points over a picture, in its own pixels: of the reference, and of the arms that are compared.
+  function withMarks(picture, row) {
+    if (!row.marks) return picture;
+    const [width, height] = row.marks.size;
+    const element = (name, attributes, ...children) => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+      node.append(...children);
+      return node;
+    };
+    const layers = [["reference", row.marks.reference]];
+    if (state.first !== null) layers.push(["first", row.marks.answers[state.first] || []]);
+    layers.push(["second", row.marks.answers[state.second] || []]);
+    const drawn = layers.flatMap(([layer, marks]) => marks.map(([numbers, label]) => {
+      const [x, y, right, bottom] = numbers;
+      const title = element("title", {}, layer === "reference" ? "reference " + label : data.arms[state[layer]] + " " + label);
+      if (numbers.length === 2) return element("circle", { class: "mark-" + layer, cx: x, cy: y, r: Math.max(width, height) / 60 }, title);
+      return element("rect", { class: "mark-" + layer, x, y, width: Math.max(0, right - x), height: Math.max(0, bottom - y) }, title);
+    }));
+    return make("span", { class: "marked" }, picture,
+      element("svg", { viewBox: "0 0 " + width + " " + height, "aria-hidden": "true" }, ...drawn));
+  }
+
+  function markKeys() {
+    if (!data.rows.some((row) => row.marks)) return [];
+    const key = (layer, text) => make("span", { class: "mark-key key-" + layer }, text);
+    return [" Drawn: ", key("reference", "reference"), ...(state.first === null ? [] : [" ", key("first", data.arms[state.first])]),
+      " ", key("second", data.arms[state.second])];
+  }
+
   function card(index) {
     const row = data.rows[index];
     const list = make("dl", {});
@@ -150,10 +180,11 @@
     words.append(make("p", { class: "foot small" }, make("span", {}, what), make("span", {}, ...marked(row.id)),
       ...row.tags.map((tag) => make("span", {}, ...marked(tag)))));
     const node = make("article", { class: "row", tabindex: "-1", "aria-label": what + ", row " + row.id });
-    const pictures = (data.pictures[index] || []).map((address, i) => {
+    const pictures = (data.pictures[index] || []).map((address, i, all) => {
       const name = "picture " + (i + 1) + " of row " + row.id;
+      const picture = make("img", { src: address, alt: name, loading: "lazy" });
       return make("button", { type: "button", class: "enlarge", "aria-label": "Enlarge " + name },
-        make("img", { src: address, alt: name, loading: "lazy" }));
+        i === all.length - 1 ? withMarks(picture, row) : picture);
     });
     if (pictures.length) node.append(make("div", { class: "pictures" }, ...pictures));
     node.append(words);
@@ -211,6 +242,7 @@
     const graded = data.graded ? " An answer is called right from score " + data.right_score + " on." : "";
     explained.textContent = (state.first === null ? "Answers of " + second + "."
       : "Fixed: wrong in " + first + ", right in " + second + ". Broken: right in " + first + ", wrong in " + second + ".") + graded;
+    explained.append(...markKeys());
   }
 
   function choose(key) {
@@ -289,6 +321,10 @@
   for (const [key, what] of [["j", "next row"], ["k", "row before"], ["n", "next page"], ["p", "page before"], ["1", "first class, and so on"], ["/", "search"]]) {
     legend.append(make("kbd", {}, key), " " + what + "\u2003");
   }
+  document.querySelectorAll(".examples .enlarge[data-row]").forEach((button) => {
+    const row = data.rows.find((one) => one.id === button.dataset.row);
+    if (row) button.replaceChildren(withMarks(button.querySelector("img"), row));
+  });
   app.append(controls, tabs, explained, panel, make("div", { class: "pager" }, previous, status, next), legend);
   draw();
 })();

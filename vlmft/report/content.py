@@ -59,6 +59,8 @@ class ReportRow:
     """The independent unit that the row stands in, such as its image; "" is the row itself."""
     fields: tuple[FieldLine, ...] = ()
     """Where answers are JSON: they are shown as a table, too."""
+    marked_size: tuple[int, int] | None = None
+    """(width, height) of its last picture where references and answers are boxes or points in that one's pixels."""
 
     def answer(self, arm: str) -> ReportAnswer | None:
         """What this arm said, None where it has no answer here."""

@@ -21,10 +21,12 @@ from vlmft.report.content import (
     View,
     rows_to_picture,
 )
+from vlmft.sample import read_marks
 
 MAX_ROWS = 5_000
 TEXT_BYTES = 8_000_000
 PICTURE_BYTES = 5_000_000
+MAX_MARKS = 100
 TEXT_LIMITS = (4_000, 2_000, 1_000, 500, 250, 120, 60)
 """Characters that a text may have, tried in turn until the rows fit into `TEXT_BYTES`."""
 
@@ -110,6 +112,7 @@ def _row(row: ReportRow, arms: Sequence[str], limit: int) -> dict[str, Any]:
         "tags": [f"{name}: {_cut(value, limit)}" for name, value in row.tags.items()],
         "answers": [answers.get(arm) for arm in arms],
         **({"fields": [_field(line, arms, limit) for line in row.fields]} if row.fields else {}),
+        **({"marks": _marks(row, arms)} if row.marked_size is not None else {}),
     }
 
 
@@ -122,6 +125,16 @@ def _field(line: FieldLine, arms: Sequence[str], limit: int) -> list[Any]:
 
 def _cell(text: str | None, similarity: float, limit: int) -> list[str | float | None]:
     return [None if text is None else _cut(text, limit), round(similarity, 3)]
+
+
+def _marks(row: ReportRow, arms: Sequence[str]) -> dict[str, Any]:
+    """Boxes and points to be drawn: [numbers, label] each."""
+    texts = [answer.text if (answer := row.answer(arm)) is not None else "" for arm in arms]
+
+    def listed(text: str) -> list[list[Any]]:
+        return [[list(mark.numbers), mark.label[:60]] for mark in (read_marks(text) or ())[:MAX_MARKS]]
+
+    return {"size": row.marked_size, "reference": listed(row.references[0]), "answers": [*map(listed, texts)]}
 
 
 def _answer(answer: ReportAnswer, limit: int) -> list[str | float | None]:

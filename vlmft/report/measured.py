@@ -44,7 +44,8 @@ def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric, more_tag
     group = evaluation.groups.get(sample.id, "")
     texts = {answer.arm: answer.text for answer in answers}
     fields = field_lines(texts, sample.references) if evaluation.fields is not None else ()
-    return ReportRow(sample.id, question, tuple(sample.references), answers, (), tags, truth, group, fields)
+    size = sample.prompt.images[-1].size if sample.prompt.marks and sample.prompt.images else None
+    return ReportRow(sample.id, question, tuple(sample.references), answers, (), tags, truth, group, fields, size)
 
 
 def _with_thumbnails(row: ReportRow, sample: Sample) -> ReportRow:

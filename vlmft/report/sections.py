@@ -10,6 +10,7 @@ from vlmft.evaluation.numbers import SHARE, number, share
 from vlmft.evaluation.score import ArmSummary
 from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.report import Bar, Grid, Section
+from vlmft.report.boxes import boxes_section
 from vlmft.report.fields import fields_section
 
 
@@ -19,6 +20,8 @@ def sections_of(found: Evaluation) -> Iterator[Section]:
         yield fields_section(found.fields)
     if found.gains is not None or found.matrix:
         yield _format_and_skill(found)
+    if any(sample.prompt.marks for sample in found.samples):
+        yield boxes_section(found)
     if found.blind is not None:
         yield _without_looking(found.blind)
     draws = [arm for arm in found.arms.values() if len(arm.draws) > 1]
