@@ -134,12 +134,14 @@
       make("tbody", {}, ...lines)));
   }
 
+  const SVG = new DOMParser().parseFromString("<svg></svg>", "text/html").querySelector("svg").namespaceURI;
+
   // Boxes and points over a picture, in its own pixels: of the reference, and of the arms that are compared.
   function withMarks(picture, row) {
     if (!row.marks) return picture;
     const [width, height] = row.marks.size;
     const element = (name, attributes, ...children) => {
-      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      const node = document.createElementNS(SVG, name);
       for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
       node.append(...children);
       return node;
