@@ -41,6 +41,7 @@ from vlmft.report import (
 from vlmft.report import gallery as gallery_module
 from vlmft.report.charts import is_jagged, rounded_range, running_mean, thinned
 from vlmft.report.console import wandb_words
+from vlmft.report.content import FieldLine
 from vlmft.report.markdown import markdown_text
 from vlmft.report.measured import remarks_of
 from vlmft.report.page import page_text
@@ -779,3 +780,52 @@ def test_five_thousand_rows_of_fifteen_arms_open_and_filter(tmp_path: Path) -> N
     assert len(told) == 5, told
     # alone it takes 0.7 s at most; what is held here is that nothing grows with rows times arms, on any machine
     assert max(told.values()) < 10_000, told
+
+
+def json_row(name: str = "a") -> ReportRow:
+    lines = (
+        FieldLine("lines[0].price", "7", {"untuned": (None, 0.0), "tuned": ("7", 1.0)}),
+        FieldLine("paid", "card", {"untuned": ("cash", 0.25), "tuned": ("cash", 0.0)}),
+        FieldLine(HOSTILE, None, {"tuned": (HOSTILE, 0.0)}),
+    )
+    return dataclasses.replace(row(name, 0.2, 0.6), fields=lines)
+
+
+def test_fields_are_kept_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = report(rows=(json_row(),))
+    write_report_files(whole, tmp_path)
+    found = read_report(tmp_path)
+    assert found is not None
+    for line, kept in zip(json_row().fields, found.rows[0].fields, strict=True):
+        assert (kept.place, kept.gold) == (line.place, line.gold)
+        assert {arm: tuple(cell) for arm, cell in kept.answers.items()} == line.answers
+    assert page_text(found) == page_text(whole)
+    assert Page(page_text(whole)).count("script") == 2
+    monkeypatch.setattr(gallery_module, "script_json", lambda value: Markup(json.dumps(value)))
+    (shown,) = json.loads(gallery_module.gallery(whole).data)["rows"]
+    assert shown["fields"][:2] == [
+        ["lines[0].price", "7", [None, 0.0], ["7", 1.0]],
+        ["paid", "card", ["cash", 0.25], ["cash", 0.0]],
+    ]
+    assert shown["fields"][2][1:3] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_browser_sets_the_fields_side_by_side(tmp_path: Path) -> None:
+    drive = """
+      const cells = (line) => Array.from(line.children, (cell) => cell.textContent);
+      told.lines = Array.from(document.querySelectorAll(".fields tr"), cells);
+      told.texts = document.querySelector("article details").open;
+      told.plain = document.querySelectorAll("article")[1] === undefined;
+    """
+    told = driven(report(rows=(json_row(),)), drive, tmp_path)
+    assert told == {
+        "lines": [
+            ["Field", "Reference", "untuned", "tuned"],
+            ["lines[0].price", "7", "✗missing", "✓7 right"],
+            ["paid", "card", "✗cash partly right", "✗cash wrong"],
+            [HOSTILE, "\u2013", "\u2013", f"✗{HOSTILE} invented"],
+        ],
+        "texts": False,
+        "plain": True,
+    }

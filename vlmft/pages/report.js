@@ -123,7 +123,8 @@
       const said = text === null ? "missing" : line[1] === null ? "invented" : isFull ? "right" : similarity > 0 ? "partly right" : "wrong";
       const sign = make("span", { class: "sign", "aria-hidden": "true" }, isFull ? "\u2713" : "\u2717");
       const node = make("td", { class: "text " + (isFull ? "is-right" : "is-wrong") }, sign, text === null ? "" : textPiece(text));
-      node.append(make("span", { class: said === "right" || said === "wrong" ? "unseen" : "small" }, " " + said));
+      node.append(make("span", { class: said === "right" || said === "wrong" ? "unseen" : "small" },
+        (text === null ? "" : " ") + said));
       return node;
     };
     const heads = ["Field", "Reference", ...arms.map((arm) => data.arms[arm])];
@@ -175,8 +176,9 @@
     const chosen = arms.length <= MANY_ARMS ? arms : arms.filter((arm) => arm === state.first || arm === state.second);
     for (const arm of chosen) list.append(...answerLine(arm, row.answers[arm]));
     const what = label(outcome(index));
-    const words = make("div", { class: "words" }, make("p", { class: "question" }, textPiece(row.question)), list);
-    if (row.fields) words.append(fieldTable(row.fields, chosen));
+    const texts = row.fields ? make("details", {}, make("summary", {}, "The answers as texts"), list) : list;
+    const words = make("div", { class: "words" }, make("p", { class: "question" }, textPiece(row.question)),
+      ...(row.fields ? [fieldTable(row.fields, chosen)] : []), texts);
     const others = arms.filter((arm) => !chosen.includes(arm));
     if (others.length) words.append(more(others, row));
     words.append(make("p", { class: "foot small" }, make("span", {}, what), make("span", {}, ...marked(row.id)),
