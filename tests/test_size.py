@@ -20,7 +20,7 @@ MAX_LINES = {
     "data": 8_700,
     "evaluation": 3_500,
     "labels": 800,
-    "metrics": 2_300,
+    "metrics": 2_400,
     "models": 4_200,
     "pages": 267,
     "predictions": 2_100,

@@ -12,7 +12,16 @@ from typing import Literal
 import pytest
 
 from vlmft.evaluation.compare import compare
-from vlmft.evaluation.score import ArmSummary, ScoredRow, score_answers, summarise, too_few, unequal_treatment, warnings
+from vlmft.evaluation.score import (
+    ArmSummary,
+    ScoredRow,
+    cut_off,
+    score_answers,
+    summarise,
+    too_few,
+    unequal_treatment,
+    warnings,
+)
 from vlmft.metrics import metric_named
 from vlmft.sample import Answer
 
@@ -181,3 +190,16 @@ def test_to_dict_is_json(texts: list[str]) -> None:
     parsed = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert parsed == summary.to_dict()
     assert parsed["interval"] == list(summary.interval)
+
+
+def test_answers_that_were_cut_are_told_for_every_arm() -> None:
+    references = {str(n): ("7",) for n in range(50)}
+    answers = {row: Answer("7", "stop", 1) for row in references}
+    cut = {**answers, **{str(n): Answer("7", "length", 1) for n in range(10)}}
+    arms = [
+        summarise(name, score_answers(given, references, metric_named("exact_match")), references, "exact_match")
+        for name, given in (("untuned", cut), ("tuned", answers))
+    ]
+    (sentence,) = cut_off(arms)
+    assert sentence.startswith("Answers were cut at data.max_new_tokens: untuned 20.0 %, tuned 0.0 %.")
+    assert cut_off(arms[1:]) == []

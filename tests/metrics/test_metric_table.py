@@ -26,7 +26,7 @@ def test_every_name_gives_a_metric_that_scores() -> None:
 
 
 def test_every_corpus_metric_gives_a_table() -> None:
-    assert len(CORPUS_METRICS) == 9
+    assert len(CORPUS_METRICS) == 10
     for name in [*CORPUS_METRICS, "macro_f1"]:
         table = corpus_metric_named(name, LABELS)([(right(name), [right(name)]), (right(name), [right(name)])])
         assert table.values and set(table.to_dict()) == {"values", "notes", "lists"}

@@ -196,8 +196,8 @@ class DataConfig:
     """The dataset's own settings; checked against its constructor's signature."""
     metric: Optional[str] = None
     """Name of a metric in vlmft/metrics; null takes the dataset's own."""
-    max_new_tokens: Optional[Count] = None
-    """Longest generated answer in tokens; null takes the dataset's own."""
+    max_new_tokens: Optional[CountOrZero] = None
+    """Longest generated answer in tokens; null: the dataset's own; 0: a quarter more than the longest reference."""
     default_epochs: Count = 3
     """Passes over the training rows unless trainer.max_epochs or trainer.max_steps is set."""
     default_lr_factor: Positive = 1.0

@@ -34,6 +34,7 @@ from vlmft.evaluation.rows import EvaluationRows, labels_of, repeated_rows, unit
 from vlmft.evaluation.score import (
     ArmSummary,
     ScoredRow,
+    cut_off,
     mean_of_draws,
     score_answers,
     summarise,
@@ -361,7 +362,6 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
     references = {sample.id: sample.references for sample in result.samples}
     result.groups, kind = units_of(result.samples)
     groups = result.groups
-    result.cautions += repeated_rows(result.samples)
     labels = labels_of(result.samples)
     for arm in arms:
         rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
@@ -373,6 +373,7 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
             summary = summarise_draws(summary, result.draws[arm.name], references, labels)
         result.arms[arm.name] = summary
         result.notes += warnings(summary)
+    result.cautions += [*repeated_rows(result.samples), *cut_off(result.arms.values())]
     result.notes += too_few(next(iter(result.arms.values())))
     scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
     values = {arm: summary.value for arm, summary in result.arms.items()}

@@ -201,6 +201,18 @@ def warnings(summary: ArmSummary) -> list[str]:
     return sentences
 
 
+def cut_off(arms: Iterable[ArmSummary]) -> list[str]:
+    """A sentence on every arm where one has answers that were cut at the length limit, in more than a few rows."""
+    arms = list(arms)
+    if all(arm.truncated < NOTABLE_SHARE * arm.n or not arm.truncated for arm in arms):
+        return []
+    shares = ", ".join(f"{arm.arm} {percent(arm.truncated / arm.n)}" for arm in arms)
+    return [
+        f"Answers were cut at data.max_new_tokens: {shares}. What would have come after it counts as missing; set it "
+        "higher, or to 0 for as long as the references."
+    ]
+
+
 def too_few(summary: ArmSummary) -> list[str]:
     """What the rows of `summary`, and of every arm beside it, are too few for, in a sentence; empty where they are
     not."""

@@ -32,6 +32,7 @@ from vlmft.metrics.rouge_package import rouge_package
 from vlmft.metrics.score import Metric, Score
 from vlmft.metrics.table import CorpusMetric, Row, Table
 from vlmft.metrics.token_f1 import token_f1
+from vlmft.metrics.transcription import character_accuracy, error_rates, word_accuracy
 from vlmft.metrics.vqa_accuracy import vqa_accuracy, vqa_match
 
 __all__ = [
@@ -58,6 +59,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "captions": ("chrf", "rouge", "bleu", "cider_d"),
     "names": ("exact_match", "token_f1", "chrf"),
     "documents": ("exact_match", "anls"),
+    "transcription": ("character_accuracy", "word_accuracy", "error_rates"),
     "json": ("json_fields", "json_match", "field_totals"),
     "boxes": ("box_f1", "box_accuracy", "box_iou", "detection"),
 }
@@ -83,6 +85,8 @@ _OF_ROWS: dict[str, tuple[Metric, str, tuple[str, ...]]] = {
     "vqa_match": (vqa_match, "always-normalised@1", _EXACT),
     "vqa_accuracy": (vqa_accuracy, "always-normalised@1", _EXACT),
     "anls": (anls, "cleaned-lengths@1", _EXACT),
+    "character_accuracy": (character_accuracy, "nfc-spaces@1", ("exact_match", "word_accuracy", "error_rates")),
+    "word_accuracy": (word_accuracy, "nfc-spaces@1", ("exact_match", "character_accuracy", "error_rates")),
     "token_f1": (token_f1, "squad-unicode@1", ("exact_match", "chrf")),
     "rouge1": (rouge1, "unicode-words-f@1", _CAPTIONS),
     "rouge_l": (rouge_l, "unicode-words-f@1", _CAPTIONS),
@@ -94,6 +98,7 @@ _OF_ROWS: dict[str, tuple[Metric, str, tuple[str, ...]]] = {
 
 _OF_SETS: dict[str, tuple[CorpusMetric, str]] = {
     "field_totals": (field_totals, "aligned-values-anls@1"),
+    "error_rates": (error_rates, "nfc-spaces@1"),
     "counting": (counting, "last-number-en-ru@1"),
     "detection": (detection, "coco-unscored@1"),
     "rouge": (rouge, "unicode-words@1"),

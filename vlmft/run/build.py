@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ FORKS = multiprocessing.get_all_start_methods()[0] == "fork"
 """Whether workers share this process's memory, as on Linux."""
 BASELINE_ROWS = 2_000
 """At most so many training rows are read for the baselines."""
+LONGEST_ENCODED = 8
+"""Rows of a split that are encoded where data.max_new_tokens is 0."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,9 @@ def build(
     family.allow(dataset.allow_tokens)
     rows_per_step = train.rows_per_step if train is not None else 1
     data = VLMDataModule(dataset, data_config, family.encode, ledger, rows_per_step, seed, family.encode_prompt)
+    if data_config.max_new_tokens == 0:
+        data.config = replace(data_config, max_new_tokens=tokens_for_answers(data))
+        say(f"  data.max_new_tokens = {data.config.max_new_tokens}  (a quarter more than the longest reference)")
     tokens = None
     if train is None:
         require_weights(model_config, hf_config, device, trainer)
@@ -210,6 +216,20 @@ def evaluation_with_tokens(evaluation: EvaluationConfig, built: Built, trainer: 
     if evaluation.tokens_per_batch != AUTO:
         return evaluation
     return replace(evaluation, tokens_per_batch=tokens_to_answer(built.base, trainer))
+
+
+def tokens_for_answers(data: VLMDataModule) -> int:
+    """A quarter more than the longest reference, in tokens, of those with the most characters among some rows of each
+    split; raises ConfigError where no row can be read."""
+    most = 0
+    for split in data.ids:
+        texts = [(max(sample.references, key=len), sample) for sample in data.some_samples(split, BASELINE_ROWS)]
+        for text, sample in sorted(texts, key=lambda pair: -len(pair[0]))[:LONGEST_ENCODED]:
+            row = data.encode(replace(sample, answer=text))
+            most = max(most, int(row.supervised.sum()) if isinstance(row, EncodedRow) else 0)
+    if not most:
+        raise ConfigError("data.max_new_tokens: Expected rows whose references can be measured, got none; set a number")
+    return math.ceil(1.25 * most)
 
 
 def longest_row(data: VLMDataModule) -> tuple[EncodedRow, Sample] | None:
