@@ -121,7 +121,7 @@ def test_questions_are_asked_at_once(ask: Any, chat_server: Any) -> None:
     assert found.answers["row 11"] == Answer("QUESTION 11?", "stop", 10)
 
 
-def test_faults_that_pass(ask: Any, chat_server: Any) -> None:
+def test_faults_that_pass(ask: Any, chat_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     chat_server.script = [
         (429, {"Retry-After": "0"}, {}),
         (500, {}, {"error": {"message": "oops"}}),
@@ -135,6 +135,7 @@ def test_faults_that_pass(ask: Any, chat_server: Any) -> None:
     found = ask(timeout_seconds=0.5)
     assert [answer.text for answer in found.answers.values()] == [f"QUESTION {number}?" for number in range(N)]
     assert len(chat_server.requests) == N + 7 and not found.unanswered and not found.cautions
+    assert capsys.readouterr().err.count("; again in ") == 1, "seven faults at the same time are told once"
 
 
 def test_answers_that_are_poor_ones(ask: Any, chat_server: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 import torch
 from transformers import PreTrainedModel
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import Init, ModelConfig
@@ -21,7 +22,7 @@ from vlmft.models import locate as located
 from vlmft.models.family import GenericFamily, make_family
 from vlmft.models.load import folder_digest, load_model, load_source
 from vlmft.models.locate import locate
-from vlmft.models.processor import load_processor
+from vlmft.models.processor import load_processor, save_for_servers
 from vlmft.sample import Sample
 
 CPU = torch.device("cpu")
@@ -224,6 +225,27 @@ def test_processor_needs_no_torchvision(name: str, config: ModelConfig, tmp_path
     again = load_processor(type(source)(str(tmp_path), None, "x"), model_config.model_type)
     assert again.chat_template == processor.chat_template
     assert again.image_processor.to_dict() == processor.image_processor.to_dict()
+
+
+@pytest.mark.parametrize("video", ["", "own file", "nested"])
+def test_a_saved_processor_has_what_servers_look_for(video: str, tmp_path: Path) -> None:
+    """Beside torchvision AutoProcessor wants the settings for videos, too, which this program does not read."""
+    source, model_config = load_source(ModelConfig(name="t", path="package:tiny_qwen2vl", init=Init.random))
+    processor, base, to = load_processor(source, model_config.model_type), tmp_path / "base", tmp_path / "to"
+    base.mkdir()
+    settings = {"video_processor_type": "Qwen2VLVideoProcessor", "fps": 3}
+    if video == "own file":
+        (base / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    if video == "nested":
+        (base / "processor_config.json").write_text(json.dumps({"video_processor": settings}))
+    save_for_servers(processor, type(source)(str(base), None, "x"), to)
+    found, _ = BaseVideoProcessor.get_video_processor_dict(to)
+    assert found == settings if video else found["image_processor_type"] == "Qwen2VLImageProcessor"
+    again = load_processor(type(source)(str(to), None, "x"), model_config.model_type)
+    assert again.image_processor.to_dict() == processor.image_processor.to_dict()
+    (to / "processor_config.json").unlink()  # transformers 4 knows the older names alone
+    older, _ = type(processor.image_processor).get_image_processor_dict(to)
+    assert older["size"] == dict(processor.image_processor.size) and older["processor_class"] == "Qwen2VLProcessor"
 
 
 PLUGIN = """

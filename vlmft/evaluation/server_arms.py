@@ -26,7 +26,7 @@ from vlmft.evaluation.rows import EvaluationRows
 from vlmft.evaluation.score import NOTABLE_SHARE
 from vlmft.models.coordinates import THOUSAND, marked_size
 from vlmft.sample import Answer, BadRowError, Image, Prompt, Question, Sample
-from vlmft.servers.asking import ask_at_once, say
+from vlmft.servers.asking import Seldom, ask_at_once, say
 from vlmft.servers.chat_client import GaveUpError, OpenAIChat, PassingError, Patient, Reply, picture
 
 Messages = list[dict[str, Any]]
@@ -241,7 +241,7 @@ def _ask(
     chat: OpenAIChat, config: ServerConfig, left: Sequence[Question], file: PredictionFile, poll: Callable[[], None]
 ) -> None:
     stopping = threading.Event()
-    patient = Patient(chat, config, say, stopping.wait)  # type: ignore[arg-type]
+    patient = Patient(chat, config, Seldom(), stopping.wait)  # type: ignore[arg-type]
 
     def attempt(messages: Messages) -> Reply:
         if stopping.is_set():

@@ -13,6 +13,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import cached_file
 
 from vlmft.config.check import ConfigError
+from vlmft.config.files import write_whole
 from vlmft.models.families.moondream2 import Moondream2Processor
 from vlmft.models.load import Source
 from vlmft.models.locate import first_line
@@ -69,6 +70,24 @@ def _named(source: Source) -> str:
         if isinstance(named, str):
             return named
     return ""
+
+
+def save_for_servers(processor: Any, source: Source, folder: Path) -> None:
+    """The processor's files, and two that servers look for besides: the image settings under the name that transformers
+    4 knows, and the base's own for videos, a part that `load_processor` may have left out. Without them AutoProcessor
+    refuses the folder of a model that also takes videos, such as Qwen2-VL."""
+    processor.save_pretrained(folder)
+    file = folder / "processor_config.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "image_processor" in saved:
+        image = {**saved["image_processor"], "processor_class": saved.get("processor_class")}
+        write_whole(folder / "preprocessor_config.json", (json.dumps(image, indent=2) + "\n").encode())
+    for name in ("processor_config.json", "video_preprocessor_config.json") if "video_processor" not in saved else ():
+        there = cached_file(source.path, name, revision=source.revision, _raise_exceptions_for_missing_entries=False)
+        of_base = json.loads(Path(there).read_text(encoding="utf-8")) if there else {}
+        video = of_base if name.startswith("video") else of_base.get("video_processor")
+        if video:
+            write_whole(folder / "video_preprocessor_config.json", (json.dumps(video, indent=2) + "\n").encode())
 
 
 def _kept(processor_class: Any) -> list[str]:

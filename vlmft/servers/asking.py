@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +112,18 @@ class Tally:
 
 def say(line: str) -> None:
     print(redacted_text(line), file=sys.stderr, flush=True)
+
+
+class Seldom:
+    """Says a line if none was said for some seconds: several questions at once meet the same fault."""
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            say(line)
 
 
 @dataclass

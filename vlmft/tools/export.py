@@ -24,6 +24,7 @@ from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import merged, rounded, tuned_parts
+from vlmft.models.processor import save_for_servers
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, read_run
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.weights import load_tuned
@@ -119,7 +120,7 @@ def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -
     whole = merged(exact.model) if isinstance(exact.model, PeftModel) else exact.base
     exact.model = rounded(whole, getattr(torch, config.dtype.name))
     whole.save_pretrained(beside, max_shard_size="5GB")
-    exact.family.processor.save_pretrained(beside)  # type: ignore[attr-defined]
+    save_for_servers(exact.family.processor, exact.source, beside)  # type: ignore[attr-defined]
     if before is None:
         return None
     texts, logits = _answers_and_logits(exact, questions, n_new_tokens)
