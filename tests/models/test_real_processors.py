@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tarfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from vlmft.config.check import ConfigError
 from vlmft.models.family import GenericFamily
 from vlmft.models.load import Source
 from vlmft.models.processor import load_processor
-from vlmft.sample import BadRowError, Image, Message, Prompt, Sample
+from vlmft.sample import BadRowError, Box, Image, Message, Prompt, Sample, marks_text, read_marks
 
 REFERENCE = Path(__file__).parents[2] / os.environ.get("VLMFT_REFERENCE_DATA", "../shared")
 ARCHIVE = REFERENCE / "fixtures" / "processors.tar.xz"
@@ -142,3 +143,24 @@ def test_tokens_of_boxes_may_be_text_where_the_data_says_so(folder: Path) -> Non
     assert family.decode(learned) == answer and family.show(learned) == answer + "<|im_end|>"
     with pytest.raises(BadRowError, match="own token"):
         family.encode(Sample("row", sample.prompt, answer + "<|im_end|>", (answer,)))
+
+
+def test_boxes_in_the_makers_own_text(real: str, family: GenericFamily, make_image: Callable[..., Image]) -> None:
+    """Qwen2-VL's box tokens are special ones: they are written, learned and read back, and no text of a row may hold
+    them."""
+    box = Box(10, 33, 400, 250, "red cube")
+    prompt = Prompt((Message("user", (make_image(417, 263), "Where is the red cube?")),), "boxes")
+    row = family.encode(Sample("r", prompt, marks_text([box]), (marks_text([box]),)))
+    learned = row.input_ids[row.supervised].tolist()
+    text, raw = family.decode_marks(learned[:-1], (417, 263))
+    (back,) = read_marks(text) or ()
+    assert back.label == "red cube"
+    assert all(abs(a - b) <= 0.5 * 417 / 1000 + 0.01 for a, b in zip(back.numbers, box.numbers, strict=True))
+    if real == "qwen2vl":
+        assert raw == ("<|object_ref_start|>red cube<|object_ref_end|><|box_start|>(24,125),(959,951)<|box_end|>")
+        start = family.processor.tokenizer.convert_tokens_to_ids("<|box_start|>")
+        assert start in learned, "one token, not its letters"
+        with pytest.raises(BadRowError, match="own token"):
+            family.encode(dataclasses.replace(Sample("r", prompt, "[]", ("[]",)), answer=raw))
+    else:
+        assert raw.startswith('[{"bbox_2d": [24, 125, 959, 951]')

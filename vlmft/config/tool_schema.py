@@ -56,6 +56,8 @@ class AskConfig:
     """An image file, or a folder whose images are all asked about."""
     question: str = MISSING
     """Text of the question, the same for every image."""
+    marks: Annotated[str, one_of("none", "boxes", "points")] = "none"
+    """What the answer is to be made of: it is asked for in the model's own coordinates, and told in pixels."""
     run: Optional[str] = None
     """Run folder of train.py: its model and adapter answer. Excludes model=."""
     model: Optional[ModelConfig] = None

@@ -171,6 +171,8 @@ class InternVL(Syntax):
 class Loc(Syntax):
     """Tokens of places, y before x, the label behind them, `;` between items."""
 
+    tokens = tuple(f"<loc{n:04d}>" for n in range(1024))
+
     def write(self, items: Sequence[tuple[str, list[int]]]) -> str:
         told = ("".join(f"<loc{n:04d}>" for n in _swapped(numbers)) + f" {label}" for label, numbers in items)
         return " ; ".join(text.strip() for text in told) or "[]"

@@ -370,11 +370,15 @@ class GenericFamily(ProcessorCalls):
         """Text of generated ids without special tokens (but those that rows may hold) and surrounding white space."""
         return decoded(self.processor.tokenizer, ids, self.allowed_ids)
 
+    @cached_property
+    def _mark_ids(self) -> frozenset[int]:
+        """Of the special tokens that boxes and points are written with."""
+        own = sorted(set(self._marked().syntax.tokens) & set(self.control_texts))
+        return frozenset(int(self.processor.tokenizer.convert_tokens_to_ids(token)) for token in own)
+
     def decode_marks(self, ids: Sequence[int], size: tuple[int, int]) -> tuple[str, str]:
         """An answer of boxes or points in pixels of an image of this (width, height), and as the model wrote it."""
-        tokenizer, syntax = self.processor.tokenizer, self._marked().syntax
-        own = {int(tokenizer.convert_tokens_to_ids(token)) for token in syntax.tokens if token in self.control_texts}
-        raw = decoded(tokenizer, ids, self.allowed_ids | own)
+        raw = decoded(self.processor.tokenizer, ids, self.allowed_ids | self._mark_ids)
         return self._marked().pixels(raw, size), raw
 
     def show(self, ids: Sequence[int]) -> str:

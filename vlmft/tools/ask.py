@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from vlmft.config.check import ConfigError
 from vlmft.config.tool_schema import AskConfig
@@ -13,7 +14,7 @@ from vlmft.data.images import image_from_file
 from vlmft.evaluation.predict import Answerer
 from vlmft.run.quiet import quiet_libraries
 from vlmft.run.weights import chosen_model
-from vlmft.sample import Answer, BadRow, BadRowError, Message, Prompt, Question
+from vlmft.sample import Answer, BadRow, BadRowError, Marks, Message, Prompt, Question
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -32,7 +33,8 @@ def ask(config: AskConfig) -> None:
     bad: list[BadRow] = []
     answerer = Answerer(loaded.family, loaded.base, config.rows_per_batch, config.max_new_tokens, bad.append)
     root = path if path.is_dir() else path.parent
-    rows = answers(answerer, root, names, config.question, bad)
+    marks = cast(Marks, "" if config.marks == "none" else config.marks)
+    rows = answers(answerer, root, names, config.question, bad, marks)
     if path.is_dir():
         _write(rows, bad, config)
         return
@@ -53,7 +55,7 @@ def images_in(path: Path) -> list[str]:
 
 
 def answers(
-    answerer: Answerer, root: Path, names: list[str], question: str, bad: list[BadRow]
+    answerer: Answerer, root: Path, names: list[str], question: str, bad: list[BadRow], marks: Marks = ""
 ) -> Iterator[dict[str, str | int]]:
     """A row for each image, batch by batch, in the order of `names`; what cannot be used comes to `bad`."""
     questions = []
@@ -63,7 +65,7 @@ def answers(
         except BadRowError as error:
             bad.append(BadRow(name, str(error)))
             continue
-        questions.append(Question(name, Prompt((message,))))
+        questions.append(Question(name, Prompt((message,), marks)))
     for batch in answerer.batches(questions, skip=lambda ids: False):
         for name, answer in batch.items():
             yield _row(name, question, answer)
@@ -71,7 +73,7 @@ def answers(
 
 def _row(name: str, question: str, answer: Answer) -> dict[str, str | int]:
     content: dict[str, str | int] = {"text": answer.text, "finish": answer.finish, "n_new_tokens": answer.n_new_tokens}
-    return {"id": name, "question": question, **content}
+    return {"id": name, "question": question, **content, **({"raw": answer.raw} if answer.raw else {})}
 
 
 def _write(rows: Iterator[dict[str, str | int]], bad: list[BadRow], config: AskConfig) -> None:
