@@ -193,6 +193,10 @@ def test_sroie_layout(tmp_path: Path, folder: str, suffix: str) -> None:
     with pytest.raises(BadRowError, match="Expected a file of JSON, got none of the name X2"):
         dataset.to_sample(dataset.read(second))
     assert Extraction(path=str(tmp_path), question_text="Read it.").question_text == "Read it."
+    (tmp_path / "train" / folder / f"X1.{suffix}").write_text('{"company": "A"')
+    dataset = Extraction(path=str(tmp_path))
+    with pytest.raises(BadRowError, match=r"Expected JSON as answer, got .* the image is 'train/img/X1.jpg'"):
+        dataset.to_sample(dataset.read(dataset.index()["train"][0]))
 
 
 def test_a_schema_of_the_training_answers() -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from vlmft.data.datasets.columns import Columns
 from vlmft.data.sources.json_forms import IMAGE_SUFFIXES
+from vlmft.data.sources.roles import shown
 from vlmft.data.sources.split_names import LEFT_OUT, Names, known_names, split_of
 from vlmft.data.sources.table import Table, table_in_memory
 from vlmft.data.sources.tables import Loaded
@@ -77,7 +78,10 @@ class Extraction(Columns):
     def _answers(self, record: Mapping[str, Any]) -> tuple[str, ...]:
         if NO_FILE in record:
             raise BadRowError(f"Expected a file of JSON, got {record[NO_FILE]}; write it, or remove the image")
-        return super()._answers(record)
+        try:
+            return super()._answers(record)
+        except BadRowError as error:
+            raise BadRowError(f"{error}; the image is {shown(record.get(self._column['image']))}") from error
 
 
 def _rows(root: Path, names: Names) -> dict[str, list[dict[str, Any]]]:
