@@ -93,7 +93,8 @@ def by_field(
     """
     found = {arm: {i: compared(own[i], references[i]) for i in references} for arm, own in texts.items()}
     golds = {i: compared(several[0], several)[0] for i, several in references.items()}
-    names = list(dict.fromkeys(field.name for fields in golds.values() for field in fields))[:MOST_FIELDS]
+    known = list(dict.fromkeys(field.name for fields in golds.values() for field in fields))
+    names = known[:MOST_FIELDS]
     totals = {arm: totals_by_field(list(rows.values())) for arm, rows in found.items()}
     scores = {arm: _scores(golds, {i: fields for i, (fields, _) in rows.items()}) for arm, rows in found.items()}
     pairs = [compare(one, scores[one][n], two, scores[two][n], groups, kind) for n in names for one, two in _one(pair)]
@@ -113,7 +114,7 @@ def by_field(
     return ByField(
         tuple(fields),
         {arm: _whole(own, references, schema) for arm, own in texts.items()},
-        {arm: _unknown(rows.values(), set(names)) for arm, rows in found.items()},
+        {arm: _unknown(rows.values(), set(known)) for arm, rows in found.items()},
         schema,
         None if schema is None else sum(fits(schema, several[0]) for several in references.values()) / len(references),
     )
