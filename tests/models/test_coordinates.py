@@ -20,7 +20,7 @@ from vlmft.data.images import image_from_bytes
 from vlmft.evaluation.few_shot import question_after
 from vlmft.models.coordinates import FAMILIES, Coordinates, coordinates_of
 from vlmft.models.family import GenericFamily
-from vlmft.sample import Box, Image, Mark, Message, Point, Prompt, Sample, marks_text, read_marks
+from vlmft.sample import BadRowError, Box, Image, Mark, Message, Point, Prompt, Sample, marks_text, read_marks
 
 SIZES = [(96, 96), (1, 1), (37, 911), (1920, 1079), (333, 77), (4001, 2999)]
 QWEN = SimpleNamespace(image_processor=Qwen2VLImageProcessorPil(size={"shortest_edge": 3136, "longest_edge": 1003520}))
@@ -113,6 +113,20 @@ LENIENT = [
 @pytest.mark.parametrize("text", LENIENT)
 def test_json_as_models_write_it(text: str) -> None:
     assert made("thousand").pixels(text, (1000, 1000)) == marks_text([Box(100, 200, 300, 400, "cat")])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("label", ["a; b", "mug 2", "a {b}", "x < y", 'the "big" one', "красный куб", "[1, 2]"])
+def test_labels(name: str, label: str) -> None:
+    """Kept as they are, or refused by name: never cut."""
+    box = Box(10, 20, 30, 40, label)
+    try:
+        text = made(name).write([box, box], (100, 100))
+    except BadRowError as error:
+        assert repr(label) in str(error) and set(label) & set(made(name).syntax.stops)
+        return
+    back = read_marks(made(name).pixels(text, (100, 100)))
+    assert back is not None and [mark.label for mark in back] == [label, label]
 
 
 def test_bare_numbers_are_boxes() -> None:

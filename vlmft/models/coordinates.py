@@ -16,6 +16,7 @@ Sources: https://github.com/QwenLM/Qwen3-VL (cookbooks; issues 721 and 1486), ht
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmft.config.check import ConfigError
-from vlmft.sample import Image, Mark, Message, Prompt, mark_of, marks_text, read_marks
+from vlmft.sample import BadRowError, Image, Mark, Message, Prompt, mark_of, marks_text, read_marks
 
 Size = tuple[int, int]
 Item = tuple[str, list[float]]
@@ -52,6 +53,8 @@ class Syntax:
 
     tokens: tuple[str, ...] = ()
     """Special tokens of the model that it writes with."""
+    stops = ""
+    """Characters that no label may hold, because they end it."""
 
     def hint(self, kind: str, grid: str) -> str:
         """What a question says of the form; empty where the makers' own models need no telling."""
@@ -90,20 +93,31 @@ class Json(Syntax):
         inner = fenced[1] if (fenced := _FENCE.search(text)) else text
         if re.fullmatch(r"\s*\[\s*\]\s*", inner):
             return []
-        found = [item for match in _OBJECT.finditer(inner) if (item := self._item(match[0])) is not None]
+        found = [item for one in _objects(inner) if (item := self._item(one)) is not None]
         if not found and "{" not in inner:  # bare lists of numbers
             lists = re.findall(r"\[([^\[\]]*)\]", inner)
             found = [("", n) for some in lists if len(n := [float(x) for x in _NUMBER.findall(some)]) in (2, 4)]
         return [(label, _swapped(n) if self.y_first else n) for label, n in found] or None
 
-    def _item(self, text: str) -> Item | None:
+    def _item(self, fields: Any) -> Item | None:
         try:
-            fields = json.loads(text)
             numbers = next(fields[k] for k in dict.fromkeys((self.box, self.point, *_KEYS)) if k in fields)
             numbers = [float(n) for n in numbers]
-        except (ValueError, TypeError, StopIteration):
+        except (ValueError, TypeError, AttributeError, StopIteration):
             return None
         return (str(fields.get("label", "")), numbers) if len(numbers) in (2, 4) else None
+
+
+def _objects(text: str) -> list[Any]:
+    """Of a whole JSON list or object, else each object in the text that is whole."""
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        return value if isinstance(value, list) else [value]
+    found = []
+    for match in _OBJECT.finditer(text):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(match[0]))
+    return found
 
 
 _KEYS = ("bbox_2d", "box_2d", "bbox", "box", "point_2d", "point")
@@ -137,6 +151,8 @@ class Qwen2(Syntax):
 class Plain(Syntax):
     """The label and its numbers, as few tokens as there can be."""
 
+    stops = ";"
+
     def write(self, items: Sequence[tuple[str, list[int]]]) -> str:
         return "; ".join(f"{label} {' '.join(map(str, numbers))}".strip() for label, numbers in items) or "[]"
 
@@ -154,6 +170,7 @@ class InternVL(Syntax):
     """Labels and lists in pairs of tags."""
 
     tokens = ("<ref>", "</ref>", "<box>", "</box>")
+    stops = "<"
 
     def write(self, items: Sequence[tuple[str, list[int]]]) -> str:
         return "".join((f"<ref>{label}</ref>" if label else "") + f"<box>[{n}]</box>" for label, n in items) or "[]"
@@ -172,6 +189,7 @@ class Loc(Syntax):
     """Tokens of places, y before x, the label behind them, `;` between items."""
 
     tokens = tuple(f"<loc{n:04d}>" for n in range(1024))
+    stops = ";<"
 
     def write(self, items: Sequence[tuple[str, list[int]]]) -> str:
         told = ("".join(f"<loc{n:04d}>" for n in _swapped(numbers)) + f" {label}" for label, numbers in items)
@@ -213,6 +231,10 @@ class Coordinates:
         grid = self.grid(size)
         items = []
         for mark in marks:
+            if set(mark.label) & set(self.syntax.stops):
+                raise BadRowError(
+                    f"Expected a label without any of {self.syntax.stops!r}, got {mark.label!r}; rename it"
+                )
             on_grid = [round(n * grid[i % 2] / size[i % 2]) for i, n in enumerate(mark.numbers)]
             items.append((mark.label, [min(max(n, 0), self.most or grid[i % 2]) for i, n in enumerate(on_grid)]))
         return self.syntax.write(items)

@@ -96,9 +96,6 @@ def coco(root: Path, files: list[Path]) -> Annotations | None:
     """Of every file that has boxes; None where none has."""
     labels, used, parts, notes = dict[str, None](), list[Path](), list[Part](), list[str]()
     for file in files:
-        with file.open("rb") as stream:
-            if b'"' not in stream.read(4096):
-                continue
         try:
             value = json_value(file, dict)
         except ConfigError:

@@ -32,7 +32,8 @@ class NoWordsError(FormError):
     """Annotations without text; `found` says what they are."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"Expected annotations in words, got {found}; write questions and answers as JSON Lines")
+        advice = "set data=detection" if found.endswith("boxes") else "write questions and answers as JSON Lines"
+        super().__init__(f"Expected annotations in words, got {found}; {advice}")
         self.found = found
 
 
