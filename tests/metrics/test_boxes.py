@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from pycocotools.cocoeval import COCOeval
 
 import vlmft.metrics.boxes as boxes_file
 from vlmft.metrics import METRICS, beside, metric_named
-from vlmft.metrics.boxes import box_accuracy, box_f1, box_iou, iou, point_accuracy
+from vlmft.metrics.boxes import are_boxes, box_accuracy, box_f1, box_iou, iou, point_accuracy
 from vlmft.metrics.detection import detection
 from vlmft.metrics.table import Row
 from vlmft.sample import Box, Mark, Point, marks_text
+from vlmft.tools.cli import run_tool
 
 
 def text(*marks: Mark) -> str:
@@ -179,3 +181,16 @@ def test_beside_has_the_other_numbers() -> None:
     found = beside("box_f1", texts(random_rows(2)))
     assert "detection/coco-unscored@1: ap" in found and "box_accuracy/iou50-labels@1" in found
     assert boxes_file.FOUND_IOU == 0.5
+
+
+def test_vlmft_score_knows_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of texts in pixels is scored as boxes without being told."""
+    rows = [
+        {"id": "1", "prediction": text(A), "reference": text(A, B)},
+        {"id": "2", "prediction": "", "reference": text()},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run_tool("score", [str(tmp_path / "p.jsonl")])
+    said = capsys.readouterr().out
+    assert "box_f1" in said and "33.3" in said
+    assert not are_boxes([text(), text()]) and not are_boxes([text(A), "cat"]) and not are_boxes([text(Point(1, 2))])

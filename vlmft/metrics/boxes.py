@@ -52,6 +52,12 @@ def _best(prediction: str, references: Sequence[str], score: Callable[[Marks, Bo
     return Score(max(score(found, gold) for gold in golds), prediction)
 
 
+def are_boxes(texts: Sequence[str]) -> bool:
+    """Whether all are lists of boxes in pixels, and one at least is not empty."""
+    read = [read_marks(text) for text in texts]
+    return any(read) and all(m is not None and all(isinstance(mark, Box) for mark in m) for m in read)
+
+
 def reference_boxes(text: str) -> tuple[Box, ...]:
     marks = read_marks(text)
     if marks is None or not all(isinstance(mark, Box) for mark in marks):

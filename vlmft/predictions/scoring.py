@@ -23,6 +23,7 @@ from vlmft.metrics import (
     metric_named,
     variant,
 )
+from vlmft.metrics.boxes import are_boxes
 from vlmft.metrics.json_match import is_json_container
 from vlmft.metrics.numerals import whole_number
 from vlmft.predictions.columns import COLUMNS, IMAGES
@@ -155,6 +156,8 @@ def metrics_of(rows: PredictionRows, metric: str | None, extract: str = "none") 
     if extract in ("letter", "yes-no"):
         return ["exact_match"]
     texts = [text for several in rows.references.values() for text in several]
+    if are_boxes(texts):
+        return ["box_f1"]
     if all(map(is_json_container, texts)):
         return ["json_match"]
     return ["count_accuracy" if all(whole_number(text) is not None for text in texts) else "exact_match"]
