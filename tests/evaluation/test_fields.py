@@ -48,6 +48,8 @@ def test_each_field_on_its_own_rows_the_worst_first() -> None:
     assert fields["lines.price"].arms["untuned"].value == 0
     assert fields["lines.price"].arms["tuned"].value == 1
     assert fields["lines.price"].kinds == ("number",)
+    assert fields["lines.price"].majority == 1 / 5
+    assert fields["lines.item"].majority == 1
     low, high = fields["lines.price"].arms["tuned"].interval
     assert low < 1 == high
 
@@ -79,10 +81,10 @@ def test_invented_fields_and_the_schema_are_told() -> None:
 def test_the_report_has_a_line_for_each_field() -> None:
     section = fields_section(found())
     assert section.table is not None
-    assert section.table.heads == ("Field", "Kind", "n", "untuned", "tuned", "Difference", "p")
+    assert section.table.heads == ("Field", "Kind", "n", "Majority", "untuned", "tuned", "Difference", "p")
     assert [line[0] for line in section.table.lines] == ["paid", "lines.item", "lines.price", "total"]
-    assert section.table.lines[2][3].startswith("0.0")
-    assert section.table.lines[2][5].startswith("+100.0\n")
+    assert section.table.lines[2][4].startswith("0.0")
+    assert section.table.lines[2][6].startswith("+100.0\n")
     assert section.table.moods == ["plain", "plain", "good", "plain"]
     whole, counts = section.parts
     assert whole.table is not None and counts.table is not None

@@ -39,6 +39,8 @@ class FieldScores:
     kinds: tuple[str, ...]
     """What its values are compared as, the most frequent first."""
     n: int
+    majority: float
+    """The share of its values in the references that are the most frequent one."""
     arms: Mapping[str, FieldOfArm]
     comparison: Adjusted | None
     """Of the two arms of the page's first comparison, judged as one of the fields; None for one arm."""
@@ -106,9 +108,11 @@ def by_field(
             own = scores[arm][name]
             value, (interval, _, _) = sum(own.values()) / len(own), arm_interval(own, groups)
             arms[arm] = FieldOfArm(value, interval, totals[arm].get(name, Totals()))
-        kinds = Counter(field.kind for some in golds.values() for field in some if field.name == name)
+        here = [field for some in golds.values() for field in some if field.name == name]
+        kinds = tuple(kind for kind, _ in Counter(field.kind for field in here).most_common())
+        ((_, most),) = Counter(field.gold for field in here).most_common(1)
         n = len(scores[next(iter(texts))][name])
-        fields.append(FieldScores(name, tuple(key for key, _ in kinds.most_common()), n, arms, comparison))
+        fields.append(FieldScores(name, kinds, n, most / len(here), arms, comparison))
     shown = pair[1] if pair is not None else next(iter(texts))
     fields.sort(key=lambda field: (field.arms[shown].value, field.name))
     return ByField(

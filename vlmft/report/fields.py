@@ -29,7 +29,7 @@ def fields_section(found: ByField) -> Section:
     said = [
         "The mean F1 of each field over the rows whose reference has it, with its 95\u00a0% interval, the worst first. "
         "Numbers, dates and truth values are right or wrong by value, texts count by ANLS; the records of lists are "
-        "paired before they are compared."
+        "paired before they are compared. Majority: the share of a field's values that are its most frequent one."
     ]
     if any(field.comparison is not None for field in found.fields):
         said.append("Differences are paired; p is Holm's for all fields.")
@@ -55,10 +55,11 @@ def _scores(found: ByField) -> Grid:
     lines, heat, moods = [], [], []
     for field in found.fields[:MOST_LINES]:
         cells = [f"{SHARE.value(one.value)}\n{SHARE.interval(one.interval)}" for one in field.arms.values()]
-        lines.append((field.name, f"{' or '.join(field.kinds)}", count(field.n), *cells, *_difference(field)))
-        heat.append((None, None, None, *(field.arms[arm].value for arm in arms), *(None for _ in more)))
+        name = (field.name, " or ".join(field.kinds), count(field.n), share(field.majority))
+        lines.append((*name, *cells, *_difference(field)))
+        heat.append((*(None for _ in name), *(field.arms[arm].value for arm in arms), *(None for _ in more)))
         moods.append(MOODS.get(str(field.comparison.verdict), "plain") if field.comparison is not None else "plain")
-    return Grid(("Field", "Kind", "n", *arms, *more), lines, text_columns=(0, 1), moods=moods, heat=heat)
+    return Grid(("Field", "Kind", "n", "Majority", *arms, *more), lines, text_columns=(0, 1), moods=moods, heat=heat)
 
 
 def _difference(field: FieldScores) -> tuple[str, ...]:

@@ -129,9 +129,9 @@ class Receipts(Dataset):
         seed: int = 0,
         condition: Condition = "B",
         image_size: int = 96,
-        train_rows: int = 6_000,
+        train_rows: int = 4_000,
         val_rows: int = 100,
-        test_rows: int = 300,
+        test_rows: int = 200,
     ) -> None:
         """Raises ValueError for options that no receipt fits."""
         self.seed, self.condition, self.image_size = seed, condition, image_size
