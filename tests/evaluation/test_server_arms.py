@@ -286,6 +286,7 @@ def test_what_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"base_url": "https://me:secret@h/v1"}, r"evaluation\.servers\.big\.base_url: Expected an address"),
         ({"base_url": None}, r"OPENAI_API_KEY: Expected the key for api\.openai\.com in this variable, got none"),
         ({"key_variable": "BIG_KEY"}, r"BIG_KEY: Expected the key for h in this variable, got none; set it"),
+        ({"options": {"api_key": "s"}}, r"evaluation\.servers\.big\.options\.api_key: Expected no secret in settings"),
         ({"answers": "nowhere.jsonl"}, r"evaluation\.servers\.big\.answers: there is no file 'nowhere\.jsonl'"),
         ({"options": {"stream": True}}, r"evaluation\.servers\.big\.options: Expected none of model, messages"),
     ):

@@ -234,6 +234,8 @@ def test_a_saved_processor_has_what_servers_look_for(video: str, tmp_path: Path)
     processor, base, to = load_processor(source, model_config.model_type), tmp_path / "base", tmp_path / "to"
     base.mkdir()
     settings = {"video_processor_type": "Qwen2VLVideoProcessor", "fps": 3}
+    named = "TheBasesProcessor" if video else "Qwen2VLProcessor"
+    (base / "tokenizer_config.json").write_text(json.dumps({"processor_class": named} if video else {}))
     if video == "own file":
         (base / "video_preprocessor_config.json").write_text(json.dumps(settings))
     if video == "nested":
@@ -244,8 +246,9 @@ def test_a_saved_processor_has_what_servers_look_for(video: str, tmp_path: Path)
     again = load_processor(type(source)(str(to), None, "x"), model_config.model_type)
     assert again.image_processor.to_dict() == processor.image_processor.to_dict()
     (to / "processor_config.json").unlink()  # transformers 4 knows the older names alone
+    assert json.loads((to / "preprocessor_config.json").read_text())["processor_class"] == named
     older, _ = type(processor.image_processor).get_image_processor_dict(to)
-    assert older["size"] == dict(processor.image_processor.size) and older["processor_class"] == "Qwen2VLProcessor"
+    assert older["size"] == dict(processor.image_processor.size) and older["processor_class"] == named
 
 
 PLUGIN = """

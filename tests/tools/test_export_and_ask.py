@@ -16,7 +16,7 @@ import torch
 from hydra.errors import HydraException
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from vlmft.config.check import ConfigError
 from vlmft.config.entry import explained
@@ -24,6 +24,7 @@ from vlmft.config.schema import TrainConfig
 from vlmft.config.tool_schema import AskConfig, ExportConfig
 from vlmft.config.tools import compose_tool
 from vlmft.config.trainer_schema import TrainerConfig
+from vlmft.models.greedy import greedy_by_default
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import merged
 from vlmft.run.folder import read_run
@@ -107,6 +108,19 @@ def test_the_adapter_moved_what_is_merged(whole: Path, tuned: LoadedModel) -> No
     stored = bnb.dequantize_4bit(layer.base_layer.weight.data, layer.base_layer.weight.quant_state).float()
     assert update.abs().max() > 1e-5
     torch.testing.assert_close(plain.get_submodule(name).weight, stored + update, rtol=0, atol=1e-6)
+
+
+def test_a_server_takes_greedy_answers_from_it(whole: Path, tuned: LoadedModel) -> None:
+    """A vendor's repetition penalty would apply to a request that names none."""
+    said = GenerationConfig.from_pretrained(whole)
+    family: Any = tuned.family
+    assert said.eos_token_id == [family.end_id] and said.pad_token_id == family.pad_id
+    own = GenerationConfig(do_sample=True, temperature=0.1, top_k=1, repetition_penalty=1.05, eos_token_id=[7, 2])
+    neutral, left_out = greedy_by_default(own, 2, 0)
+    assert left_out == {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 1.05}
+    assert neutral.eos_token_id == [2, 7]
+    assert set(neutral.to_diff_dict()) <= {"do_sample", "eos_token_id", "pad_token_id", "transformers_version"}
+    assert not neutral.do_sample
 
 
 def test_merging_into_a_quantised_base_is_refused(run: Path, tmp_path: Path) -> None:

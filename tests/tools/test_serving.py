@@ -36,7 +36,7 @@ def adapter(tmp_path: Path) -> Callable[..., Path]:
 
 
 def served(run: TrainConfig, folder: Path, form: ExportForm = ExportForm.adapter, to: str = "my model") -> Serving:
-    return serving(ExportConfig(run="outputs/r", to=to, form=form), run, folder)
+    return serving(ExportConfig(run="outputs/r", to=to, form=form), run, folder, {})
 
 
 def options(found: Serving) -> dict[str, str]:
@@ -61,6 +61,15 @@ def test_a_merged_model(compose: Any, compose_evaluate: Any, tmp_path: Path) -> 
     assert block.startswith("```bash\nvllm serve exports/mine\n") and "run=RUN_FOLDER" in block
 
 
+def test_what_the_base_likes_is_told(compose: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen2VLForConditionalGeneration"]}')
+    config = ExportConfig(run="outputs/r", to="mine")
+    found = serving(config, compose("model=tiny_qwen2vl"), tmp_path, {"repetition_penalty": 1.05, "top_k": 1})
+    assert found.notes == (
+        "generation_config.json is greedy, as the evaluation was; the base's own says repetition_penalty=1.05, top_k=1",
+    )
+
+
 def test_an_architecture_of_ours(compose: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["Moondream2ForConditionalGeneration"]}')
     found = served(compose("model=tiny_qwen2vl"), tmp_path, ExportForm.merged)
@@ -75,6 +84,7 @@ def test_an_adapter(compose: Any, adapter: Callable[..., Path]) -> None:
     run = compose("model=qwen2vl", "data=shapes", "model.quantization.mode=none", "model.revision=abc")
     found = served(run, adapter())
     assert options(found) == {
+        "--generation-config": "vllm",  # or the base's own sampling and penalties apply
         "--enable-lora": "",
         "--max-lora-rank": "16",
         "--revision": "abc",
@@ -89,6 +99,7 @@ def test_an_adapter_on_vision_and_a_quantised_base(compose: Any, adapter: Callab
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     found = served(run, folder, to="mine")
     assert options(found) == {
+        "--generation-config": "vllm",  # or the base's own sampling and penalties apply
         "--enable-lora": "",
         "--max-lora-rank": "64",
         "--enable-tower-connector-lora": "",

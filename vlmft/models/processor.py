@@ -73,14 +73,16 @@ def _named(source: Source) -> str:
 
 
 def save_for_servers(processor: Any, source: Source, folder: Path) -> None:
-    """The processor's files, and two that servers look for besides: the image settings under the name that transformers
-    4 knows, and the base's own for videos, a part that `load_processor` may have left out. Without them AutoProcessor
-    refuses the folder of a model that also takes videos, such as Qwen2-VL."""
+    """The processor's files under the base's own class, and two that servers look for besides: the image settings under
+    the name that transformers 4 knows, and the base's own for videos, a part that `load_processor` may have left out.
+    Without them AutoProcessor refuses the folder of a model that also takes videos, such as Qwen2-VL."""
     processor.save_pretrained(folder)
     file = folder / "processor_config.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if "image_processor" in saved:
-        image = {**saved["image_processor"], "processor_class": saved.get("processor_class")}
+        saved["processor_class"] = _named(source) or saved.get("processor_class")  # smolvlm's is another one here
+        write_whole(file, (json.dumps(saved, indent=2) + "\n").encode())
+        image = {**saved["image_processor"], "processor_class": saved["processor_class"]}
         write_whole(folder / "preprocessor_config.json", (json.dumps(image, indent=2) + "\n").encode())
     for name in ("processor_config.json", "video_preprocessor_config.json") if "video_processor" not in saved else ():
         there = cached_file(source.path, name, revision=source.revision, _raise_exceptions_for_missing_entries=False)

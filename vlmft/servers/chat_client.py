@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from vlmft.config.chat_schema import ChatConfig, ServerConfig
 from vlmft.config.check import ConfigError
-from vlmft.config.secrets import redacted_text
+from vlmft.config.secrets import names_secret, redacted_text
 from vlmft.sample import Image
 
 OPENAI_URL, OPENAI_KEY = "https://api.openai.com/v1", "OPENAI_API_KEY"
@@ -240,6 +240,8 @@ def connected(name: str, config: ServerConfig, max_new_tokens: int | None = None
     section = f"evaluation.servers.{name}"
     if odd := [field for field in config.options if field in OURS]:
         raise ConfigError(f"{section}.options: Expected none of {', '.join(OURS)}, got {odd[0]}; leave it out")
+    if odd := [field for field in config.options if names_secret(field)]:
+        raise ConfigError(f"{section}.options.{odd[0]}: Expected no secret in settings; key_variable says where it is")
     if config.answers is not None and not Path(config.answers).expanduser().is_file():
         raise ConfigError(f"{section}.answers: there is no file {config.answers!r}; check it")
     config = replace(config, max_new_tokens=config.max_new_tokens or max_new_tokens)

@@ -22,6 +22,7 @@ from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.evaluation.predict import Answerer
+from vlmft.models.greedy import greedy_by_default
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.lora import merged, rounded, tuned_parts
 from vlmft.models.processor import save_for_servers
@@ -66,7 +67,7 @@ def export(config: ExportConfig) -> Path:
         raise ConfigError("push: there is no token for the Hub; set HF_TOKEN to one that may write")
     folder, run = Path(config.run), read_run(config.run)
     to = Path(config.to)
-    check, source = None, folder / ADAPTER
+    check, left_out, source = None, dict[str, Any](), folder / ADAPTER
     with whole_folder(to) as beside:
         if config.form == ExportForm.adapter:
             if not tuned_parts(run.model.train, Tuning.lora):
@@ -75,8 +76,8 @@ def export(config: ExportConfig) -> Path:
                 raise ConfigError(f"run: there is no adapter in {str(source)!r}; did the training end?")
             shutil.copytree(source, beside, dirs_exist_ok=True)
         else:
-            check = _merge(config, folder, run, beside)
-        served = serving(config, run, beside)
+            check, left_out = _merge(config, folder, run, beside)
+        served = serving(config, run, beside, left_out)
         text = card(run, folder / SUMMARY_FILE, config, check.sentence if check is not None else None, served)
         (beside / "README.md").write_text(text, encoding="utf-8")
     _print_result(config, to, check, served)
@@ -111,7 +112,8 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
     return str(made)
 
 
-def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -> Check | None:
+def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -> tuple[Check | None, dict[str, Any]]:
+    """Writes the model; returns how it answers, and what its generation_config.json no longer says."""
     questions, n_new_tokens = _questions(config, run)
     before = None
     if questions:
@@ -119,14 +121,16 @@ def _merge(config: ExportConfig, folder: Path, run: TrainConfig, beside: Path) -
     exact = load_tuned(folder, run, config.trainer, exact=True)
     whole = merged(exact.model) if isinstance(exact.model, PeftModel) else exact.base
     exact.model = rounded(whole, getattr(torch, config.dtype.name))
+    family: Any = exact.family
+    whole.generation_config, left_out = greedy_by_default(whole.generation_config, family.end_id, family.pad_id)
     whole.save_pretrained(beside, max_shard_size="5GB")
-    save_for_servers(exact.family.processor, exact.source, beside)  # type: ignore[attr-defined]
+    save_for_servers(family.processor, exact.source, beside)
     if before is None:
-        return None
+        return None, left_out
     texts, logits = _answers_and_logits(exact, questions, n_new_tokens)
     changed = sum(text != other for text, other in zip(texts, before[0], strict=True))
     difference, scale = (logits - before[1]).abs().max(), before[1].abs().max()
-    return Check(len(texts), changed, float(difference), float(scale))
+    return Check(len(texts), changed, float(difference), float(scale)), left_out
 
 
 def _questions(config: ExportConfig, run: TrainConfig) -> tuple[list[Question], int]:

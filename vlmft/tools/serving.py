@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,16 @@ class Serving:
         return f"no server loads this export: {'; '.join(self.obstacles)}" if self.obstacles else ""
 
 
-def serving(config: ExportConfig, run: TrainConfig, folder: Path) -> Serving:
-    """Of the export in `folder`, which becomes `config.to`."""
+def serving(config: ExportConfig, run: TrainConfig, folder: Path, left_out: Mapping[str, Any]) -> Serving:
+    """Of the export in `folder`, which becomes `config.to`; `left_out`: what its generation_config.json lacks."""
     to = shlex.quote(config.to)
     if config.form == ExportForm.merged:
         named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["none"]
         if not hasattr(transformers, named[0]):
             return Serving((), config.to, (OURS_ALONE.format(named[0]),))
-        return Serving((f"vllm serve {to}", f"transformers serve {to}"), config.to)
+        said = ", ".join(f"{name}={value}" for name, value in left_out.items())
+        note = f"generation_config.json is greedy, as the evaluation was; the base's own says {said}"
+        return Serving((f"vllm serve {to}", f"transformers serve {to}"), config.to, (), (note,) if said else ())
     return adapter_serving(config, run, folder)
 
 
@@ -83,7 +86,8 @@ def adapter_serving(config: ExportConfig, run: TrainConfig, folder: Path) -> Ser
     }
     if found := tuple(reason for reason, is_so in obstacles.items() if is_so):
         return Serving((), name, (*found, "form=merged is what a server loads"))
-    options = ["--enable-lora", f"--max-lora-rank {next(rank for rank in RANKS if rank >= said['r'])}"]
+    rank = next(rank for rank in RANKS if rank >= said["r"])
+    options = ["--generation-config vllm", "--enable-lora", f"--max-lora-rank {rank}"]
     options += ["--enable-tower-connector-lora"] if parts else []
     options += [f"--revision {run.model.revision}"] if run.model.revision is not None else []
     options += [QUANTIZED_BASE[mode]] if mode in QUANTIZED_BASE else []
