@@ -268,7 +268,7 @@ def test_answers_of_the_same_run_and_of_a_named_file(ask: Any, chat_server: Any,
     assert stored(run / "evaluations/test") == stored(run)
     ask(folder=run / "evaluations/again", fresh=True)
     assert len(chat_server.requests) == 2 * N
-    ask(folder=run / "evaluations/longer", max_new_tokens=9)
+    ask(folder=run / "evaluations/longer", max_new_tokens=20)
     assert len(chat_server.requests) == 3 * N, "another length is another answer"
     other = [dataclasses.replace(QUESTIONS[0], prompt=QUESTIONS[1].prompt), *QUESTIONS[1:]]
     ask(other, folder=tmp_path / "other", answers=str(run / "predictions/big.jsonl"))

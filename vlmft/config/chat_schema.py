@@ -41,7 +41,7 @@ class ServerConfig(ChatConfig):
     key_variable: VariableName = "OPENAI_API_KEY"
     """The environment variable with the key for this server; none is sent where it is not set."""
     max_new_tokens: Optional[Count] = None
-    """Longest answer in tokens; null: as long as that of all arms (data.max_new_tokens)."""
+    """Longest answer in tokens; null: data.max_new_tokens as for all arms, and one more for the end token."""
     at_once: Count = 8
     """Questions that the server answers at the same time."""
     max_side_pixels: Optional[Count] = None

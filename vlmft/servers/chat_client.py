@@ -232,7 +232,7 @@ class OpenAIChat:
 
 
 def connected(name: str, config: ServerConfig, max_new_tokens: int | None = None) -> OpenAIChat:
-    """The client of a server; asks nothing yet.
+    """The client of a server; asks nothing yet. `max_new_tokens`: of the other arms, their end token included.
 
     Raises:
         ConfigError: no model, no such address, a key that is missing or cannot be, or an option that is not one.
@@ -244,7 +244,9 @@ def connected(name: str, config: ServerConfig, max_new_tokens: int | None = None
         raise ConfigError(f"{section}.options.{odd[0]}: Expected no secret in settings; key_variable says where it is")
     if config.answers is not None and not Path(config.answers).expanduser().is_file():
         raise ConfigError(f"{section}.answers: there is no file {config.answers!r}; check it")
-    config = replace(config, max_new_tokens=config.max_new_tokens or max_new_tokens)
+    if config.max_new_tokens is None and max_new_tokens is not None:
+        # transformers serve calls an answer cut whose end token is the last that was allowed: one more for that
+        config = replace(config, max_new_tokens=max_new_tokens + 1)
     chat = OpenAIChat(config, section, config.key_variable, config.options)
     if not chat.key and (config.base_url is None or config.key_variable != OPENAI_KEY):
         raise ConfigError(f"{config.key_variable}: Expected the key for {chat.host} in this variable, got none; set it")
