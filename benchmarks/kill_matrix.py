@@ -1,10 +1,11 @@
 """Kills a training at random moments and resumes it: does it end with the bytes of the run that nobody killed?
 
     python benchmarks/kill_matrix.py --kills 20
+    python benchmarks/kill_matrix.py --kills 10 --settings trainer=fsdp trainer.accelerator=cpu trainer.threads=1
 
 Each trial is a run of its own, killed once with SIGKILL (inside training, saving, validation or evaluation, in turn)
-and started again with the same command until it ends. Prints a line a trial, then the verdict; exit code 1 if a hash
-differs.
+and started again with the same command until it ends. Of several ranks a random one is killed. Prints a line a trial,
+then the verdict; exit code 1 if a hash differs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS, VALIDATE_EVERY = 60, 24
@@ -111,8 +114,12 @@ def killed(stage: str, folder: Path, workers: int, draw: random.Random) -> int:
     while process.poll() is None and not reached(stage, run, window) and time.monotonic() < deadline:
         time.sleep(0.0005 if stage == "saving" else 0.01)
     time.sleep(draw.uniform(0, 0.002 if stage == "saving" else 0.05))
-    process.kill()
-    process.wait()
+    if process.poll() is None:
+        ranks = [psutil.Process(process.pid)]
+        ranks += [child for child in ranks[0].children() if "train_ddp_process" in str(child.cmdline())]
+        draw.choice(ranks).kill()
+        psutil.wait_procs(ranks[1:], timeout=TIMEOUT_SECONDS)
+    process.wait(timeout=TIMEOUT_SECONDS)
     return len(logged_steps(run))
 
 
@@ -151,7 +158,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", nargs="*", default=[], help="more settings of the run")
     arguments = parser.parse_args()
+    SETTINGS.extend(arguments.settings)
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

@@ -19,7 +19,7 @@ OTHER_COMMANDS = {"pip", "pytest"}
 PAGES: dict[str, int] = {
     "README.md": 20,
     "docs/architecture.md": 1,
-    "docs/clusters.md": 7,
+    "docs/clusters.md": 9,
     "docs/data.md": 2,
     "docs/evaluation.md": 19,
     "docs/extending.md": 1,

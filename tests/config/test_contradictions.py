@@ -78,7 +78,7 @@ CONTRADICTORY = {
     ("trainer.max_steps=0",): "trainer.max_steps: Expected -1 or a whole number >= 1, got 0",
     ("trainer.limit_train_batches=2.5",): "trainer.limit_train_batches: Expected a share up to 1.0 or a count >= 1,",
     ("trainer.limit_val_batches=-1",): "trainer.limit_val_batches: Expected 0, a share up to 1.0 or a count >= 1,",
-    ("trainer.strategy=fsdp",): "trainer.strategy: Expected auto, ddp or a mapping with _target_, got 'fsdp'",
+    ("trainer.strategy=deepspeed",): "trainer.strategy: Expected auto, ddp, fsdp or a mapping with _target_,",
     ("trainer.profiler=simpel",): "trainer.profiler: Expected simple, advanced, pytorch or a mapping with _target_,",
     ("trainer.max_time=2h",): "trainer.max_time: Expected a time as DD:HH:MM:SS or a mapping such as {hours: 2}, got",
     ("trainer.fast_dev_run=-1",): "trainer.fast_dev_run: Expected true, false or a count of batches, got -1",

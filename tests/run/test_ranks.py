@@ -91,6 +91,26 @@ def test_two_ranks_train_what_one_trains(both: tuple[Path, Path, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["nf4", "none"])
+def test_sharded_layers_end_with_the_bytes_of_whole_ones(mode: str, tmp_path: Path) -> None:
+    """Windows of five rows: the ranks have other numbers of batches, and one has none of the last row."""
+    settings = (f"model.quantization.mode={mode}", "train.rows_per_batch=1", "data.limit_train=21")
+    for name in ("ddp", "fsdp"):
+        done = run(2, tmp_path / name, f"trainer.strategy={name}", *settings)
+        assert done.returncode == 0, done.stderr
+        assert ("on each of 2 devices" in done.stdout) is (name == "fsdp")
+    whole, shared_out = (
+        {file: (tmp_path / name / file) for file in files(tmp_path / name)} for name in ("ddp", "fsdp")
+    )
+    assert whole.keys() == shared_out.keys()
+    same = [file for file in whole if whole[file].read_bytes() == shared_out[file].read_bytes()]
+    assert "tiny-shapes/run/adapter/adapter_model.safetensors" in same
+    assert len([file for file in same if "predictions/" in file]) == 5
+    for key in ("train/loss", "val/loss"):
+        assert losses(tmp_path / "ddp", key) == losses(tmp_path / "fsdp", key)
+
+
+@pytest.mark.slow
 def test_two_ranks_write_one_set_of_files(both: tuple[Path, Path, str]) -> None:
     one, two, output = both
     assert len(files(one)) > 8 and files(one) == files(two)

@@ -41,6 +41,7 @@ def contradictions(config: object) -> Iterator[str]:
         yield from _model_contradictions(model)
     if isinstance(config, schema.TrainConfig):
         yield from _training_contradictions(config)
+        yield from _sharding_contradictions(config)
     if isinstance(config, schema.EvaluateConfig):
         yield from _evaluation_contradictions(config)
     if isinstance(config, tool_schema.AskConfig) and (config.run is None) == (config.model is None):
@@ -153,6 +154,11 @@ def _export_contradictions(config: tool_schema.ExportConfig) -> Iterator[str]:
         yield f"push: Expected a Hub repository as NAME/MODEL, got {config.push!r}"
     if config.public and config.push is None:
         yield "public: nothing is pushed; give push=NAME/MODEL, too, or leave it out"
+
+
+def _sharding_contradictions(config: schema.TrainConfig) -> Iterator[str]:
+    if config.trainer.strategy == "fsdp" and config.model.train.language == schema.Tuning.full:
+        yield "trainer.strategy: Expected ddp for model.train.language=full, got fsdp, which shards frozen layers alone"
 
 
 def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:

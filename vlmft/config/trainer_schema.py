@@ -48,8 +48,9 @@ class TrainerConfig:
 
     accelerator: Accelerator = "auto"
     """auto: the GPU where there is one, else the CPU."""
-    strategy: Annotated[Any, _name_or_target("auto", "ddp")] = "auto"
-    """auto and ddp: one process a device, gradients summed once a window. A strategy of your own: `_target_`."""
+    strategy: Annotated[Any, _name_or_target("auto", "ddp", "fsdp")] = "auto"
+    """auto and ddp: one process a device, gradients summed once a window; fsdp: the frozen layers of the language part
+    are shared out among them, too, for a model that does not fit on one. A strategy of your own: `_target_`."""
     devices: Count = 1
     """Devices of each node; which ones, CUDA_VISIBLE_DEVICES says."""
     num_nodes: Count = 1

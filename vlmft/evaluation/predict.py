@@ -33,6 +33,7 @@ from vlmft.models.family import Family
 from vlmft.models.memory import or_none
 from vlmft.models.prefix import Prefix
 from vlmft.models.ranks import gathered, n_ranks, of_rank_0, rank
+from vlmft.models.sharding import is_sharded, without_gradients
 from vlmft.sample import Answer, BadRow, BadRowError, EncodedRow, Prompt, Question
 
 MUCH_PADDING = 0.2
@@ -126,7 +127,9 @@ class Answerer:
     def batches(self, questions: Sequence[Question], skip: Callable[[list[str]], bool]) -> Iterator[dict[str, Answer]]:
         """Answers by id, batch by batch; a batch for whose ids `skip` says True, as on every rank, is not asked."""
         open_cuts = [cut for cut in self.cut(questions) if not skip([question.id for question in cut])]
-        own_cuts = open_cuts[rank() :: n_ranks()]
+        # The layers of a sharded model are called by all ranks together: there each answers all batches.
+        own, of_all = (0, 1) if is_sharded(self.model) else (rank(), n_ranks())
+        own_cuts = open_cuts[own::of_all]
         flat = [question for cut in own_cuts for question in cut]
         numbers = iter(range(len(flat)))
         loader = DataLoader(
@@ -140,9 +143,10 @@ class Answerer:
         quiet_seconds = math.inf if rank() else None
         with Progress(self.what, sum(map(len, open_cuts)), quiet_seconds) as progress:
             own_batches = iter(loader)
-            for _ in range(math.ceil(len(open_cuts) / n_ranks())):
+            for _ in range(math.ceil(len(open_cuts) / of_all)):
                 self.poll()
-                for answers, bad in gathered(self._answered(next(own_batches, []))):
+                answered = self._answered(next(own_batches, []))
+                for answers, bad in gathered(answered) if of_all > 1 else [answered]:
                     for row in bad:
                         self.refuse(row)
                     progress.advance(len(answers) + len(bad))
@@ -179,7 +183,7 @@ class Answerer:
     def _generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
         self.padding.add([row.length for row in rows])
         # Without autocast: a Trainer's precision, which Lightning applies to its test loop, moves no answer.
-        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
+        with without_gradients(self.model), torch.autocast(self.model.device.type, enabled=False):
             if self.prefix is not None and all(map(self.prefix.begins, rows)):
                 after = self.prefix.generate(self.family, self.model, rows, self.max_new_tokens)
                 return cast(list[list[int]], after.tolist())

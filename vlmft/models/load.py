@@ -95,18 +95,24 @@ def quantization(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndBytes
 
 
 def load_model(
-    config: ModelConfig, source: Source, model_config: Any, device: torch.device, seed: int
+    config: ModelConfig,
+    source: Source,
+    model_config: Any,
+    device: torch.device,
+    seed: int,
+    place: torch.device | None = None,
 ) -> PreTrainedModel:
-    """The base model on `device`, frozen, in eval mode, without adapters.
+    """The base model on `device`, frozen, in eval mode, without adapters; `place` is where its weights are until they
+    are sharded, for they may be too many for the device.
 
     Raises:
         ConfigError: no safetensors there (a pickle is never read), or no vision-language model.
     """
     try:
         if config.init == Init.random:
-            model = _random_model(config, model_config, device, seed)
+            model = _random_model(config, model_config, device, seed, place or device)
         else:
-            model = _stored_model(source.path, source.revision, config, device)
+            model = _stored_model(source.path, source.revision, config, device, place or device)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.path: {config.path!r} gives no model ({first_line(error)}); "
@@ -124,7 +130,9 @@ def attention_kernel(config: ModelConfig, device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
-def _stored_model(path: str, revision: str | None, config: ModelConfig, device: torch.device) -> PreTrainedModel:
+def _stored_model(
+    path: str, revision: str | None, config: ModelConfig, device: torch.device, place: torch.device
+) -> PreTrainedModel:
     dtype = storage_dtype(device)
     return AutoModelForImageTextToText.from_pretrained(  # type: ignore[no-any-return]
         path,
@@ -132,22 +140,24 @@ def _stored_model(path: str, revision: str | None, config: ModelConfig, device: 
         dtype=dtype,
         attn_implementation=attention_kernel(config, device),
         quantization_config=quantization(config.quantization, dtype),
-        device_map={"": device},
+        device_map={"": place},
         use_safetensors=True,
         trust_remote_code=False,
     )
 
 
-def _random_model(config: ModelConfig, model_config: Any, device: torch.device, seed: int) -> PreTrainedModel:
+def _random_model(
+    config: ModelConfig, model_config: Any, device: torch.device, seed: int, place: torch.device
+) -> PreTrainedModel:
     attention = attention_kernel(config, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention)
     if config.quantization.mode == QuantizationMode.none:
-        return model.to(storage_dtype(device)).to(device)  # type: ignore[no-any-return]
+        return model.to(storage_dtype(device)).to(place)  # type: ignore[no-any-return]
     with tempfile.TemporaryDirectory() as folder:  # quantisation happens while loading, so the model is stored first
         model.save_pretrained(folder)
-        return _stored_model(folder, None, config, device)
+        return _stored_model(folder, None, config, device, place)
 
 
 def keep_autograd_on_cpu(model: torch.nn.Module) -> None:

@@ -61,13 +61,19 @@ def free_bytes(device: torch.device, trainer: TrainerConfig) -> int:
     return free // trainer.devices
 
 
+def shares_of(trainer: TrainerConfig) -> int:
+    """Among how many devices the language part's frozen layers are shared out."""
+    return trainer.devices * trainer.num_nodes if trainer.strategy == "fsdp" else 1
+
+
 def require_weights(config: ModelConfig, model_config: Any, device: torch.device, trainer: TrainerConfig) -> None:
     """For a model that answers and is not trained.
 
     Raises:
         ConfigError: its weights do not fit.
     """
-    anatomy, dtype = Anatomy(config, model_config, adapters=False), storage_dtype(device)
+    anatomy = Anatomy(config, model_config, adapters=False, shares=shares_of(trainer))
+    dtype = storage_dtype(device)
     free = free_bytes(device, trainer)
     needed = anatomy.estimate(config.quantization, dtype).total
     if needed > free:
@@ -131,7 +137,7 @@ def require_training(
         checkpointing=train.gradient_checkpointing,
         keeps_pages=device.type == "cpu" and not train.gradient_checkpointing,
     )
-    way, anatomy = Way(config.quantization, training), Anatomy(config, model_config)
+    way, anatomy = Way(config.quantization, training), Anatomy(config, model_config, shares=shares_of(trainer))
     free = free_bytes(device, trainer)
 
     def estimated(way: Way) -> MemoryEstimate:
@@ -152,7 +158,8 @@ def require_training(
         training, tokens = way.training, way.training.rows * row.length
     needed = estimated(way)
     if needed.total <= free:
-        return f"about {in_words(needed, training)}, of {gib(free)} free on {device}", tokens
+        each = f" on each of {shares} devices" if (shares := shares_of(trainer)) > 1 else ""
+        return f"about {in_words(needed, training)}{each}, of {gib(free)} free on {device}", tokens
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
     one_row = estimated(way.with_rows(1))
     if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved

@@ -71,20 +71,21 @@ class Training:
 
 
 class Anatomy:
-    """A model's sizes, with adapters where `adapters`; nothing is stored behind them.
+    """A model's sizes, with adapters where `adapters`; nothing is stored behind them. `shares` is how many devices
+    share the language part's linear layers, of which each has one block whole at a time.
 
     Raises:
         ConfigError: transformers can make no model of the config, or LoRA has no such targets.
     """
 
-    def __init__(self, config: ModelConfig, model_config: Any, *, adapters: bool = True) -> None:
+    def __init__(self, config: ModelConfig, model_config: Any, *, adapters: bool = True, shares: int = 1) -> None:
         try:
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(model_config)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: {config.path!r} gives no model ({error}); use another one") from error
         model.requires_grad_(False)
-        self.config, self.model_config = config, model_config
+        self.config, self.model_config, self.shares = config, model_config, shares
         self.full: set[Part] = set(tuned_parts(config.train, Tuning.full)) if adapters else set()
         self.alive = self.full | set(tuned_parts(config.train, Tuning.lora))
         """Parts that are trained."""
@@ -125,10 +126,12 @@ class Anatomy:
         return MemoryEstimate(weights, round(trained), round(activations * (HEAP if training.keeps_pages else 1)))
 
     def _weights(self, quantization: QuantizationConfig, dtype: torch.dtype) -> int:
+        whole = sum(math.prod(shape) for shape in self.quantisable)
+        one_block = whole // max(1, len(self.blocks["language"]))
+        here = whole if self.shares == 1 else min(whole, -(-whole // self.shares) + one_block)
         if quantization.mode == QuantizationMode.none or "language" in self.full:
-            return self.frozen * dtype.itemsize
-        quantised = sum(math.prod(shape) for shape in self.quantisable)
-        rest = (self.frozen - quantised) * dtype.itemsize
+            return (self.frozen - whole + here) * dtype.itemsize
+        quantised, rest = here, (self.frozen - whole) * dtype.itemsize
         if quantization.mode == QuantizationMode.int8:  # a scale for each output
             return rest + quantised + 4 * sum(shape[0] for shape in self.quantisable)
         constants = (1 + 4 / 256) / 64 if quantization.double_quant else 4 / 64  # of blocks of 64, doubly of 256 such

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from vlmft.models.family import Family
 from vlmft.models.features import Features
+from vlmft.models.sharding import without_gradients
 from vlmft.sample import BadRowError, Batch, EncodedRow, Prompt
 
 
@@ -71,7 +72,7 @@ def make_prefix(family: Family, model: PreTrainedModel, prompt: Prompt) -> Prefi
         token_arrays={name: array[:length] for name, array in row.token_arrays.items()},
         prompt_length=length,
     )
-    with torch.inference_mode():
+    with without_gradients(model):
         batch = family.collate([row], "left", model).to(model.device)
         cache = family.prefill(model, batch, family.image_features(model, batch.images, grad=False))
     # Padding behind the prefix would go into linear attention's running state, and take places in a sliding window.

@@ -16,7 +16,15 @@ import torch
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
 from vlmft.config.processes import local_rank
-from vlmft.config.schema import CacheConfig, DataConfig, ModelConfig, OptimizationConfig, OptimizerName, TrainConfig
+from vlmft.config.schema import (
+    CacheConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizationConfig,
+    OptimizerName,
+    QuantizationMode,
+    TrainConfig,
+)
 from vlmft.config.setting_types import AUTO, chosen_count
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.data.datamodule import VLMDataModule
@@ -31,12 +39,14 @@ from vlmft.models.feature_cache import is_frozen
 from vlmft.models.load import computes_in_bf16, load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.memory_check import require_training, require_weights, tokens_to_answer
+from vlmft.models.sharding import shard
 from vlmft.report.console import say
 from vlmft.run.features import feature_cache
 from vlmft.run.folder import begun
 from vlmft.run.start import found_data
 from vlmft.run.threads import choose_threads, cores
 from vlmft.sample import BadRowError, EncodedRow, Sample, Split
+from vlmft.training.ranks import is_shared_out, start_ranks
 
 LENGTHS_LOOKED_AT = 16
 """Training rows that are encoded to find a long one."""
@@ -195,7 +205,9 @@ def build(
             model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
         )
         say(f"  memory: {estimate}")
-    base = load_model(model_config, source, hf_config, device, seed)
+    whole_elsewhere = is_shared_out(trainer) and model_config.quantization.mode == QuantizationMode.none
+    place = torch.device("cpu") if whole_elsewhere else device
+    base = load_model(model_config, source, hf_config, device, seed, place)
     model = lora.attach(base, model_config, seed) if adapters else base
     if train is not None and train.gradient_checkpointing:
         lora.checkpoint_language(base)
@@ -203,6 +215,13 @@ def build(
     if FORKS and device.type == "cpu" and torch.get_num_threads() == 1 and is_frozen(base):
         family.seeing = base  # workers have one thread, too: the same bits
     return Built(model_config, source, family, model, device, seed, data, tokens)
+
+
+def share_out(built: Built, trainer: TrainerConfig) -> None:
+    """Shards the language part's frozen layers where `trainer.strategy` says so, once all adapters are on the model."""
+    if is_shared_out(trainer):
+        start_ranks(trainer, built.device)
+        shard(built.base, built.device)
 
 
 def with_chosen_tokens(config: TrainConfig, built: Built) -> TrainConfig:

@@ -21,7 +21,7 @@ from vlmft.models.lora import tuned_parts
 from vlmft.models.ranks import of_rank_0
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, wandb_words
-from vlmft.run.build import Built, build, evaluation_with_tokens
+from vlmft.run.build import Built, build, evaluation_with_tokens, share_out
 from vlmft.run.folder import ADAPTER, SUMMARY_FILE, plain
 from vlmft.run.present import print_phases, where
 from vlmft.run.quiet import quiet_follower, quiet_libraries
@@ -64,6 +64,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             model, data, config.trainer, seed=seed, dataset=dataset, ledger=ledger, adapters=False, cache=config.cache
         )
         others = put_others(built, config)
+        share_out(built, config.trainer)
         if run is not None and config.data is None and not config.data_options:
             require_same_rows(Path(str(config.run)) / MANIFEST_FILE, built.data)
     start_ranks(config.trainer, built.device)

@@ -31,7 +31,7 @@ from vlmft.training.interruption import StopRequest
 from vlmft.training.metrics_file import read_metrics
 from vlmft.training.module import SKIPPED_FILE, VLMModule
 from vlmft.training.progress import ShowSamples, TrainingProgress
-from vlmft.training.ranks import WindowRanks, check_together, cluster_plugins, n_processes
+from vlmft.training.ranks import WindowRanks, check_together, cluster_plugins, is_shared_out, n_processes
 from vlmft.training.targets import made
 from vlmft.training.tracking import MetricsFile, Wandb, replay
 
@@ -82,6 +82,8 @@ def make_trainer(
     }
     if monitor is None:
         arguments["limit_val_batches"] = 0
+    if is_shared_out(settings):
+        arguments["inference_mode"] = False  # `fully_shard` takes none
     if settings.barebones:  # Lightning refuses what it switches off
         arguments |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
         arguments |= dict.fromkeys(("num_sanity_val_steps", "log_every_n_steps"))

@@ -14,7 +14,7 @@ from vlmft.data.survey.survey import Survey, survey_splits
 from vlmft.evaluation.gains import detectable
 from vlmft.models.lora import count_by_part
 from vlmft.report.console import say
-from vlmft.run.build import Built, build
+from vlmft.run.build import Built, build, share_out
 from vlmft.run.card import data_card, keep_card
 from vlmft.run.features import cost
 from vlmft.run.folder import folder_of, groups_of, resumes
@@ -55,6 +55,7 @@ def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | Non
             ledger=ledger,
             cache=config.cache,
         )
+        share_out(built, config.trainer)
     if config.trainer.fast_dev_run:
         built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
     return built

@@ -34,6 +34,7 @@ from vlmft.run.folder import (
     report_folder,
     rounding_note,
 )
+from vlmft.run.preflight import preflight
 from vlmft.run.present import print_inferred, print_phases, where
 from vlmft.run.quiet import apply_extras, quiet_follower, quiet_libraries
 from vlmft.run.ready import Checked, build_for, check, is_tested, keep_data
@@ -44,7 +45,7 @@ from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import check_together, start_ranks
+from vlmft.training.ranks import check_together, is_shared_out, start_ranks
 from vlmft.training.targets import require_targets
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
@@ -86,7 +87,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
         clock = Phases()
         with ledger.kept_if_refused(folder / LEDGER_FILE):
             built = build_for(config, dataset, ledger, clock)
-            config = with_chosen_tokens(config, built)
+            config = of_rank_0(with_chosen_tokens(config, built))
             checked = check(config, built, folder, clock, stop)
         make(config)
         run = Run(_connected(config, built), folder, clock, stop)
@@ -126,6 +127,10 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
     """What a rank other than 0 does: its share of training and answers. It prints nothing and writes features alone."""
     quiet_follower(config.trainer)
     built = build_for(config, dataset, None, Phases())
+    if is_shared_out(config.trainer):
+        config = of_rank_0(config)
+        if config.preflight:
+            preflight(built, config)  # the layers are called by all ranks together
     run = Run(_connected(config, built), folder_of(config), Phases(), StopRequest())
     with stop_request(GO_ON) as stop, built.family.cache or contextlib.nullcontext():
         run = dataclasses.replace(run, stop=stop)

@@ -58,7 +58,9 @@ def save_adapter(model: LoadedModel, folder: Path) -> Path:
         model.family.processor.save_pretrained(beside)  # type: ignore[attr-defined]
         write_json(beside / FINGERPRINT_FILE, model.fingerprint)
         if isinstance(model.model, PeftModel):
-            model.model.save_pretrained(beside, safe_serialization=True, save_embedding_layers=False)
+            # Named, for PEFT would gather a sharded base on this rank alone, and wait for ever.
+            own = {name: p.detach() for name, p in model.model.named_parameters() if ".lora_" in name}
+            model.model.save_pretrained(beside, safe_serialization=True, save_embedding_layers=False, state_dict=own)
             full = {n: p.detach().cpu().contiguous() for n, p in trainable(model.model).items() if ".lora_" not in n}
             if full:  # PEFT stores its own tensors alone
                 save_file(full, beside / FULL_PARTS_FILE)

@@ -26,6 +26,7 @@ from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
 from vlmft.models.ranks import gathered, rank, undealt
+from vlmft.models.sharding import is_sharded
 from vlmft.models.shared_images import SharedRow
 from vlmft.sample import Batch, EncodedRow
 from vlmft.training.answering import Answerer, AnsweringModule
@@ -85,6 +86,7 @@ class VLMModule(AnsweringModule):
         """This and the one before are halved where memory runs out."""
         self.padding = Padding()
         """Of the batches that this rank's rows were cut into last."""
+        self.sharded = is_sharded(model)
         self.skipped_file = skipped_file
         self.validation_ids: list[list[str]] = []
         """By batch."""
@@ -194,11 +196,13 @@ class VLMModule(AnsweringModule):
         """Sum of `work` over the rows' batches.
 
         Where memory runs out, gradients are dropped and all is done again from the same random state in batches half
-        as large; the smaller size stays for the rest of the run, and for what resumes it.
+        as large; the smaller size stays for the rest of the run, and for what resumes it. Not so in a sharded model.
 
         Raises:
             ConfigError: there is no memory for one row.
         """
+        if self.sharded:  # the other ranks could not do their part again
+            return self._total(rows, work)
         state = random_state()
         while (total := or_none(lambda: self._total(rows, work))) is None:
             self.zero_grad(set_to_none=True)
@@ -209,10 +213,25 @@ class VLMModule(AnsweringModule):
     def _total(self, rows: Sequence[EncodedRow], work: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         total = torch.zeros((), dtype=exact, device=self.device)
-        for batch in self.batches(rows):
+        batches = self.batches(rows)
+        # Before the first call of a layer, which needs all ranks as much as this does.
+        counts, first_rows = (gathered(len(batches)), gathered(rows[:1])) if self.sharded else ([0], [])
+        for batch in batches:
             self.batch_ids = batch.row_ids
             total += work(batch)
+        if (n_missing := max(counts) - len(batches)) > 0:
+            self._keep_up(n_missing, [row for first in first_rows for row in first][:1])
         return total
+
+    def _keep_up(self, n_calls: int, rows: Sequence[EncodedRow]) -> None:
+        """Calls a sharded model as often as the rank with the most batches does: each call needs all ranks. Adds zeros
+        to gradients and moves no random numbers."""
+        state = random_state()
+        for _ in range(n_calls):
+            loss = self.loss_sum(self.family.collate(rows, "right", self.base))
+            if loss.requires_grad:
+                self.manual_backward(0.0 * loss)
+        set_random_state(state)
 
     def _halve(self, rows: Sequence[EncodedRow]) -> None:
         largest = max(len(batch.row_ids) for batch in self.batches(rows))

@@ -33,6 +33,11 @@ def n_processes(trainer: TrainerConfig) -> int:
     return trainer.devices * trainer.num_nodes
 
 
+def is_shared_out(trainer: TrainerConfig) -> bool:
+    """Whether the layers of the language part are sharded: one device alone has nobody to share them with."""
+    return trainer.strategy == "fsdp" and n_processes(trainer) > 1
+
+
 def start_ranks(trainer: TrainerConfig, device: torch.device) -> None:
     """Starts the other processes of a run and connects them; those that torchrun or srun has started are connected.
 
