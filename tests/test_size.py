@@ -35,8 +35,8 @@ MAX_LINES = {
 """Lines of Python in each package of vlmft/, blank lines, comments and docstrings counted. Raised twice on 2026-11-26
 for what nothing did before: stored features, shared images, threads, progress, synonyms; then batches by tokens, rows
 grouped by image, a training loop that does not wait for a GPU. Raised on 2026-11-27 for answers of JSON (their one
-spelling, schema, scores by field, receipts), arms behind a server, boxes and points, ranks that all answer, SLURM, sharding.
-Those are in whole hundreds or fifties, so that a line of a comment fails nothing."""
+spelling, schema, scores by field, receipts), arms behind a server, boxes and points, ranks that all answer, SLURM,
+sharding. Those are in whole hundreds or fifties, so that a line of a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 185
 MAX_LINES_OF_TRAINING = 24_500
