@@ -148,6 +148,21 @@ def test_every_family_has_a_convention_that_exists() -> None:
     assert coordinates_of("auto", "moondream1", QWEN) is None
 
 
+def test_words_say_whose_convention_it_is() -> None:
+    def words(model_type: str) -> str:
+        found = coordinates_of("auto", model_type, QWEN)
+        assert found is not None
+        return found.words
+
+    cat = '`[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]`'
+    assert words("qwen2_5_vl") == (
+        f"resized_pixels (as its makers trained it): {cat}, in pixels of the picture as its image processor resizes it"
+    )
+    assert words("idefics3") == f"thousand (the default: its makers publish none): {cat}, 0 to 1000 across and down"
+    assert "as model.coordinates says" in made("percent").words
+    assert "`<loc0020><loc0010><loc0040><loc0030> cat`, 1024 bins" in words("paligemma")
+
+
 def test_resized_pixels_of_another_processor_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.coordinates: resized_pixels is for Qwen's"):
         coordinates_of("resized_pixels", "any", SimpleNamespace(image_processor=object()))
@@ -221,6 +236,14 @@ def test_tiles_change_nothing(family: GenericFamily, make_image: Callable[..., I
     text, _ = family.decode_marks(row.input_ids[row.supervised][:-1].tolist(), (1500, 1000))
     (back,) = read_marks(text) or ()
     assert np.allclose(back.numbers, (1200, 700, 1500, 1000), atol=0.5 * 1500 / 100)
+
+
+def test_boxes_need_a_picture(family: GenericFamily) -> None:
+    """Training on them is refused; asking without one is a control, whose answer is in no pixels."""
+    prompt = Prompt((Message("user", ("Where is it?",)),), "boxes")
+    with pytest.raises(BadRowError, match="an image for boxes or points to lie in"):
+        family.encode(Sample("r", prompt, "[]", ("[]",)))
+    assert family.encode_prompt("r", prompt).marked_size is None
 
 
 def test_other_rows_are_as_before(family: GenericFamily, make_image: Callable[..., Image]) -> None:

@@ -93,8 +93,8 @@ def test_report_json_keeps_the_size(found: Evaluation) -> None:
 
 
 def test_section(found: Evaluation) -> None:
-    section = boxes_section(found)
-    assert section.table is not None
+    section = boxes_section(dataclasses.replace(found, coordinates="percent"))
+    assert section.table is not None and section.sentences[-1] == "The model writes them as percent."
     lines = {line[0]: dict(zip(section.table.heads, line, strict=True)) for line in section.table.lines}
     assert lines["tuned"]["Precision"] == "100.0\u00a0%" and lines["tuned"]["Recall"] == "66.7\u00a0%"
     assert lines["untuned"]["Nothing read"] == "1" and lines["untuned"]["Of them points"] == "1"

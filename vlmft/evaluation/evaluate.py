@@ -84,6 +84,8 @@ class Evaluation:
     alarms: list[str] = field(default_factory=list)
     """What makes the numbers meaningless; printed above them."""
     blind: WithoutLooking | None = None
+    coordinates: str | None = None
+    """How the model writes boxes and points, in words; None where none were asked for."""
     servers: dict[str, Served] = field(default_factory=dict)
     """Arms behind a server -> where their answers come from."""
     fields: ByField | None = None
@@ -140,6 +142,8 @@ def evaluate_arms(
         raise ConfigError(f"split: {rows.split} has no rows; choose another split or correct the data")
     result = Evaluation(rows.split, rows.samples)
     runner = _Runner(model, answerer, rows, settings, result, folder, fresh)
+    if model.family.coordinates is not None and any(sample.prompt.marks for sample in rows.samples):
+        result.coordinates = model.family.coordinates.words
     models = {SIXTEEN_BIT: model.unquantized, **(models or {})}
     named = arms_of(names, settings.prompts, adapters, list(models), settings.servers)
     arms = [arm for arm in named if runner.can(arm)]

@@ -35,8 +35,10 @@ FAMILIES = {
     "qwen2_5_vl": "resized_pixels",
     "internvl": "internvl",
     "paligemma": "loc",
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), "thousand"),
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), "thousand"),
 }
-"""model_type -> what its makers trained it on, where that is not `thousand` (Qwen3-VL and later; any that has none)."""
+"""model_type -> what its makers trained it on; every other gets `thousand`."""
 NO_TEXT = {"moondream1": "moondream2 makes boxes by another head, not in text"}
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```|$)", re.DOTALL)
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -221,6 +223,15 @@ class Coordinates:
     most: int | None = None
     """The highest number there is, where it is not the grid's own edge."""
     said: str = "0 to 1000 across and down"
+    """Of the grid, also in a question."""
+    origin: str = "as model.coordinates says"
+
+    @property
+    def words(self) -> str:
+        """For reports and model cards."""
+        example = self.syntax.write([("cat", [10, 20, 30, 40])])
+        resized = " of the picture as its image processor resizes it" if isinstance(self.grid, _Resized) else ""
+        return f"{self.name} ({self.origin}): `{example}`, {self.said}{resized}"
 
     def answer(self, text: str, size: Size) -> str:
         """`marks_text` as the family writes it; any other text as it is."""
@@ -319,17 +330,19 @@ def coordinates_of(named: str, model_type: str, processor: Any) -> Coordinates |
     Raises:
         ConfigError: pixels of the resized picture of a processor that does not say that size.
     """
+    origin = "as model.coordinates says"
     if named == "auto":
         if model_type in NO_TEXT:
             return None
+        origin = "as its makers trained it" if model_type in FAMILIES else "the default: its makers publish none"
         named = FAMILIES.get(model_type, "thousand")
     if named == "resized_pixels":
         if not hasattr(processor.image_processor, "merge_size"):
             raise ConfigError("model.coordinates: resized_pixels is for Qwen's image processors; choose another")
-        return Coordinates(named, Json(), _Resized(processor.image_processor), said="in pixels")
+        return Coordinates(named, Json(), _Resized(processor.image_processor), said="in pixels", origin=origin)
     if named == "percent":
-        return Coordinates(named, Plain(), _hundred)
+        return Coordinates(named, Plain(), _hundred, said="0 to 100 across and down", origin=origin)
     if named == "loc":
-        return Coordinates(named, Loc(), _bins, most=1023)
+        return Coordinates(named, Loc(), _bins, most=1023, said="1024 bins, y before x", origin=origin)
     syntaxes = {"thousand": Json(), "y_first": Json("box_2d", "point", y_first=True), "qwen2_vl": Qwen2()}
-    return Coordinates(named, syntaxes.get(named) or InternVL(), _thousand)
+    return Coordinates(named, syntaxes.get(named) or InternVL(), _thousand, origin=origin)

@@ -243,6 +243,8 @@ class GenericFamily(ProcessorCalls):
         Raises:
             BadRowError: as `encode_prompt`, or a row that does not fit with its answer. Nothing is ever cut.
         """
+        if sample.prompt.marks and not sample.prompt.images:
+            raise BadRowError("Expected an image for boxes or points to lie in, got none; leave the row out")
         prompt = self.encode_prompt(sample.id, sample.prompt)
         answer = np.asarray(self.answer_ids(sample.prompt, sample.answer), np.int64)
         refuse_length(self.max_length_tokens, prompt.length + len(answer), "with the answer")

@@ -29,6 +29,7 @@ def boxes_section(found: Evaluation) -> Section:
         "A box is found where its IoU with a reference box of its label is 0.5 or more. Precision and recall are over "
         "all boxes, mean IoU over rows; AP is COCO's, over IoU 0.5 to 0.95. All in pixels of the picture, whatever the "
         "model writes.",
+        *([f"The model writes them as {found.coordinates}."] if found.coordinates is not None else []),
     )
     notes = list(dict.fromkeys(f"{note[:1].upper()}{note[1:]}." for table in tables.values() for note in table.notes))
     notes += [f"{arm}: its first draw of examples." for arm in found.draws]

@@ -84,6 +84,8 @@ class Summary:
     """What to know before the numbers, then what to know beside them."""
     alarms: list[str] = field(default_factory=list)
     """What makes the numbers meaningless: answers that occur in the prompts, test rows that were trained on."""
+    coordinates: str | None = None
+    """How the model writes boxes and points, where it was asked for them; answers here are in pixels."""
     without_looking: dict[str, Any] | None = None
     """`readable_answers`, `baselines` and `controls`: what scores without images reach."""
     servers: dict[str, Any] = field(default_factory=dict)
@@ -127,6 +129,7 @@ class Summary:
         self.best_of_several = evaluation.best.to_dict() if evaluation.best else None
         self.notes, self.alarms = [*evaluation.cautions, *evaluation.notes], list(evaluation.alarms)
         self.fields = evaluation.fields.to_dict() if evaluation.fields else None
+        self.coordinates = evaluation.coordinates
         self.without_looking = evaluation.blind.to_dict() if evaluation.blind else None
         self.servers = {name: served.to_dict() for name, served in evaluation.servers.items()}
         found = headline(self.model, self.data, evaluation.arms, evaluation.comparisons)

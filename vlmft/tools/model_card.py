@@ -41,6 +41,7 @@ def card(run: TrainConfig, summary_path: Path, config: ExportConfig, check: str 
         *([f"Beside the model as it was trained: {check}."] if check is not None else []),
         "## Before and after",
         *results(summary),
+        *(["## Boxes and points", f"Written as {words}."] if (words := summary.get("coordinates")) else []),
         "## Serving",
         *serving_text(served),
         "## Data",
