@@ -19,7 +19,6 @@ from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
 from vlmft.evaluation.canaries import CanaryResult, Invariance, canary_on
 from vlmft.evaluation.compare import Adjusted, adjusted, compare
 from vlmft.evaluation.few_shot import FewShot, few_shot_draws
-from vlmft.evaluation.fields import ByField, fields_of
 from vlmft.evaluation.gains import (
     BestOfSeveral,
     FormatAndSkill,
@@ -51,6 +50,7 @@ from vlmft.models.ranks import leave_ranks, rank
 from vlmft.sample import Prompt, Question, Sample, Split
 
 if TYPE_CHECKING:
+    from vlmft.evaluation.fields import ByField
     from vlmft.evaluation.server_arms import Served
 
 
@@ -173,7 +173,10 @@ def evaluate_arms(
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
     result.rows = {arm.name: result.rows[arm.name] for arm in arms}
     _score(result, arms, rows.metric_name)
-    result.fields = fields_of(result, rows)
+    if rows.metric_name == "json_fields":
+        from vlmft.evaluation.fields import fields_of  # for few runs
+
+        result.fields = fields_of(result, rows)
     train = rows.baseline_rows() if rows.split != "train" else []
     result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
     sentence = alarm(rows.split, result.blind.readable.to_dict())

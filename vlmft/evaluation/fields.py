@@ -67,10 +67,8 @@ class ByField:
         return found
 
 
-def fields_of(result: Evaluation, rows: EvaluationRows) -> ByField | None:
-    """Of an evaluation's arms, of a few-shot arm the answers of its first draw; None under another metric."""
-    if rows.metric_name != "json_fields":
-        return None
+def fields_of(result: Evaluation, rows: EvaluationRows) -> ByField:
+    """Of an evaluation's arms under `json_fields`; of a few-shot arm the answers of its first draw."""
     texts = {arm: {i: row.text for i, row in own.items()} for arm, own in result.rows.items()}
     references = {sample.id: sample.references for sample in result.samples}
     first = result.comparisons[0].comparison if result.comparisons else None

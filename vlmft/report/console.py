@@ -16,7 +16,6 @@ from vlmft.evaluation.numbers import SHARE, p_words, percent
 from vlmft.evaluation.numbers import console as plain_signs
 from vlmft.evaluation.score import ArmSummary
 from vlmft.report.content import Grid
-from vlmft.report.fields import fields_section
 from vlmft.report.sections import matrix_table
 from vlmft.report.tables import CONSOLE_COLUMNS, arm_notes, arm_table
 
@@ -42,8 +41,10 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
     """
     say(*(f"WARNING: {alarm}" for alarm in found.alarms), *(f"caution: {caution}" for caution in found.cautions))
     _print_arms(found.arms)
-    if found.fields is not None and (table := fields_section(found.fields).table) is not None:
-        print_grid("fields, the worst first", table)
+    if found.fields is not None:
+        from vlmft.report.fields import scores_by_field  # for few runs
+
+        print_grid("fields, the worst first", scores_by_field(found.fields))
     shown = [one for place, one in enumerate(found.comparisons) if verbose or not place or _asks_of_server(one, found)]
     say(*(found.blind.lines if found.blind is not None else ()), *(judged.sentence() for judged in shown))
     if more := len(found.comparisons) - len(shown):

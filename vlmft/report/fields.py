@@ -33,7 +33,9 @@ def fields_section(found: ByField) -> Section:
     ]
     if any(field.comparison is not None for field in found.fields):
         said.append("Differences are paired; p is Holm's for all fields.")
-    return Section("Fields", tuple(said), _scores(found), parts=(_whole(found), _counts(found)), notes=_notes(found))
+    return Section(
+        "Fields", tuple(said), scores_by_field(found), parts=(_whole(found), _counts(found)), notes=_notes(found)
+    )
 
 
 def field_lines(texts: Mapping[str, str], references: Sequence[str]) -> tuple[FieldLine, ...]:
@@ -48,7 +50,8 @@ def field_lines(texts: Mapping[str, str], references: Sequence[str]) -> tuple[Fi
     return tuple(FieldLine(place, value, answers) for (place, value), answers in lines)
 
 
-def _scores(found: ByField) -> Grid:
+def scores_by_field(found: ByField) -> Grid:
+    """The worst first."""
     arms = list(found.whole)
     pair = next((field.comparison for field in found.fields if field.comparison is not None), None)
     more = ("Difference", "p") if pair is not None else ()

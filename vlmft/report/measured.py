@@ -11,8 +11,7 @@ import PIL.Image
 
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.metrics import Metric
-from vlmft.report.content import Curve, ReportAnswer, ReportRow
-from vlmft.report.fields import field_lines
+from vlmft.report.content import Curve, FieldLine, ReportAnswer, ReportRow
 from vlmft.sample import Sample
 
 THUMBNAIL_PIXELS = 480
@@ -43,7 +42,11 @@ def _report_row(sample: Sample, evaluation: Evaluation, metric: Metric, more_tag
     truth = metric(sample.references[0], sample.references).parsed
     group = evaluation.groups.get(sample.id, "")
     texts = {answer.arm: answer.text for answer in answers}
-    fields = field_lines(texts, sample.references) if evaluation.fields is not None else ()
+    fields: tuple[FieldLine, ...] = ()
+    if evaluation.fields is not None:
+        from vlmft.report.fields import field_lines  # for few runs
+
+        fields = field_lines(texts, sample.references)
     size = sample.prompt.images[-1].size if sample.prompt.marks and sample.prompt.images else None
     return ReportRow(sample.id, question, tuple(sample.references), answers, (), tags, truth, group, fields, size)
 

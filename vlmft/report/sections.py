@@ -11,12 +11,13 @@ from vlmft.evaluation.score import ArmSummary
 from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.report import Bar, Grid, Section
 from vlmft.report.boxes import boxes_section
-from vlmft.report.fields import fields_section
 
 
 def sections_of(found: Evaluation) -> Iterator[Section]:
     """The sections that these arms allow."""
     if found.fields is not None:
+        from vlmft.report.fields import fields_section  # for few runs
+
         yield fields_section(found.fields)
     if found.gains is not None or found.matrix:
         yield _format_and_skill(found)
