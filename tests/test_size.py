@@ -18,7 +18,7 @@ PACKAGE = ROOT / "vlmft"
 MAX_LINES = {
     "config": 2_300,
     "data": 8_700,
-    "evaluation": 3_500,
+    "evaluation": 3_600,
     "labels": 800,
     "metrics": 2_400,
     "models": 4_300,

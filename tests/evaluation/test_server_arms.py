@@ -175,6 +175,12 @@ def test_a_model_that_changes_in_the_middle(ask: Any, chat_server: Any) -> None:
     assert "asked for 'org/big'" in found.note and "cannot be checked from here" in found.note
 
 
+def test_thoughts_are_told(ask: Any, chat_server: Any) -> None:
+    chat_server.script = [chat_server.answer("<think>one, two</think>two")] * 3
+    (caution,) = ask().cautions
+    assert caution.startswith("big: 3 of 12 answers begin with <think>, and are scored with it")
+
+
 def test_cost(ask: Any, chat_server: Any) -> None:
     found = ask(price_per_million_input_tokens=2.0, price_per_million_output_tokens=10.0)
     assert found.tokens == (1200, 120) and found.cost == pytest.approx(0.0036)

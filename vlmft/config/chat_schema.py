@@ -38,6 +38,14 @@ class ServerConfig(ChatConfig):
     """A model behind an OpenAI-compatible server that answers the test rows, as one more arm: of vLLM, SGLang,
     transformers serve, Ollama, llama.cpp, or of a service that is paid."""
 
+    model: Optional[str] = None
+    """The server's name of it."""
+    base_url: Optional[str] = None
+    """Address up to and with /v1, as of vLLM on this computer: http://localhost:8000/v1. null: OpenAI's own."""
+    temperature: Optional[NotNegative] = 0.0
+    """0 is greedy; null leaves it to the server."""
+    requests_per_minute: Optional[Positive] = None
+    """Most requests a minute; null: as fast as it answers."""
     key_variable: VariableName = "OPENAI_API_KEY"
     """The environment variable with the key for this server; none is sent where it is not set."""
     max_new_tokens: Optional[Count] = None

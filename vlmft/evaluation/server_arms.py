@@ -131,6 +131,11 @@ class Served:
                 f"{self.arm}: {len(self.unanswered)} of {n} rows were not answered by the server and count as wrong "
                 f"(first: {self.unanswered[0]}); the same command asks for them again"
             )
+        if thinking := sum(row["text"].startswith("<think>") for row in self.rows):
+            found.append(
+                f"{self.arm}: {thinking} of {n} answers begin with <think>, and are scored with it; a reasoning parser "
+                "of the server takes it away, options={chat_template_kwargs: {enable_thinking: false}} saves it"
+            )
         if problems := [row for row in self.rows if row.get("problem")]:
             first = problems[0]
             found.append(

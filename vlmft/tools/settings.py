@@ -33,6 +33,8 @@ class Setting:
     annotation: Any
     doc: str
     """One line; empty where the schema has none."""
+    of_member: Any = None
+    """Its default in a group that may be there under any name."""
 
     @property
     def group(self) -> type | None:
@@ -63,7 +65,9 @@ def settings_of(schema_class: type, prefix: str = "") -> Iterator[Setting]:
         if group is not None:
             yield from settings_of(group, f"{prefix}{field.name}.")
         elif (member := member_in(hints[field.name])) is not None:
-            yield from settings_of(member, f"{prefix}{field.name}.NAME.")
+            default, inner = member(), f"{prefix}{field.name}.NAME."
+            for setting in settings_of(member, inner):
+                yield dataclasses.replace(setting, of_member=getattr(default, setting.key.removeprefix(inner)))
 
 
 def _docs(schema_class: type) -> dict[str, str]:

@@ -20,8 +20,8 @@ SHOWN = {
         train.rows_per_batch train.gradient_checkpointing trainer.max_epochs trainer.precision evaluation.arms logger
         name resume""",
     "evaluate": """run model data data.path data.limit_test data_options adapter adapters split evaluation.arms
-        evaluation.prompts evaluation.few_shot.k evaluation.few_shot.draws evaluation.rows_per_batch trainer.accelerator
-        trainer.precision logger output_root fresh json""",
+        evaluation.prompts evaluation.servers evaluation.few_shot.k
+        evaluation.rows_per_batch trainer.accelerator trainer.precision logger output_root fresh json""",
 }
 """Command -> the settings that `python <command>.py --help` shows."""
 GROUPS_APART = ("callbacks", "trainer", "experiment", "debug")
@@ -93,7 +93,7 @@ def _line(setting: Setting, values: dict[Any, Any], chosen: dict[str, Any], file
     value: Any = values
     for name in setting.key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
-    kind = setting.type_name
+    value, kind = value if setting.of_member is None else setting.of_member, setting.type_name
     if setting.key in chosen:
         value, kind = chosen[setting.key], "|".join(choices_of(setting.key))
     elif setting.group is not None:
