@@ -16,6 +16,7 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.datasets.columns import Columns
 from vlmft.data.datasets.extraction import Extraction
 from vlmft.data.datasets.messages import Messages
+from vlmft.data.other_answers import with_answer
 from vlmft.data.sources.structured import JsonAnswers
 from vlmft.metrics.json_schema import errors_of, fits, schema_of
 from vlmft.sample import BadRowError
@@ -221,3 +222,25 @@ def test_keys_of_no_order_keep_their_own() -> None:
         form.written("answer", {"z": 1, "a": {"x": 1, "w": 2, "y": 3}, "c": 2})
         == '{"a":{"y":3,"x":1,"w":2},"z":1,"c":2}'
     )
+
+
+class Leaking(Columns):
+    """The defect that the canary is for: the answer stands in the question."""
+
+    def question(self, record: Any) -> str:
+        return f"{super().question(record)} It is {record['answer']}."
+
+
+ANSWER = {"nm": "Tea", "price": 0.1}
+
+
+@pytest.mark.parametrize("answer", [ANSWER, json.dumps(ANSWER, indent=1), json.dumps({"gt_parse": ANSWER})])
+def test_the_canary_finds_answers_that_are_json(tmp_path: Path, answer: Any) -> None:
+    file = str(table(tmp_path, answer))
+    for kind, leaks in ((Columns, False), (Leaking, True)):
+        dataset = kind(path=file, answer_format="json")
+        record = dataset.read(dataset.index()["train"][0])
+        censored, in_source = with_answer(dataset, record, "quetzalcoatl")
+        assert in_source and censored.answer == "quetzalcoatl"
+        assert (dataset.to_sample(record).prompt.sha256 != censored.prompt.sha256) == leaks
+        assert ("quetzalcoatl" in censored.prompt.messages[0].text) == leaks

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from typing import Any
 
 from vlmft.data.dataset import Dataset, Record
+from vlmft.metrics.json_match import is_json_container, unfenced
 from vlmft.sample import Sample
 
 NUMBER = 8675309
@@ -27,7 +29,7 @@ def with_answer(dataset: Dataset, record: Record, answer: str) -> tuple[Sample, 
     sample = dataset.to_sample(record)
     golds = {text.strip().casefold() for text in (sample.answer, *sample.references)}
     first = None
-    for other in rewritings(record, golds, answer):
+    for other in itertools.chain(json_rewritings(record, sample.answer, answer), rewritings(record, golds, answer)):
         changed = _sample_or_none(dataset, other)
         if changed is not None and changed.answer.strip().casefold() not in golds:
             return dataclasses.replace(changed, answer=answer, references=(answer,)), True
@@ -60,6 +62,28 @@ def rewritings(record: Mapping[str, Any], golds: Set[str], answer: str) -> Itera
         if place >= n_places:
             return
         yield {**changed, **kept}
+
+
+def json_rewritings(record: Mapping[str, Any], gold: str, answer: str) -> Iterator[dict[str, Any]]:
+    """The record with {"answer": `answer`} where it holds the value that `gold` is in JSON, as an object or as text in
+    any spelling; none where the answer is no JSON."""
+    if not is_json_container(gold):
+        return
+    value = json.loads(gold)
+
+    def changed(found: Any) -> Any:
+        read = found
+        if isinstance(found, str) and is_json_container(unfenced(found)):
+            read = json.loads(unfenced(found))
+        if isinstance(read, Mapping) and "gt_parse" in read:
+            read = read["gt_parse"]
+        if read == value:
+            return json.dumps({"answer": answer}) if isinstance(found, str) else {"answer": answer}
+        if isinstance(found, Mapping):
+            return {key: changed(item) for key, item in found.items()}
+        return [changed(item) for item in found] if isinstance(found, list) else found
+
+    yield changed(dict(record))
 
 
 def _everywhere(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -172,11 +172,7 @@ def evaluate_arms(
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
     result.rows = {arm.name: result.rows[arm.name] for arm in arms}
-    _score(result, arms, rows.metric_name)
-    if rows.metric_name == "json_fields":
-        from vlmft.evaluation.fields import fields_of  # for few runs
-
-        result.fields = fields_of(result, rows)
+    _score(result, arms, rows)
     train = rows.baseline_rows() if rows.split != "train" else []
     result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
     sentence = alarm(rows.split, result.blind.readable.to_dict())
@@ -364,7 +360,7 @@ class _Runner:
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
 
 
-def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
+def _score(result: Evaluation, arms: Sequence[Arm], asked: EvaluationRows) -> None:
     """Summaries of the rows that every arm has answered, and the comparisons of arms."""
     references = {sample.id: sample.references for sample in result.samples}
     result.groups, kind = units_of(result.samples)
@@ -373,7 +369,9 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
     for arm in arms:
         rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
         seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
-        summary = summarise(arm.name, rows, references, metric_name, seconds, labels, groups, kind, is_share=is_drawn)
+        summary = summarise(
+            arm.name, rows, references, asked.metric_name, seconds, labels, groups, kind, is_share=is_drawn
+        )
         if arm.name in result.servers:
             summary = dataclasses.replace(summary, answered_by=result.servers[arm.name].label)
         if arm.name in result.draws:
@@ -394,3 +392,7 @@ def _score(result: Evaluation, arms: Sequence[Arm], metric_name: str) -> None:
         result.cautions += unequal_treatment(one, result.rows[one], other, result.rows[other], groups)
     result.best = best_tuned({name: own for name, own in scores.items() if name not in result.servers}, groups)
     result.cautions += [result.best.sentence] if result.best is not None else []
+    if asked.metric_name == "json_fields":
+        from vlmft.evaluation.fields import fields_of  # for few runs
+
+        result.fields = fields_of(result, asked)
