@@ -6,11 +6,13 @@ import dataclasses
 import json
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
 
+from tests.report.test_report import driven
 from vlmft.evaluation.evaluate import Evaluation
 from vlmft.evaluation.score import ScoredRow
 from vlmft.metrics import metric_named
@@ -110,3 +112,34 @@ def _summed(found: Evaluation) -> Evaluation:
 
     rows = {"r": ScoredRow("r", "7", "stop", Score(1.0, "7"))}
     return dataclasses.replace(found, arms={"tuned": summarise("tuned", rows, {"r": ("7",)}, "exact_match")}, rows={})
+
+
+PLACES = """
+const place = (picture) => {
+  const box = picture.querySelector("rect.mark-reference").getBoundingClientRect();
+  const image = picture.querySelector("img").getBoundingClientRect();
+  const scale = Math.min(image.width / 200, image.height / 100);
+  const left = image.left + (image.width - 200 * scale) / 2, top = image.top + (image.height - 100 * scale) / 2;
+  return [(box.left - left) / scale, (box.top - top) / scale, (box.right - left) / scale, (box.bottom - top) / scale];
+};
+const eager = (image) => { image.loading = "eager"; return image.decode(); };
+const waiting = [...document.querySelectorAll("img")].map(eager);
+Promise.all(waiting).then(() => {
+  const small = [...document.querySelectorAll(".marked")].map(place);
+  document.querySelector("#gallery-app .enlarge").click();
+  return document.querySelector("dialog img").decode().then(() => {
+    Object.assign(told, { small, large: place(document.querySelector("dialog .marked")) });
+    document.title = JSON.stringify(told);
+  });
+});
+"""
+
+
+@pytest.mark.slow
+def test_a_browser_draws_them_where_they_are(found: Evaluation, tmp_path: Path) -> None:
+    """In thumbnails, in the examples at the top, and enlarged: a box of 10..110 x 20..60 of a picture of 200 x 100."""
+    rows = with_pictures(report_rows(found, metric_named("box_f1")), found.samples, {0, 1})
+    told = driven(report(rows[:1]), PLACES, tmp_path)
+    assert len(told["small"]) >= 2
+    for place in (*told["small"], told["large"]):
+        assert place == pytest.approx([10, 20, 110, 60], abs=2), "the stroke is half a pixel of the screen wide"
