@@ -325,7 +325,7 @@ def test_the_canary_looks_at_requests(leaks: bool) -> None:
         0,
     )
     config = ServerConfig(model="m")
-    found = canary_on_requests(rows, samples, 5, lambda shown: [sample.prompt for sample in shown], config)
+    found = canary_on_requests(rows, samples, 5, lambda shown: [Question(s.id, s.prompt) for s in shown], config)
     assert found is not None and (found.n, found.in_source, found.ok) == (5, 5, not leaks)
     assert len(found.exposed) == (5 if leaks else 0) and found.moved == ()
     assert ("LEAK" in found.sentence) == leaks and "no prediction" not in found.sentence

@@ -47,7 +47,7 @@ from vlmft.metrics import metric_named
 from vlmft.models.batches import Padding
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
 from vlmft.models.ranks import leave_ranks, rank
-from vlmft.sample import Prompt, Question, Sample, Split
+from vlmft.sample import Question, Sample, Split
 
 if TYPE_CHECKING:
     from vlmft.evaluation.fields import ByField
@@ -171,6 +171,12 @@ def evaluate_arms(
     arms = [arm for arm in arms if arm.name in result.rows]
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
+    _conclude(result, arms, rows)
+    return result
+
+
+def _conclude(result: Evaluation, arms: Sequence[Arm], rows: EvaluationRows) -> None:
+    """Scores and comparisons of the arms that answered, what explains a score without images, and what went wrong."""
     result.rows = {arm.name: result.rows[arm.name] for arm in arms}
     _score(result, arms, rows)
     train = rows.baseline_rows() if rows.split != "train" else []
@@ -181,7 +187,6 @@ def evaluate_arms(
     result.notes += [one.sentence for one in canaries if one is not None and not one.ok]
     if result.invariance is not None and result.invariance.changed:
         result.notes.append(result.invariance.sentence)
-    return result
 
 
 def _coordinates(model: LoadedModel, questions: Sequence[Question]) -> dict[str, str]:
@@ -290,11 +295,8 @@ class _Runner:
         except ConfigError as error:
             result.cautions.append(f"{arm.name}: not in this table: {error}")
             return
-
-        def prompts(samples: Sequence[Sample]) -> list[Prompt]:
-            return [question.prompt for question in self.questions(arm, samples)]
-
-        found.canary = canary_on_requests(self.rows, result.samples, self.settings.canary_rows, prompts, config)
+        first = (self.rows, result.samples, self.settings.canary_rows)
+        found.canary = canary_on_requests(*first, lambda samples: self.questions(arm, samples), config)
         result.servers[arm.name], result.seconds[arm.name] = found, found.seconds
         result.cautions += found.cautions
         result.notes.append(found.note)

@@ -288,7 +288,7 @@ def canary_on_requests(
     rows: EvaluationRows,
     samples: Sequence[Sample],
     n_rows: int,
-    prompts: Callable[[Sequence[Sample]], list[Prompt]],
+    asked: Callable[[Sequence[Sample]], list[Question]],
     config: ServerConfig,
 ) -> CanaryResult | None:
     """The leak canary on what is sent: a request that does not change with the gold answer cannot tell it. Asks nobody:
@@ -300,9 +300,9 @@ def canary_on_requests(
 
     def show(shown: Sequence[Sample]) -> Mapping[str, str]:
         requests = {}
-        for sample, prompt in zip(shown, prompts(shown), strict=True):
+        for question in asked(shown):
             with contextlib.suppress(BadRowError):
-                requests[sample.id] = repr(messages_of(prompt, config.max_side_pixels))
+                requests[question.id] = repr(messages_of(question.prompt, config.max_side_pixels))
         return requests
 
     pairs = [rows.with_answer(sample.id, SENTINEL) for sample in samples]
