@@ -107,7 +107,7 @@ def test_every_target_is_there() -> None:
 def test_a_line_of_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = called(monkeypatch, capsys, "ask", "--help").splitlines()
     assert "  max_new_tokens=64 (a whole number >= 1)  Longest answer in tokens." in lines
-    assert any(line.startswith("  trainer=auto (auto|cpu|gpu)  Every argument of") for line in lines)
+    assert any(line.startswith("  trainer=auto (auto|cpu|ddp|fsdp|gpu)  Every argument of") for line in lines)
     lines = called(monkeypatch, capsys, "ask", "--help", "model=qwen2vl", "max_new_tokens=8").splitlines()
     assert "  model.init=pretrained (pretrained|random)" in [line.split("  `")[0] for line in lines]
     assert any(line.startswith("  model=qwen2vl (auto|") for line in lines)
