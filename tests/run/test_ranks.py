@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.small_runs import ChatServer
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import TrainConfig
 from vlmft.data.order import WindowSampler
@@ -240,3 +241,18 @@ def test_any_number_of_ranks_gives_the_same_answers_after_a_kill_too(tmp_path: P
         assert not psutil.wait_procs(others, timeout=60)[1], "no rank may outlive another"
     assert b"".join(path.read_bytes() for path in root.rglob("predictions/*.jsonl")).count(b"\n") < 240
     assert answered(2, root) == alone
+
+
+@pytest.mark.slow
+def test_one_rank_alone_asks_a_server(tmp_path: Path, chat_server: ChatServer) -> None:
+    """Each row once, whatever the number of ranks: an answer may cost money."""
+    chat_server.script = [chat_server.answer("2")] * 100
+    server = f"evaluation.servers.big={{base_url: {chat_server.url}, model: m}}"
+    done = run(2, tmp_path, "evaluation.arms=[untuned,tuned]", server)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("predictions/big.jsonl")
+    rows = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    tuned = [json.loads(line)["id"] for line in (path.parent / "tuned.jsonl").read_text().splitlines()]
+    assert sorted(rows) == sorted(tuned) and len(chat_server.requests) == len(rows) > 1
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text())["arms"][-1]["arm"] == "big"
