@@ -19,7 +19,8 @@ from vlmft.config.schema import CoordinatesName
 from vlmft.data.images import image_from_bytes
 from vlmft.evaluation.few_shot import question_after
 from vlmft.models.coordinates import FAMILIES, Coordinates, coordinates_of
-from vlmft.models.family import GenericFamily
+from vlmft.models.family import GenericFamily, make_family
+from vlmft.models.load import load_source
 from vlmft.sample import BadRowError, Box, Image, Mark, Message, Point, Prompt, Sample, marks_text, read_marks
 
 SIZES = [(96, 96), (1, 1), (37, 911), (1920, 1079), (333, 77), (4001, 2999)]
@@ -266,3 +267,29 @@ def test_a_model_without_such_text_is_refused(family: GenericFamily, make_image:
 def test_prompts_differ_by_what_is_asked_for(make_image: Callable[..., Any]) -> None:
     message = Message("user", (make_image(9, 9), "Where?"))
     assert len({Prompt((message,), kind).sha256 for kind in ("", "boxes", "points")}) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", [None, 4])
+@pytest.mark.parametrize("size", [(500, 333), (61, 97)])
+def test_resized_pixels_follow_the_limit_of_visual_tokens(
+    name: str,
+    make_config: Callable[..., Any],
+    make_image: Callable[..., Image],
+    size: tuple[int, int],
+    most: int | None,
+) -> None:
+    """The grid is what the row's own image was resized to, also where model.max_visual_tokens_per_image scales it."""
+    if name != "tiny_qwen2vl":
+        pytest.skip("its image processor has tiles of one size")
+    config = make_config(coordinates=CoordinatesName.resized_pixels, max_visual_tokens_per_image=most)
+    family = make_family(config, *load_source(config))
+    box = Box(0, 0, size[0] / 2, size[1], "a")
+    row = family.encode(asked(make_image(*size), marks_text([box])))
+    _, high, wide = row.images[0].arrays["image_grid_thw"][0].tolist()
+    patch = family.processor.image_processor.patch_size  # type: ignore[attr-defined]
+    assert family.coordinates is not None and family.coordinates.grid(size) == (wide * patch, high * patch)
+    text, raw = family.decode_marks(row.input_ids[row.supervised][:-1].tolist(), size)
+    assert json.loads(raw)[0]["bbox_2d"] == [0, 0, round(wide * patch / 2), high * patch]
+    (back,) = read_marks(text) or ()
+    step = 0.5 * size[0] / (wide * patch) + 0.01
+    assert all(abs(a - b) <= step for a, b in zip(back.numbers, box.numbers, strict=True))

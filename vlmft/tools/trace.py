@@ -74,7 +74,12 @@ def stages_of(built: Built, config: TraceConfig) -> dict[str, dict[str, Any]]:
             "loss of each supervised token": [f"{t!r} {loss:.3f}" for t, loss in zip(supervised, losses, strict=True)],
             "mean": f"{sum(losses) / len(losses):.4f}",
         },
-        "8 answer": {"text": repr(answer.text), "finish": answer.finish, "new tokens": answer.n_new_tokens},
+        "8 answer": {
+            "text": repr(answer.text),
+            **({"as the model wrote it": repr(answer.raw)} if answer.raw else {}),
+            "finish": answer.finish,
+            "new tokens": answer.n_new_tokens,
+        },
         "9 score": {
             built.data.metric_name: score.value,
             "understood as": score.parsed,
