@@ -40,7 +40,7 @@ class ShapesBoxes(Dataset):
         seed: int = 0,
         condition: Condition = "A",
         min_objects: int = 1,
-        max_objects: int = 3,
+        max_objects: int = 2,
         image_size: int = 96,
         train_rows: int = 12_000,
         val_rows: int = 200,
