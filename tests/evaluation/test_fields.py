@@ -9,7 +9,7 @@ import pytest
 from vlmft.evaluation.compare import compare
 from vlmft.evaluation.fields import ByField, by_field
 from vlmft.metrics.json_schema import schema_of
-from vlmft.report.fields import field_lines, fields_section
+from vlmft.report.fields import field_lines, fields_section, narrow_scores
 
 N = 40
 
@@ -86,6 +86,9 @@ def test_the_report_has_a_line_for_each_field() -> None:
     assert section.table.lines[2][4].startswith("0.0")
     assert section.table.lines[2][6].startswith("+100.0\n")
     assert section.table.moods == ["plain", "plain", "good", "plain"]
+    narrow = narrow_scores(found())
+    assert narrow.heads == ("Field", "n", "Majority", "untuned", "tuned", "Difference", "p")
+    assert narrow.lines[2][:3] == ["lines.price", "40", "20.0\u00a0%"] and narrow.lines[2][5] == "+100.0"
     whole, counts = section.parts
     assert whole.table is not None and counts.table is not None
     assert whole.table.lines[1][0] == "tuned"

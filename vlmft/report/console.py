@@ -42,9 +42,9 @@ def print_evaluation(found: Evaluation, *, verbose: bool = False) -> None:
     say(*(f"WARNING: {alarm}" for alarm in found.alarms), *(f"caution: {caution}" for caution in found.cautions))
     _print_arms(found.arms)
     if found.fields is not None:
-        from vlmft.report.fields import scores_by_field  # for few runs
+        from vlmft.report.fields import narrow_scores  # for few runs
 
-        print_grid("fields, the worst first", scores_by_field(found.fields))
+        print_grid("fields, the worst first", narrow_scores(found.fields))
     shown = [one for place, one in enumerate(found.comparisons) if verbose or not place or _asks_of_server(one, found)]
     say(*(found.blind.lines if found.blind is not None else ()), *(judged.sentence() for judged in shown))
     if more := len(found.comparisons) - len(shown):

@@ -65,6 +65,13 @@ def scores_by_field(found: ByField) -> Grid:
     return Grid(("Field", "Kind", "n", "Majority", *arms, *more), lines, text_columns=(0, 1), moods=moods, heat=heat)
 
 
+def narrow_scores(found: ByField) -> Grid:
+    """The same for a terminal: without kinds and intervals."""
+    whole = scores_by_field(found)
+    lines = [[cell.partition("\n")[0] for cell in (line[0], *line[2:])] for line in whole.lines]
+    return Grid((whole.heads[0], *whole.heads[2:]), lines)
+
+
 def _difference(field: FieldScores) -> tuple[str, ...]:
     if field.comparison is None:
         return ()
