@@ -1,6 +1,7 @@
 """How costs grow with rows, images, tokens an image, and processes: set-up, memory, time of a window, stored features.
 
     python benchmarks/scaling.py rows --form messages            # 1e3 to 1e6 rows over 2,000 images
+    python benchmarks/scaling.py rows --form stream              # parquet with the images in it, data.streaming=true
     python benchmarks/scaling.py images                          # 100 to 10,000 images below 10,000 rows
     python benchmarks/scaling.py tokens                          # an image of 40 to 580 tokens, cold and warm
     python benchmarks/scaling.py ranks                           # one and two processes (gloo) on the same windows
@@ -18,12 +19,14 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,24 @@ def write_rows(file: Path, form: str, n_rows: int, n_images: int) -> None:
             stream.write(json.dumps(row(form, number, n_images)) + "\n")
 
 
+def write_parquet(file: Path, n_rows: int, n_images: int) -> None:
+    """Rows with their images, in groups of 1,000, never all in memory."""
+    import datasets
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(n_rows):
+            made = row("columns", number, n_images)
+            # A few bytes behind the picture's end, which readers ignore: the same picture is stored anew in each row.
+            stored = (file.parent / made["image"]).read_bytes() + number.to_bytes(8, "big")
+            yield {**made, "image": {"bytes": stored, "path": None}}
+
+    types = {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
+    cache = file.parent / "arrow"
+    made = datasets.Dataset.from_generator(rows, features=datasets.Features(types), cache_dir=str(cache))
+    made.to_parquet(str(file), batch_size=1_000)
+    shutil.rmtree(cache)
+
+
 def set_up(form: str, file: Path) -> dict[str, Any]:
     """In a process of its own: seconds of each stage, then of a window."""
     begun = time.monotonic()
@@ -75,8 +96,9 @@ def set_up(form: str, file: Path) -> dict[str, Any]:
     from vlmft.data.survey.survey import survey_splits
 
     imported, cpu = time.monotonic(), time.process_time()
-    kind = {"messages": "vlmft.data.datasets.messages:Messages", "columns": "vlmft.data.datasets.columns:Columns"}[form]
-    config = DataConfig(name=form, dataset=kind, path=str(file))
+    kinds = {"messages": "vlmft.data.datasets.messages:Messages"}
+    kind, streaming = kinds.get(form, "vlmft.data.datasets.columns:Columns"), form == "stream"
+    config = DataConfig(name=form, dataset=kind, path=str(file), streaming=streaming)
     ledger = Ledger(None, OnBadRow["raise"], 0.01)
     data = VLMDataModule(make_dataset(config), config, _decoded, ledger, ROWS_PER_STEP, seed=0)  # type: ignore[arg-type]
     survey = survey_splits(data)
@@ -84,7 +106,7 @@ def set_up(form: str, file: Path) -> dict[str, Any]:
     memory = peak_bytes()
     loader = iter(data.train_dataloader())
     windows = []
-    for _ in range(min(WINDOWS, len(data.ids["train"]) // ROWS_PER_STEP)):
+    for _ in range(WINDOWS if streaming else min(WINDOWS, len(data.ids["train"]) // ROWS_PER_STEP)):
         start = time.process_time()
         next(loader)
         windows.append(time.process_time() - start)
@@ -128,8 +150,11 @@ def large_sets(form: str, sizes: Sequence[tuple[int, int]], starts: int) -> None
         for file in (folder / "images").iterdir():
             os.utime(file, ns=(stamps, stamps))
         for n_rows, n_images in sizes:
-            rows, cache = folder / f"{n_rows}-{n_images}.jsonl", folder / f"cache-{n_rows}-{n_images}"
-            write_rows(rows, form, n_rows, n_images)
+            suffix = "parquet" if form == "stream" else "jsonl"
+            rows, cache = folder / f"{n_rows}-{n_images}.{suffix}", folder / f"cache-{n_rows}-{n_images}"
+            (write_parquet if form == "stream" else partial(write_rows, form=form))(
+                rows, n_rows=n_rows, n_images=n_images
+            )
             os.utime(rows, ns=(stamps, stamps))
             for number in range(1, starts + 1):
                 found = start(form, rows, cache)
@@ -240,7 +265,7 @@ def main() -> None:
     parser.add_argument("what", choices=("rows", "images", "tokens", "ranks"))
     parser.add_argument("--rows", type=int, nargs="+", help="default: 1e3 to 1e6; for images 10,000")
     parser.add_argument("--images", type=int, nargs="+", help="default: 2,000; for images 100 to 10,000")
-    parser.add_argument("--form", choices=("messages", "columns"), default="columns")
+    parser.add_argument("--form", choices=("messages", "columns", "stream"), default="columns")
     parser.add_argument("--starts", type=int, default=2)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)

@@ -20,7 +20,7 @@ PAGES: dict[str, int] = {
     "README.md": 20,
     "docs/architecture.md": 1,
     "docs/clusters.md": 9,
-    "docs/data.md": 2,
+    "docs/data.md": 3,
     "docs/evaluation.md": 19,
     "docs/extending.md": 1,
     "docs/failures.md": 0,

@@ -42,6 +42,7 @@ def contradictions(config: object) -> Iterator[str]:
     if isinstance(config, schema.TrainConfig):
         yield from _training_contradictions(config)
         yield from _sharding_contradictions(config)
+        yield from _streaming_contradictions(config)
     if isinstance(config, schema.EvaluateConfig):
         yield from _evaluation_contradictions(config)
     if isinstance(config, tool_schema.AskConfig) and (config.run is None) == (config.model is None):
@@ -154,6 +155,27 @@ def _export_contradictions(config: tool_schema.ExportConfig) -> Iterator[str]:
         yield f"push: Expected a Hub repository as NAME/MODEL, got {config.push!r}"
     if config.public and config.push is None:
         yield "public: nothing is pushed; give push=NAME/MODEL, too, or leave it out"
+
+
+ALL_ROWS = {
+    "limit_train": None,
+    "train_per_class": None,
+    "group_by_image": False,
+    "group_near_duplicates": False,
+    "val_rows": 0.1,
+    "test_rows": 0.2,
+}
+"""Settings of data that ask for all rows before training, and their defaults."""
+
+
+def _streaming_contradictions(config: schema.TrainConfig) -> Iterator[str]:
+    if not config.data.streaming:
+        return
+    for name, default in ALL_ROWS.items():
+        if (value := getattr(config.data, name)) != default:
+            yield f"data.{name}: Expected {default} beside data.streaming, got {value}; it takes all rows to do that"
+    if config.trainer.max_steps < 1:
+        yield "trainer.max_steps: Expected the end of training beside data.streaming, for a stream has none, got none"
 
 
 def _sharding_contradictions(config: schema.TrainConfig) -> Iterator[str]:

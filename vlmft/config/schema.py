@@ -228,6 +228,11 @@ class DataConfig:
     """raise: stop at the first row that cannot be used; skip: name it in bad_rows.jsonl and go on."""
     bad_row_ceiling: Share = 0.01
     """With on_bad_row=skip: share of looked-at rows that may be bad before the run stops."""
+    streaming: bool = False
+    """Read training rows as they come, for data larger than the disk: Hub datasets, folders, or a file of parquet,
+    JSON, CSV or WebDataset, by data=columns. Ends by trainer.max_steps; checks look at the first 2,000 rows."""
+    block_rows: Count = 1_000
+    """With streaming: so many rows at a time are in memory and shuffled."""
     group_by_image: bool = False
     """Rows that show the same images come in one window, where they go through the language model as one row
     (train.share_images). It changes the sampling: the rows of a step are less varied, so compare with a run without."""

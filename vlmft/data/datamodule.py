@@ -6,10 +6,12 @@ are encoded without an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch.utils.data
@@ -21,6 +23,7 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.order import WindowSampler
 from vlmft.data.rows import Rows
+from vlmft.data.stream import LeftOut, Mark, Streamed, WindowStream, shown_in
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Prompt, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
@@ -88,6 +91,10 @@ class VLMDataModule(Rows, L.LightningDataModule):
         """Whose rows `trainer.predict` answers."""
         self.position = (0, 0)
         """(epoch, windows of it already trained): where the next training loader begins."""
+        self.mark: Mark | None = None
+        """Of a stream: the block in which that is."""
+        self.left_out = 0
+        """Of a stream: training rows of this rank that show what another split shows."""
 
     def questions(self, row_ids: Sequence[str]) -> list[Question]:
         """The rows as generation gets them: without answers."""
@@ -128,10 +135,42 @@ class VLMDataModule(Rows, L.LightningDataModule):
 
     @property
     def n_windows(self) -> int:
-        """Windows of an epoch without Lightning's limits."""
+        """Windows of an epoch without Lightning's limits; a stream's has no end."""
+        if self.streams:
+            return sys.maxsize
         return len(self._windows())
 
+    @property
+    def streams(self) -> bool:
+        """Whether training rows are read as they come."""
+        return self.config.streaming
+
+    def _stream(self) -> DataLoader[Any]:
+        held_out = {key for split in ("val", "test") for sample in self._held_out(split) for key in shown_in(sample)}
+        block_rows = self.config.block_rows
+        self.window_stream = WindowStream(
+            cast(Streamed, self.dataset),
+            self.encode,
+            self.rows_per_step,
+            block_rows,
+            self.seed,
+            self._rank(),
+            held_out,
+        )
+        if self.mark is not None:
+            self.window_stream.go_on(self.mark, self.position[1])
+        self.position, self.mark = (0, 0), None
+        return DataLoader(self.window_stream, batch_size=None, generator=torch.Generator())
+
+    def _held_out(self, split: Split) -> Iterator[Sample]:
+        """Rows of a split before limits, without bad ones."""
+        for row_id in self.splits.ids[split]:
+            with contextlib.suppress(BadRowError):
+                yield self.sample(row_id)
+
     def train_dataloader(self) -> DataLoader[Any]:
+        if self.streams:
+            return self._stream()
         sampler = self._windows()
         sampler.epoch, sampler.served = self.position
         self.position = (0, 0)  # another fit of this object starts from the beginning
@@ -141,12 +180,20 @@ class VLMDataModule(Rows, L.LightningDataModule):
         """Progress of training: finished epochs, and trained windows of the current one. A window is one step."""
         assert self.trainer is not None
         steps = self.trainer.global_step
+        if self.streams:
+            state = {"windows": steps, "mark": self.window_stream.mark_of(steps).to_dict(), "left_out": self.left_out}
+            return {"epoch": 0, **state}
         epoch, windows = divmod(steps, int(self.trainer.num_training_batches)) if steps else (0, 0)
         return {"epoch": epoch, "windows": windows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes the next training loader begin there. Lightning asks an iterator of it before it sets an epoch."""
         self.position = (state_dict["epoch"], state_dict["windows"])
+        if self.streams:
+            self.mark, self.left_out = (
+                Mark(**state_dict["mark"]),
+                (state_dict["left_out"] if self._rank()[0] == 0 else 0),
+            )
 
     def val_dataloader(self) -> DataLoader[Any]:
         windows = WindowSampler(len(self.ids["val"]), self.rows_per_step, None, *self._rank())
@@ -171,7 +218,9 @@ class VLMDataModule(Rows, L.LightningDataModule):
         """In the main process: bad rows go to the ledger, the others on."""
         good = []
         for row in batch:
-            if isinstance(row, BadRow):
+            if isinstance(row, LeftOut):
+                self.left_out += 1
+            elif isinstance(row, BadRow):
                 self.ledger.refuse(row)
             else:
                 self.ledger.admit(row.id)

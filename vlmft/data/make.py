@@ -22,7 +22,14 @@ def make_dataset(config: DataConfig) -> Dataset:
     Raises:
         ConfigError: also for a value that the dataset refuses, and a path that it does not take.
     """
-    dataset_class = checked_options(config)
+    dataset_class: type[Dataset] = checked_options(config)
+    if config.streaming:
+        from vlmft.data.datasets import columns, streamed  # most runs have no table
+
+        if dataset_class is not columns.Columns:
+            raise ConfigError(
+                f"data.streaming: {dataset_class.__name__} has all rows at once; set false, or data=columns"
+            )
     arguments = dict(config.options)
     takes = inspect.signature(dataset_class).parameters
     for name in ("path", "revision"):
@@ -32,7 +39,7 @@ def make_dataset(config: DataConfig) -> Dataset:
         if name in takes:
             arguments[name] = as_folder(value) if name == "path" and value is not None else value
     try:
-        return dataset_class(**arguments)  # type: ignore[no-any-return]
+        return streamed.StreamedColumns(**arguments) if config.streaming else dataset_class(**arguments)
     except ValueError as error:
         raise ConfigError(f"data.options: {error}") from error
 

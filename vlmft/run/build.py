@@ -282,6 +282,10 @@ def resolved(config: TrainConfig) -> Plan:
         factor = config.data.default_lr_factor
         times = f", {factor:g} times for {config.data.name}" if factor != 1 else ""
         inferred.append(Inferred("train.lr", train.lr, f"model.default_lr of {config.model.name}{times}"))
+    if config.data.streaming and trainer.val_check_interval is None and trainer.max_steps > 0:
+        interval = max(1, trainer.max_steps // 10)
+        trainer = replace(trainer, val_check_interval=interval)
+        inferred.append(Inferred("trainer.val_check_interval", interval, "a tenth of trainer.max_steps"))
     if trainer.max_epochs is None:
         by_steps = trainer.max_steps >= 0
         trainer = replace(trainer, max_epochs=-1 if by_steps else config.data.default_epochs)

@@ -18,7 +18,7 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import LEDGER_FILE, Ledger
 from vlmft.evaluation.evaluate import Evaluation, evaluate_arms
 from vlmft.models.lora import trainable, tuned_parts
-from vlmft.models.ranks import of_rank_0, rank
+from vlmft.models.ranks import gathered, of_rank_0, rank
 from vlmft.report import write_report_files
 from vlmft.report.console import print_evaluation, say, wandb_words
 from vlmft.run.build import Built, Plan, resolved, with_chosen_tokens
@@ -210,6 +210,10 @@ def _test(run: Run, built: Built, before: Evaluation | None) -> Evaluation | Non
     with run.clock("evaluate"):
         settings = run.config.evaluation
         evaluation = _answered(run, built, list(dict.fromkeys([*settings.arms, *settings.servers])), before=before)
+        if left_out := sum(gathered(built.data.left_out)):
+            evaluation.notes.append(
+                f"{left_out:,} training rows were left out as they came, for val or test show the same image or group"
+            )
         if not follows():
             note_trained_rows(evaluation, built.data, {}, built.model_config.path)
     return evaluation

@@ -271,7 +271,10 @@ class Columns(Dataset):
     def read(self, row_id: str) -> Record:
         """The row as it is stored, and its "id"; raises BadRowError for one that cannot be read."""
         table, number, _ = self._at(row_id)
-        row = table.row(number)
+        return self.record_of(table.row(number), row_id)
+
+    def record_of(self, row: Mapping[str, Any], row_id: str) -> Record:
+        """A row as it is stored, and its "id"."""
         own = {OWN_ID: row["id"]} if "id" in self._column.values() else {}
         return {**row, **own, "id": row_id}
 
