@@ -23,6 +23,7 @@ from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
 from vlmft.data.sources import streams
+from vlmft.data.sources.parquet_rows import ParquetRows
 from vlmft.data.stream import LeftOut, Mark, WindowStream, shown_in
 from vlmft.sample import BadRow, BadRowError, Message, Prompt, Sample
 
@@ -193,6 +194,23 @@ def test_splits_that_are_lacking_are_the_first_rows_and_are_not_trained_on(few: 
     _, found = dataset.training_rows(None)
     assert [row["answer"] for row in found] == list(map(str, range(6, 25)))
     assert sum("is the first 3 rows that were left of train" in note for note in dataset.describe().notes) == 2
+
+
+def test_parquet_rows_go_on_at_any_row_of_any_file(tmp_path: Path) -> None:
+    for number, n_rows in enumerate((7, 1, 10)):
+        content = datasets.Dataset.from_list([{"n": 100 * number + row} for row in range(n_rows)])
+        content.to_parquet(str(tmp_path / f"{number}.parquet"), batch_size=3)
+    files = [str(tmp_path / f"{number}.parquet") for number in range(3)]
+    whole = [row["n"] for row in ParquetRows(files)]
+    assert whole == [*range(7), 100, *range(200, 210)]
+    assert [row["n"] for row in ParquetRows(files).take(3)] == whole[:3]
+    for skipped, read in itertools.product(range(19), range(4)):
+        first = ParquetRows(files).skip(skipped)
+        assert [row["n"] for row in itertools.islice(first, read)] == whole[skipped : skipped + read]
+        second = ParquetRows(files)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert [row["n"] for row in second] == whole[skipped + read :]
+        assert [row["n"] for row in ParquetRows(files).skip(skipped).take(4)] == whole[skipped : skipped + 4]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -1,4 +1,4 @@
-"""Tables that are read as they come, for data larger than the disk: `datasets` with streaming=True.
+"""Tables that are read as they come, for data larger than the disk: `datasets` finds and streams them.
 
 Held-out rows and the first training rows are in memory, and all that looks at rows before training looks at these. The
 other training rows are seen once an epoch, by `data/stream.py`.
@@ -14,6 +14,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.data.sources.hub import undecoded
 from vlmft.data.sources.locate import ImageFolders
+from vlmft.data.sources.parquet_rows import ParquetRows
 from vlmft.data.sources.split_names import Names, splits_in
 from vlmft.data.sources.table import table_of
 from vlmft.data.sources.tables import Loaded
@@ -39,7 +40,7 @@ class Stream:
     """The training rows behind those that are held out."""
 
     rows: Any
-    """`datasets.IterableDataset`; its `state_dict()` says where it is, and `load_state_dict()` goes there."""
+    """`datasets.IterableDataset` or `ParquetRows`: `state_dict()` says where it is, `load_state_dict()` goes there."""
     held_out: int
     """Of its first rows."""
 
@@ -105,10 +106,12 @@ def _opened(path: str | None, hub_id: str | None, revision: str | None, subset: 
         known = ", ".join(BUILDERS)
         raise ConfigError(f"data.path: Expected a Hub dataset, a folder, or a file of {known} to stream, got {path!r}")
     named = {"name": subset, "data_files": files, "revision": revision}
+    given = {key: value for key, value in named.items() if value is not None}
     try:
-        return datasets.load_dataset(  # type: ignore[no-any-return]
-            place, streaming=True, **{key: value for key, value in named.items() if value is not None}
-        )
+        builder = datasets.load_dataset_builder(place, **given)
+        if type(builder).__name__ == "Parquet":
+            return {str(split): ParquetRows([*found]) for split, found in builder.config.data_files.items()}
+        return builder.as_streaming_dataset()  # type: ignore[no-any-return]
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ConfigError(f"data: {path or hub_id!r} cannot be streamed ({reason}); check data.path") from error
@@ -121,5 +124,5 @@ def _by_split(opened: Mapping[str, Any], names: Names, origin: str) -> dict[Spli
         for split in [split for split in SPLITS if {split} == splits]:
             if split in found:
                 raise ConfigError(f"data: Expected one split for {split} in {origin!r}, got several; set split_names")
-            found[split] = rows if rows.features is None else undecoded(rows)
+            found[split] = rows if rows.features is None or isinstance(rows, ParquetRows) else undecoded(rows)
     return found
