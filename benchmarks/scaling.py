@@ -1,7 +1,7 @@
 """How costs grow with rows, images, tokens an image, and processes: set-up, memory, time of a window, stored features.
 
     python benchmarks/scaling.py rows --form messages            # 1e3 to 1e6 rows over 2,000 images
-    python benchmarks/scaling.py rows --form stream              # parquet with the images in it, data.streaming=true; 1e6 rows: 13 GB
+    python benchmarks/scaling.py rows --form stream         # parquet with images, data.streaming=true (1e6: 13 GB)
     python benchmarks/scaling.py images                          # 100 to 10,000 images below 10,000 rows
     python benchmarks/scaling.py tokens                          # an image of 40 to 580 tokens, cold and warm
     python benchmarks/scaling.py ranks                           # one and two processes (gloo) on the same windows
