@@ -23,6 +23,7 @@ SCHEMAS = (
     tool_schema.TraceConfig,
     tool_schema.ExportConfig,
     tool_schema.AskConfig,
+    tool_schema.PlayConfig,
     tool_schema.GradeConfig,
     tool_schema.AnnotateConfig,
     tool_schema.JudgeConfig,

@@ -25,6 +25,7 @@ ROOTS: dict[str, tuple[Any, list[str]]] = {
     "cache": (tool_schema.CacheToolConfig, []),
     "check": (tool_schema.CheckConfig, ["data=shapes"]),
     "ask": (tool_schema.AskConfig, ["model=tiny", "image=x.png", "question=why?"]),
+    "play": (tool_schema.PlayConfig, ["run=."]),
     "grade": (tool_schema.GradeConfig, ["run=."]),
     "annotate": (tool_schema.AnnotateConfig, ["review=true"]),
     "judge": (tool_schema.JudgeConfig, ["run=."]),

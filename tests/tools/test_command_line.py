@@ -31,7 +31,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 def test_every_command_is_there() -> None:
-    assert {path.stem for path in conf_dir().glob("*.yaml")} <= set(COMMANDS) and len(COMMANDS) == 13
+    assert {path.stem for path in conf_dir().glob("*.yaml")} <= set(COMMANDS) and len(COMMANDS) == 14
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -47,6 +47,8 @@ def contradictions(config: object) -> Iterator[str]:
         yield from _evaluation_contradictions(config)
     if isinstance(config, tool_schema.AskConfig) and (config.run is None) == (config.model is None):
         yield "run: Expected either run=<run folder> or model=, got " + ("both" if config.run is not None else "none")
+    if isinstance(config, tool_schema.PlayConfig):
+        yield from _play_contradictions(config)
     if isinstance(config, tool_schema.ExportConfig):
         yield from _export_contradictions(config)
     if isinstance(config, tool_schema.AnnotateConfig):
@@ -191,6 +193,17 @@ def _evaluation_contradictions(config: schema.EvaluateConfig) -> Iterator[str]:
     if config.logger.lightning:
         names = " and ".join(config.logger.lightning)
         yield f"logger: Expected wandb or none, got {names}; an evaluation's numbers are in its summary.json"
+
+
+def _play_contradictions(config: tool_schema.PlayConfig) -> Iterator[str]:
+    named = [name for name in ("run", "export", "model") if getattr(config, name) is not None]
+    if not named or (config.run is not None and len(named) > 1):
+        got = " and ".join(named) or "none"
+        yield f"run: Expected run=<run folder>, or export=<folder>, model= or both, got {got}"
+    if config.export is not None and not Path(config.export).is_dir():
+        yield f"export: there is no folder {config.export!r}; give the one that vlmft export made"
+    elif config.export is not None and config.model is None and (Path(config.export) / "adapter_config.json").is_file():
+        yield f"export: Expected model=<its base> beside an adapter, got none; {config.export!r} holds no whole model"
 
 
 def _annotation_contradictions(config: tool_schema.AnnotateConfig) -> Iterator[str]:

@@ -75,6 +75,28 @@ class AskConfig:
 
 
 @dataclass
+class PlayConfig:
+    """vlmft play"""
+
+    run: Optional[str] = None
+    """Run folder of train.py: its model answers untuned and tuned. Excludes model= and export=."""
+    export: Optional[str] = None
+    """Folder of vlmft export: the exported model answers, beside the untuned model= where one is named."""
+    model: Optional[ModelConfig] = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    max_new_tokens: Optional[Count] = None
+    """Longest answer in tokens; null: as the run's rows are answered, else 256."""
+    to: str = "test_cases"
+    """Folder of the test cases that are kept: cases.jsonl, and their images."""
+    allow_fingerprint_mismatch: bool = False
+    """Ask an adapter under another prompt format, processor or base than its own."""
+    port: Port = 0
+    """Of the page on 127.0.0.1; 0 takes a free one."""
+    open_browser: bool = True
+    """Show the page in the browser."""
+
+
+@dataclass
 class JudgedConfig:
     """What vlmft grade and judge have in common: whose answers are judged, and how many."""
 

@@ -3,14 +3,14 @@
 const byId = (id) => document.getElementById(id);
 
 // Asks the program behind the page. What goes wrong is shown, and thrown.
-async function act(name, value = null) {
+async function act(name, value = null, failed = "Not saved: ") {
   let error = null, told = null;
   try {
     const answer = await fetch(name, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
     told = await answer.json();
-    if (!answer.ok) error = "Not saved: " + told.error;
+    if (!answer.ok) error = failed + told.error;
   } catch {
-    error = "Not saved: the program behind this page has stopped. Give its command again; what was saved is kept.";
+    error = failed + "the program behind this page has stopped. Give its command again; what was saved is kept.";
   }
   byId("problem").hidden = error === null;
   byId("problem").textContent = error || "";

@@ -48,6 +48,8 @@ class Page:
     OSError is shown on the page in its own words."""
     image: Callable[[str], bytes]
     """The PNG file under a name; KeyError where there is none."""
+    max_body_bytes: int = MAX_BODY_BYTES
+    """Of what an action takes."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer
@@ -134,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers["Content-Length"] or ""
-        self.body = self.rfile.read(min(int(length), MAX_BODY_BYTES + 1)) if length.isdecimal() else b""
+        most = self.server.page.max_body_bytes if self._is_ours() else MAX_BODY_BYTES  # more is read for our page alone
+        self.body = self.rfile.read(min(int(length), most + 1)) if length.isdecimal() else b""
         if self._answer(self._action) == DONE:
             self.server.shutdown()
 
@@ -158,6 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
         return below
 
+    def _is_ours(self) -> bool:
+        with contextlib.suppress(Refused):
+            return self._below_token() in self.server.page.actions
+        return False
+
     def _below_token(self) -> str:
         start = f"/{self.server.token}/"
         if self.headers["Host"] not in self.server.hosts:
@@ -180,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _action(self, below: str) -> tuple[str, bytes]:
         if self.headers.get_content_type() != "application/json":
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-        if len(self.body) > MAX_BODY_BYTES:
+        if len(self.body) > self.server.page.max_body_bytes:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         actions = {DONE: lambda value: None, **self.server.page.actions}
         if below not in actions:

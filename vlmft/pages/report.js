@@ -135,29 +135,13 @@
       make("tbody", {}, ...lines)));
   }
 
-  const SVG = new DOMParser().parseFromString("<svg></svg>", "text/html").querySelector("svg").namespaceURI;
-
-  // Boxes and points over a picture, in its own pixels: of the reference, and of the arms that are compared.
+  // Boxes and points of the reference, and of the arms that are compared.
   function withMarks(picture, row) {
     if (!row.marks) return picture;
-    const [width, height] = row.marks.size;
-    const element = (name, attributes, ...children) => {
-      const node = document.createElementNS(SVG, name);
-      for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-      node.append(...children);
-      return node;
-    };
-    const layers = [["reference", row.marks.reference]];
-    if (state.first !== null) layers.push(["first", row.marks.answers[state.first] || []]);
-    layers.push(["second", row.marks.answers[state.second] || []]);
-    const drawn = layers.flatMap(([layer, marks]) => marks.map(([numbers, label]) => {
-      const [x, y, right, bottom] = numbers;
-      const title = element("title", {}, layer === "reference" ? "reference " + label : data.arms[state[layer]] + " " + label);
-      if (numbers.length === 2) return element("circle", { class: "mark-" + layer, cx: x, cy: y, r: Math.max(width, height) / 60 }, title);
-      return element("rect", { class: "mark-" + layer, x, y, width: Math.max(0, right - x), height: Math.max(0, bottom - y) }, title);
-    }));
-    return make("span", { class: "marked" }, picture,
-      element("svg", { viewBox: "0 0 " + width + " " + height, "aria-hidden": "true" }, ...drawn));
+    const layers = [["reference", "reference", row.marks.reference]];
+    if (state.first !== null) layers.push(["first", data.arms[state.first], row.marks.answers[state.first] || []]);
+    layers.push(["second", data.arms[state.second], row.marks.answers[state.second] || []]);
+    return withLayers(picture, row.marks.size, layers);
   }
 
   function markKeys() {

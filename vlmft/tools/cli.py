@@ -39,7 +39,7 @@ class Command:
     """The setting that arguments without a key are, where there is one."""
 
 
-def _is_there(config: tool_schema.TraceConfig | tool_schema.AskConfig | tool_schema.ExportConfig) -> None:
+def _is_there(config: Any) -> None:
     from vlmft.models.locate import require_model
     from vlmft.run.folder import read_run
     from vlmft.run.start import found_data
@@ -82,6 +82,13 @@ COMMANDS: dict[str, Command] = {
         tool_schema.AskConfig,
         ("image=cat.jpg question='What is it?' run=RUN_FOLDER", "image=FOLDER question='How many?' model=smolvlm256m"),
         "vlmft.tools.ask:ask",
+        _is_there,
+    ),
+    "play": Command(
+        "a page to try a model on: untuned and tuned answers side by side, and test cases of them",
+        tool_schema.PlayConfig,
+        ("run=RUN_FOLDER", "model=smolvlm256m export=FOLDER"),
+        "vlmft.tools.play:play",
         _is_there,
     ),
     "export": Command(
