@@ -53,7 +53,7 @@ class Tiny:
     text: dict[str, Any]
     vision: dict[str, Any]
     config: dict[str, Any]
-    """Further fields of the whole config; a value `id:<token>` becomes that token's id."""
+    """Further fields of the whole config; a value `id:<token>` becomes that token's id, also in a list."""
     image_processor: tuple[str, dict[str, Any]]
     image_mark: str
     """What the chat template writes in an image's place."""
@@ -167,7 +167,7 @@ def save(tiny: Tiny, folder: Path) -> None:
     tokenizer = _tokenizer(tiny)
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     known: Callable[[str], Any] = tokenizer.convert_tokens_to_ids
-    fields = {k: known(v[3:]) if isinstance(v, str) and v.startswith("id:") else v for k, v in tiny.config.items()}
+    fields = {name: _with_ids(value, known) for name, value in tiny.config.items()}
     text = {**tiny.text, "vocab_size": len(tokenizer), **ids}
     if "hidden_size_per_layer_input" in text:
         text["vocab_size_per_layer_input"] = len(tokenizer)
@@ -177,7 +177,8 @@ def save(tiny: Tiny, folder: Path) -> None:
     config = getattr(transformers, tiny.config_class)(**parts, **fields)
     (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": None}, default=str))
     class_name, settings = tiny.image_processor
-    image_processor = getattr(transformers, f"{class_name}Pil")(**settings)
+    image_processor = getattr(transformers, f"{class_name}Pil", None) or getattr(transformers, class_name)
+    image_processor = image_processor(**settings)
     if "image_seq_length" in settings:
         image_processor.image_seq_length = settings["image_seq_length"]
     arguments = dict(tiny.processor)
@@ -191,6 +192,12 @@ def save(tiny: Tiny, folder: Path) -> None:
         arguments["chat_template"] = template
     processor = processor_class(image_processor=image_processor, tokenizer=tokenizer, **arguments)
     processor.save_pretrained(folder)
+
+
+def _with_ids(value: Any, known: Callable[[str], Any]) -> Any:
+    if isinstance(value, list):
+        return [_with_ids(item, known) for item in value]
+    return known(value[3:]) if isinstance(value, str) and value.startswith("id:") else value
 
 
 def _tokenizer(tiny: Tiny) -> PreTrainedTokenizerFast:

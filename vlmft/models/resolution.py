@@ -31,10 +31,11 @@ def by_tiles(processor: Any) -> tuple[int, int] | None:
     if getattr(processor, "image_seq_len", None) and getattr(images, "max_image_size", None):  # Idefics3, SmolVLM
         side = math.ceil(images.size.longest_edge / images.max_image_size["longest_edge"])
         return int(processor.image_seq_len), side**2 if images.do_image_splitting else 1
-    if getattr(processor, "image_seq_len", None):  # Idefics2
+    if getattr(processor, "image_seq_len", None) and hasattr(images, "do_image_splitting"):  # Idefics2
         return int(processor.image_seq_len), 4 if images.do_image_splitting else 1
-    if getattr(images, "max_patches", None) and getattr(processor, "image_seq_length", None):  # InternVL
-        return int(processor.image_seq_length), int(images.max_patches)
+    per_tile = getattr(processor, "image_seq_length", None) or getattr(processor, "image_seq_len", None)
+    if getattr(images, "max_patches", None) and per_tile:  # InternVL, Granite Docling
+        return int(per_tile), int(images.max_patches)
     return None
 
 
