@@ -821,10 +821,10 @@ def test_a_browser_sets_the_fields_side_by_side(tmp_path: Path) -> None:
     told = driven(report(rows=(json_row(),)), drive, tmp_path)
     assert told == {
         "lines": [
-            ["Field", "Reference", "untuned", "tuned"],
-            ["lines[0].price", "7", "✗missing", "✓7 right"],
-            ["paid", "card", "✗cash partly right", "✗cash wrong"],
-            [HOSTILE, "\u2013", "\u2013", f"✗{HOSTILE} invented"],
+            ["Field", "Reference", "tuned", "untuned"],
+            ["lines[0].price", "7", "✓7 right", "✗missing"],
+            ["paid", "card", "✗cash wrong", "✗cash partly right"],
+            [HOSTILE, "\u2013", f"✗{HOSTILE} invented", "\u2013"],
         ],
         "texts": False,
         "plain": True,

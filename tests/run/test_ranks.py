@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,10 +141,17 @@ def test_two_ranks_stop_together_and_go_on(both: tuple[Path, Path, str], tmp_pat
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 143
+    shutil.copytree(tmp_path / "tiny-shapes", tmp_path / "alone/tiny-shapes")
     done = run(2, tmp_path, "resume=true")
     assert done.returncode == 0, done.stderr
     name = "tiny-shapes/run/adapter/adapter_model.safetensors"
     assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
+    done = run(1, tmp_path / "alone", "resume=true")  # one rank goes on from where two were
+    assert done.returncode == 0, done.stderr
+    assert "trainer.devices is 1 instead of 2" in done.stdout
+    found, expected = load_file(tmp_path / "alone" / name), load_file(uninterrupted / name)
+    worst = max(float((found[key] - expected[key]).abs().max()) for key in expected)
+    assert worst <= 2e-6  # as where one rank trains all of it: above
 
 
 BAD_ROWS = """

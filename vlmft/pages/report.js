@@ -105,7 +105,7 @@
   // What the arms that are not being compared said, written when it is opened.
   function more(arms, row) {
     const wrong = arms.filter((arm) => !isRight(row.answers[arm])).length;
-    const fold = make("details", {}, make("summary", {}, arms.length + " other arms, " + wrong + " of them wrong"));
+    const fold = make("details", {}, make("summary", {}, arms.length + (arms.length === 1 ? " other arm, " : " other arms, ") + wrong + " of them wrong"));
     fold.addEventListener("toggle", () => {
       if (fold.children.length === 1) fold.append(make("dl", {}, ...arms.flatMap((arm) => answerLine(arm, row.answers[arm]))));
     });
@@ -157,7 +157,9 @@
     const references = row.references.flatMap((reference, i) => (i ? [" \u00b7 ", textPiece(reference)] : [textPiece(reference)]));
     list.append(make("dt", {}, row.references.length > 1 ? "references" : "reference"), make("dd", {}, ...references));
     const arms = data.arms.map((_, arm) => arm).filter((arm) => row.answers[arm]);
-    const chosen = arms.length <= MANY_ARMS ? arms : arms.filter((arm) => arm === state.first || arm === state.second);
+    const both = arms.filter((arm) => arm === state.first || arm === state.second);
+    // Of fields there is room for the two that are compared, the one that is looked at beside the reference.
+    const chosen = row.fields ? both.sort((arm) => (arm === state.second ? -1 : 1)) : arms.length > MANY_ARMS ? both : arms;
     for (const arm of chosen) list.append(...answerLine(arm, row.answers[arm]));
     const what = label(outcome(index));
     const texts = row.fields ? make("details", {}, make("summary", {}, "The answers as texts"), list) : list;

@@ -51,6 +51,9 @@ ROUNDING = (
     ("train", "tokens_per_batch"),
     ("evaluation", "tokens_per_batch"),
     ("trainer", "threads"),
+    ("trainer", "devices"),
+    ("trainer", "num_nodes"),
+    ("trainer", "strategy"),
 )
 """These change memory, speed and rounding: a run goes on with others where memory is short."""
 INNER = (
@@ -65,9 +68,6 @@ INNER = (
 )
 OF_THE_MACHINE = (
     "trainer.accelerator",
-    "trainer.strategy",
-    "trainer.devices",
-    "trainer.num_nodes",
     "trainer.precision",
     "train.gradient_checkpointing",
     "callbacks",

@@ -25,7 +25,7 @@ from vlmft.models.batches import Padding, by_length
 from vlmft.models.family import Family
 from vlmft.models.lora import base_of, part_of, trainable, tuned_parts
 from vlmft.models.memory import or_none
-from vlmft.models.ranks import gathered, rank, undealt
+from vlmft.models.ranks import gathered, n_ranks, rank, undealt
 from vlmft.models.sharding import is_sharded
 from vlmft.models.shared_images import SharedRow
 from vlmft.sample import Batch, EncodedRow
@@ -142,6 +142,8 @@ class VLMModule(AnsweringModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, count in checkpoint["counts"].items():
             setattr(self, name, count)
+        if len(checkpoint["random"]) != n_ranks():  # by other ranks, of which each had random numbers of its own
+            return
         self.random = checkpoint["random"][rank()]
         if checkpoint["limits_set"] == [self.config.rows_per_batch, self.config.tokens_per_batch]:
             self.rows_per_batch, self.tokens_per_batch = checkpoint["limits"][rank()]  # else the settings are newer
