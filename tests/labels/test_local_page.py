@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import signal
@@ -116,6 +117,18 @@ def test_mistakes_are_told_to_the_page(server: LocalServer, seen: list[Any]) -> 
     assert ask(server, "POST", f"/{server.token}/keep", "{", Content_Type="application/json")[0] == 400
     assert post(server, "keep", "x" * MAX_BODY_BYTES)[0] == 413
     assert not seen
+
+
+def test_a_page_may_take_larger_actions_than_others(server: LocalServer, seen: list[Any]) -> None:
+    """Such as pictures; whoever does not know the token is not listened to for longer than before."""
+    server.page = dataclasses.replace(server.page, max_body_bytes=3 * MAX_BODY_BYTES)
+    text = "x" * (2 * MAX_BODY_BYTES)
+    assert post(server, "keep", text) == (200, 1) and seen == [text]
+    assert post(server, "keep", "x" * 3 * MAX_BODY_BYTES)[0] == 413 and seen == [text]
+    with socket.create_connection((HOST, server.server_address[1]), timeout=10) as raw:
+        head = f"POST /no-token/keep HTTP/1.0\r\nHost: {server.hosts[0]}\r\nContent-Length: {len(text)}\r\n\r\n"
+        raw.sendall(head.encode() + text[: MAX_BODY_BYTES + 1].encode())
+        assert raw.recv(100).startswith(b"HTTP/1.0 404 "), "answered before the rest has come"
 
 
 def reaches_another_address(server: socketserver.TCPServer) -> bool:

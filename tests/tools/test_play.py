@@ -18,21 +18,24 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from omegaconf import OmegaConf
 from PIL.ExifTags import Base
 
 from tests.labels.test_annotate import dom_after
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
-from vlmft.config.tool_schema import PlayConfig
-from vlmft.config.tools import compose_tool
+from vlmft.config.tool_schema import ExportConfig, PlayConfig
+from vlmft.config.tools import compose_tool, compose_train
 from vlmft.data.datasets.shapes import Shapes
 from vlmft.data.images import image_from_bytes
 from vlmft.data.make import make_dataset
 from vlmft.labels.play_page import CASES_FILE, MOST_FILE_BYTES, Cases, Wording, play_page, wording_of
 from vlmft.pages.local_page import LocalServer, Page
+from vlmft.run.folder import plain, read_run
 from vlmft.sample import Answer, BadRowError, Box, Message, Prompt, Sample, marks_text
 from vlmft.tools.cli import run_tool
-from vlmft.tools.play import asked_as, loaded_arms
+from vlmft.tools.export import export
+from vlmft.tools.play import asked_as, loaded_arms, play
 
 BOX = marks_text([Box(2, 3, 12, 13, "cat")])
 
@@ -140,7 +143,7 @@ def test_boxes_are_told_in_pixels(client: Client, arms: dict[str, Said]) -> None
     case, answers = client.ask(picture, "Where?", marks="boxes")
     assert arms["tuned"].prompts[0].marks == "boxes"
     assert answers["tuned"]["marks"] == [[[2, 3, 12, 13], "cat"]] and answers["tuned"]["raw"] == "cat <loc1>"
-    assert answers["untuned"]["marks"] == []
+    assert answers["untuned"]["marks"] == [] and answers["untuned"]["unread"] and not answers["tuned"]["unread"]
     assert "Expected boxes such as [{" in client.refused("keep", {"case": case, "reference": "left"})
     client.act("keep", {"case": case, "reference": BOX})
     _, answers = client.ask(picture, "Where?")
@@ -262,16 +265,42 @@ def test_asked_as_the_rows_are() -> None:
     said = {"question": wording.question, "around": wording.around, "system": wording.system, "marks": wording.marks}
     assert wording.needs_image and wording.prompt(sample.prompt.images[0], said).sha256 == sample.prompt.sha256
     image = sample.prompt.images[0]
-    asked = (Message("system", ("Be short.",)), Message("user", ("Look: how many?\nA number.", image)))
+    asked = (Message("system", ("Be short.\n",)), Message("user", ("\nLook: how many?\nA number.", image)))
     last = Sample("r", Prompt(asked), "4", ("4",), question="how many?")
     wording = wording_of(last)
-    assert (wording.question, wording.around, wording.system) == (
-        "how many?",
-        "Look: {question}\nA number.",
-        "Be short.",
-    )
+    around, system = "\nLook: {question}\nA number.", "Be short.\n"
+    assert (wording.question, wording.around, wording.system) == ("how many?", around, system)
+    said = {"question": "how many?", "around": around, "system": system, "marks": ""}
+    assert wording.prompt(image, said) == Prompt(asked), "white space is a part of it"
     said = {"question": "why?", "around": wording.around, "system": "", "marks": ""}
-    assert wording.prompt(image, said).messages == (Message("user", ("Look: why?\nA number.", image)),)
+    assert wording.prompt(image, said).messages == (Message("user", ("\nLook: why?\nA number.", image)),)
+
+
+def test_other_rows_are_said_to_be_other() -> None:
+    image = image_from_bytes(encoded(noise()), "a")
+
+    def notes(*content: Any, before: tuple[Message, ...] = ()) -> tuple[str, ...]:
+        return wording_of(Sample("r", Prompt((*before, Message("user", content))), "4", ("4",))).notes
+
+    assert notes(image, "Why?") == notes("Why?", image) == notes("Why?") == ()
+    assert "several images" in notes(image, image, "Why?")[0]
+    assert "inside the text" in notes("In ", image, "why?")[0]
+    assert "earlier turns" in notes(image, "Why?", before=(Message("assistant", ("So.",)),))[0]
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / CASES_FILE).write_text('{"name": 1}\n')
+    with pytest.raises(ConfigError, match=r"to: Expected test cases with an id in .*cases\.jsonl, got another line"):
+        play(composed("model=tiny", f"to={tmp_path}"))
+    assert (tmp_path / CASES_FILE).read_text() == '{"name": 1}\n'
+
+
+def test_a_run_whose_data_are_gone_is_asked_plainly(tmp_path: Path) -> None:
+    config = compose_train(["data=columns", f"data.path={tmp_path}", "model=tiny"])
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+    wording, most = asked_as(composed(f"run={tmp_path}"))
+    assert most == 256 and wording.around == "{question}"
+    assert wording.notes[0].startswith("The run's data cannot be read (")
 
 
 def test_a_model_alone_answers(tmp_path: Path) -> None:
@@ -305,6 +334,7 @@ def words(question: str, picture: str) -> dict[str, str]:
         (("run=.", "export=."), "got run and export"),
         (("run=no/such",), "run: there is no folder 'no/such'"),
         (("export=no/such",), "export: there is no folder 'no/such'"),
+        (("export=.",), "export: Expected a folder of vlmft export, got '.', which holds no model"),
         (("model=tiny", "port=-1"), "port: Expected"),
     ],
 )
@@ -315,7 +345,7 @@ def test_mistakes_are_a_sentence(overrides: tuple[str, ...], said: str) -> None:
 
 def test_an_adapter_alone_needs_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="export: Expected model=<its base> beside an adapter"):
+    with pytest.raises(ConfigError, match="export: Expected model=<its base> beside the adapter in"):
         composed(f"export={tmp_path}")
 
 
@@ -386,17 +416,14 @@ def test_a_person_in_a_browser(
     assert json.loads(capsys.readouterr().out)["n"] == 1
 
     # each arm is what evaluation asked, on rows of the test split
-    dataset = make_dataset(config_data(trained.folder))
+    dataset = make_dataset(read_run(str(trained.folder)).data)
+    (kept,) = map(json.loads, cases.file.read_text().splitlines())
+    first = dataset.to_sample(dataset.read(dataset.index()["test"][0]))
+    assert kept["question"] == first.prompt.messages[-1].text, "in the words of training, through the browser"
     for arm, ask in arms.items():
         stored = {row["id"]: row["text"] for row in map(json.loads, trained.predictions(arm).splitlines())}
         for row_id in [*stored][:4]:
             assert ask(dataset.to_sample(dataset.read(row_id)).prompt).text == stored[row_id], arm
-
-
-def config_data(folder: Path) -> DataConfig:
-    from vlmft.run.folder import read_run
-
-    return read_run(str(folder)).data
 
 
 @pytest.mark.slow
@@ -442,9 +469,6 @@ def test_parts_that_were_trained_in_full(fit_small: Callable[..., Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["merged", "adapter"])
 def test_an_export_beside_its_base(fit_small: Callable[..., Any], tmp_path: Path, form: str) -> None:
-    from vlmft.config.tool_schema import ExportConfig
-    from vlmft.tools.export import export
-
     run = fit_small("train.lr=3e-2").folder
     dtype = ["dtype=float32"] if form == "merged" else []
     to = export(

@@ -200,10 +200,16 @@ def _play_contradictions(config: tool_schema.PlayConfig) -> Iterator[str]:
     if not named or (config.run is not None and len(named) > 1):
         got = " and ".join(named) or "none"
         yield f"run: Expected run=<run folder>, or export=<folder>, model= or both, got {got}"
-    if config.export is not None and not Path(config.export).is_dir():
+    if config.export is None:
+        return
+    folder = Path(config.export).expanduser()
+    if not folder.is_dir():
         yield f"export: there is no folder {config.export!r}; give the one that vlmft export made"
-    elif config.export is not None and config.model is None and (Path(config.export) / "adapter_config.json").is_file():
-        yield f"export: Expected model=<its base> beside an adapter, got none; {config.export!r} holds no whole model"
+    elif (folder / "adapter_config.json").is_file():
+        if config.model is None:
+            yield f"export: Expected model=<its base> beside the adapter in {config.export!r}, got none"
+    elif not (folder / "config.json").is_file():
+        yield f"export: Expected a folder of vlmft export, got {config.export!r}, which holds no model; check it"
 
 
 def _annotation_contradictions(config: tool_schema.AnnotateConfig) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import PIL.Image
 from PIL.ExifTags import Base
 
+from vlmft.config.check import ConfigError
 from vlmft.config.files import append_synced, whole_lines, write_whole
 from vlmft.data.images import DAMAGE, FORMATS, TURNS, image_from_bytes
 from vlmft.metrics.json_fields import compared
@@ -53,9 +54,8 @@ class Wording:
         Raises:
             ValueError: no question, nothing in its place, or no image where one is needed.
         """
-        question, around, system, marks = (
-            str(said[name]).strip() for name in ("question", "around", "system", "marks")
-        )
+        question, around, system, marks = (str(said[name]) for name in ("question", "around", "system", "marks"))
+        question = question.strip()  # nothing else: white space is a part of what a model was trained on
         if image is None and (self.needs_image or marks):
             raise ValueError("Expected an image, got none; choose one first")
         if not question or QUESTION not in around:
@@ -64,21 +64,23 @@ class Wording:
             raise ValueError(f"Expected boxes, points or nothing, got {marks!r}")
         text = around.replace(QUESTION, question, 1)
         content = (text,) if image is None else (text, image) if self.image_last else (image, text)
-        before = (Message("system", (system,)),) if system else ()
+        before = (Message("system", (system,)),) if system.strip() else ()
         return Prompt((*before, Message("user", content)), marks)  # type: ignore[arg-type]  # checked above
 
 
 def wording_of(sample: Sample) -> Wording:
     """How this row asks, without its image."""
     *earlier, message = sample.prompt.messages
-    text, bare = message.text.strip(), sample.bare_question.strip()
-    asked = bare if bare and bare in text else text
+    text, bare = message.text, sample.bare_question.strip()
+    asked = bare if bare and bare in text else text.strip()
     systems = [turn.text for turn in earlier if turn.role == "system"]
     notes = []
     if len(earlier) > len(systems):
         notes.append("The rows of this run have earlier turns; here there are none.")
     if len(sample.prompt.images) > 1:
         notes.append("The rows of this run have several images; here there is one.")
+    elif message.content[1:-1] and any(isinstance(piece, Image) for piece in message.content[1:-1]):
+        notes.append("The rows of this run have their image inside the text; here it comes before it.")
     return Wording(
         asked,
         text.replace(asked, QUESTION, 1),
@@ -107,7 +109,13 @@ class Cases:
         self.folder, self.file = folder, folder / CASES_FILE
 
     def ids(self) -> list[str]:
-        return [json.loads(line)["id"] for line in whole_lines(self.file)]
+        """Of what is kept already; raises ConfigError where the file is another one."""
+        try:
+            return [json.loads(line)["id"] for line in whole_lines(self.file)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"to: Expected test cases with an id in {self.file}, got another line ({error}); name another folder"
+            ) from error
 
     def keep(self, case: Case, reference: str) -> str:
         """Writes the image and the line; returns the line's id.
@@ -171,6 +179,7 @@ def shown(answer: Answer, marks: Marks, seconds: float) -> dict[str, Any]:
         "tokens": answer.n_new_tokens,
         "cut": answer.finish == "length",
         "raw": answer.raw,
+        "unread": bool(marks) and not found,
         "marks": [[list(mark.numbers), mark.label] for mark in found or ()],
         "fields": fields,
     }

@@ -34,7 +34,7 @@
       const found = answers[arm];
       const head = make("h3", {}, hasMarks ? make("span", { class: "mark-key key-" + STYLES[i] }, arm) : arm);
       if (!found) return make("article", {}, head, make("p", { class: "note" }, busy ? "\u2026" : "no answer"));
-      const facts = found.seconds.toFixed(2) + " s, " + found.tokens + " tokens" + (found.cut ? ", cut there: max_new_tokens= allows more" : "");
+      const facts = found.seconds.toFixed(2) + " s, " + found.tokens + " tokens" + (found.cut ? ", cut there: max_new_tokens= allows more" : "") + (found.unread ? "; no boxes or points could be read" : "");
       const parts = [head, make("p", { class: "written main", dir: "auto" }, found.text === "" ? "(empty)" : found.text), make("p", { class: "note" }, facts)];
       if (found.raw) parts.push(make("p", { class: "note" }, "As the model wrote it: " + found.raw));
       return make("article", {}, ...parts);

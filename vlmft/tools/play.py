@@ -28,13 +28,15 @@ def play(config: PlayConfig) -> None:
     """Serves the page until the person has done.
 
     Raises:
-        ConfigError: no such run, export or model, or the port is taken.
+        ConfigError: no such run, export or model, the port is taken, or what is in `to` are no test cases.
     """
     quiet_libraries()
+    cases = Cases(Path(config.to).expanduser())
+    cases.ids()  # a file of something else is refused before a model is loaded
     wording, max_new_tokens = asked_as(config)
     for note in wording.notes:
         print(f"note: {note}", file=sys.stderr)
-    arms, cases = loaded_arms(config, max_new_tokens), Cases(Path(config.to).expanduser())
+    arms = loaded_arms(config, max_new_tokens)
     name = config.run or config.export or (config.model.name if config.model is not None else "")
     serve_play(play_page(name, arms, wording, cases), cases, config.port, config.open_browser)
 
@@ -78,7 +80,7 @@ def loaded_arms(config: PlayConfig, max_new_tokens: int) -> dict[str, Ask]:
         return {"untuned": asks(untuned, None), "tuned": asks(tuned, "tuned")}
     if config.model is None:
         plain = QuantizationConfig(mode=QuantizationMode.none)
-        whole = ModelConfig(name="export", path=str(config.export), quantization=plain)
+        whole = ModelConfig(name="export", path=str(Path(str(config.export)).expanduser()), quantization=plain)
         return {"export": asks(load_base(whole, trainer, seed=0), None)}
     base = load_base(config.model, trainer, seed=0)
     arms = {"untuned": asks(base, None)}
