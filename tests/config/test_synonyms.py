@@ -18,6 +18,7 @@ from vlmft.config.entry import conf_dir
 from vlmft.config.setting_types import all_settings
 from vlmft.config.synonyms import SETTING, instead, synonyms
 from vlmft.data.datasets.columns import Columns
+from vlmft.data.datasets.messages import Messages
 
 LEGAL = all_settings(schema.TrainConfig)
 ANYWHERE = {*LEGAL, *all_settings(schema.EvaluateConfig), *all_settings(tool_schema.ExportConfig)}
@@ -32,7 +33,7 @@ def refusal(*overrides: str) -> str:
 
 
 def settings_that_are_not_there(text: str) -> list[str]:
-    options = {f"data.options.{name}" for name in inspect.signature(Columns).parameters}
+    options = {f"data.options.{name}" for way in (Columns, Messages) for name in inspect.signature(way).parameters}
     return [setting for setting in SETTING.findall(text) if setting not in ANYWHERE | options]
 
 
@@ -139,7 +140,6 @@ SAID: dict[tuple[str, ...], str] = {
     ("trainer.devices=-1",): "trainer.devices=-1: not known here; write trainer.devices=N (nvidia-smi -L lists",
     ("trainer.devices=auto",): "trainer.devices=auto: not known here; write trainer.devices=N",
     ("trainer.devices=[0,1]",): "trainer.devices=[0,1]: not known here; write trainer.devices=N (which ones, CUDA_VI",
-    ("trainer=ddp",): "write trainer=gpu trainer.devices=N",
     ("callbacks=default",): "callbacks=default: not known here; write callbacks=none (a bar and checkpoints every run",
     ("train=false",): "train: python evaluate.py run=RUN_FOLDER evaluates",
     ("model=Qwen/Qwen2-VL-2B-Instruct",): "model=Qwen/Qwen2-VL-2B-Instruct: not known here; write model=qwen2vl",

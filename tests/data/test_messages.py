@@ -128,7 +128,7 @@ BAD: Mapping[str, tuple[Any, str]] = {
     "mark alone": (chat(("user", "What is <image>?"), ("assistant", "A")), "got 0 and 1"),
     "marks": (llava(("human", "<image><image>?"), ("gpt", "1"), image="1.png"), "got 1 and 2"),
     "image answers": (chat(("user", "Draw"), ("assistant", [IMAGE]), images=["1.png"]), "with an image"),
-    "video": (chat(("user", [{"type": "video"}]), ("assistant", "1")), "Expected a text or an image as content"),
+    "video": (chat(("user", [{"type": "video"}]), ("assistant", "1")), "Expected as many videos .*, got 0 and 1"),
     "no content": (chat(("user", None), ("assistant", "1")), "Expected a text or an image as content"),
     "blank answer": (chat(("user", "A?"), ("assistant", " ")), "Expected a text as answer"),
     "no file": (llava(("human", "<image>?"), ("gpt", "1"), image="9.png"), "Expected an image file '9.png'"),

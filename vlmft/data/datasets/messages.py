@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vlmft.config.check import ConfigError
 from vlmft.config.progress import Progress
 from vlmft.data.dataset import Ids, Record
 from vlmft.data.datasets.columns import Columns
@@ -16,6 +17,7 @@ from vlmft.data.sources.conversations import (
     MESSAGE_KEYS,
     PAIRS,
     SYSTEM,
+    VIDEOS,
     Exchange,
     Slot,
     Turn,
@@ -29,12 +31,13 @@ from vlmft.data.sources.roles import fold, image_columns, unread_of
 from vlmft.data.sources.structured import JsonAnswers
 from vlmft.data.sources.table import Table
 from vlmft.data.sources.tables import Loaded, with_images
+from vlmft.data.sources.videos import frames_of
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
 from vlmft.sample import BadRowError, Image, Message, Prompt, Sample, Split
 
 BITS = 20
 """Of the number that stands for a row and one of its answers, so many are for the answer."""
-READ = {*TURNS, *SYSTEM, "id"}
+READ = {*TURNS, *SYSTEM, *VIDEOS, "fps", "id"}
 READ_OF_PAIRS = {"history", *(name for pair in PAIRS for name in pair)}
 
 
@@ -64,9 +67,13 @@ class Messages(Columns):
         instruction: str | None = None,
         system: str | None = None,
         allow_tokens: Sequence[str] = (),
+        frames_per_second: float | None = None,
+        max_frames: int = 8,
     ) -> None:
         """`instruction` follows each question on its own line; `system` goes before rows that have no system text.
-        The others are as of `Columns`."""
+        A video is so many frames a second, else `max_frames` evenly, and never more. The others are as of `Columns`."""
+        if max_frames < 1 or (frames_per_second is not None and frames_per_second <= 0):
+            raise ConfigError("data.options: Expected max_frames of 1 or more and frames_per_second above 0; raise it")
         super().__init__(
             path=path,
             revision=revision,
@@ -81,6 +88,7 @@ class Messages(Columns):
             allow_tokens=allow_tokens,
         )
         self.instruction, self.system = instruction, system
+        self.frames_per_second, self.max_frames = frames_per_second, max_frames
 
     def _read_as(self, loaded: Loaded) -> dict[Split, Table]:
         rows = [row for table in loaded.tables.values() for row in table.sample()]
@@ -178,6 +186,8 @@ class Messages(Columns):
             for piece in turn.pieces:
                 if isinstance(piece, str):
                     content.append(piece)
+                elif piece.video:
+                    content += frames_of(piece.source, folders, piece.fps, self.frames_per_second, self.max_frames)
                 else:
                     content += [next(listed)] if piece.source is None else images_of(piece.source, folders, row_id)
             if self.instruction is not None and turn.role == "user":
@@ -206,7 +216,12 @@ def _unread_of_turns(column: str, rows: Sequence[Mapping[str, Any]]) -> dict[str
 def _image_names(row: Mapping[str, Any]) -> list[Any]:
     """Paths of images that a row names, in its list and in its turns."""
     try:
-        inside = [piece.source for turn in turns_of(row) for piece in turn.pieces if isinstance(piece, Slot)]
+        inside = [
+            piece.source
+            for turn in turns_of(row)
+            for piece in turn.pieces
+            if isinstance(piece, Slot) and not piece.video
+        ]
         named = [*images_in(row), *inside]
     except BadRowError:
         return []

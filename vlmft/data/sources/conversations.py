@@ -30,7 +30,9 @@ PAIRS = tuple(
 """Fields of a row that is one question and its answer: TRL's, ms-swift's, Alpaca's and others."""
 IMAGES = USUAL_NAMES["image"]
 SYSTEM = USUAL_NAMES["system"]
-OTHER_MEDIA = ("video", "videos", "audio", "audios", "objects")
+VIDEOS = ("videos", "video")
+VIDEO_MARK = "<video>"
+OTHER_MEDIA = ("audio", "audios", "objects")
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "question"), "user"),
@@ -54,6 +56,9 @@ class Slot:
     """The place of an image; `source` is its path or bytes, or None for the next one of the row's list."""
 
     source: Any = None
+    video: bool = False
+    fps: float | None = None
+    """Of a folder of frames, as its row says."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,14 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
 
     Raises:
         BadRowError: no turns, an unknown role, no answer, two answers to one question, an answer with an image, other
-            media, another number of marks than of images.
+            media, another number of marks than of images or videos.
     """
     row = _folded(row)
     for key in OTHER_MEDIA:
         if row.get(key):
-            raise BadRowError(f"Expected text and images, got {key}; drop the row")
-    turns, images = turns_of(row), images_in(row)
-    slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Slot)]
+            raise BadRowError(f"Expected text, images and videos, got {key}; drop the row")
+    turns, images = _with_videos(turns_of(row), row), images_in(row)
+    slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Slot) and not piece.video]
     marks = sum(slot == Slot() for slot in slots)
     if marks == 0 and slots and images:
         if len(images) != len(slots) or any(slot.source != one for slot, one in zip(slots, images, strict=True)):
@@ -113,6 +118,31 @@ def exchanges_of(row: Mapping[str, Any]) -> list[tuple[Exchange, str]]:
     if not learned:
         raise BadRowError("Expected an answer to learn, got only answers with weight 0 or train false; drop the row")
     return [(Exchange(tuple(turns[:i]), images, len(ends) > 1), _answer(turns[i])) for i in learned]
+
+
+def _with_videos(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
+    """The turns with the row's list of videos at their marks, or before the first question."""
+    listed = next((value for name in VIDEOS if (value := listed_text(row.get(name)))), ())
+    listed, fps = list(listed) if isinstance(listed, (list, tuple)) else [listed], row.get("fps")
+    if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
+        raise BadRowError(f"Expected frames a second as fps, got {fps!r}; fix the row")
+    marks = [piece for turn in turns for piece in turn.pieces if piece == Slot(video=True)]
+    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), 0)
+    if listed and turns and not marks:
+        turns[first] = Turn(turns[first].role, (Slot(video=True),) * len(listed) + turns[first].pieces)
+    elif len(marks) != len(listed):
+        found = f"{len(listed)} and {len(marks)}"
+        raise BadRowError(
+            f"Expected as many videos as {VIDEO_MARK} marks, got {found}; add the video or remove the mark"
+        )
+    following = iter(listed)
+
+    def filled(piece: str | Slot) -> str | Slot:
+        if isinstance(piece, str) or not piece.video:
+            return piece
+        return Slot(next(following) if piece.source is None else piece.source, True, fps)
+
+    return [Turn(turn.role, tuple(map(filled, turn.pieces)), turn.learned) for turn in turns]
 
 
 def _folded(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,6 +319,8 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
     if kind in IMAGE_KINDS:
         keys = (*IMAGE_KINDS, "path", "url", "source", "file_path")
         return [Slot(next((piece[key] for key in keys if piece.get(key)), None))]
+    if kind == "video":
+        return [Slot(next((piece[key] for key in ("video", "path", "url") if piece.get(key)), None), video=True)]
     text = piece.get("text")
     if kind not in TEXT_KINDS or not isinstance(text, str):
         raise BadRowError(f"Expected a text or an image as content, got {str(piece)[:80]!r}; fix the row")
@@ -296,6 +328,9 @@ def _pieces(piece: Any, *, marked: bool) -> list[str | Slot]:
         raise BadRowError(f"Expected a text as content, got {text[:80]!r}, with a zero byte or lone surrogate; fix it")
     if not marked:
         return [text]
+    if VIDEO_MARK in text:
+        parts = [_pieces(part.strip(), marked=True) if part.strip() else [] for part in text.split(VIDEO_MARK)]
+        return [*parts[0], *(piece for part in parts[1:] for piece in (Slot(video=True), *part))]
     require_own_marks(QWEN_TAG.sub("", text))
     made: list[str | Slot] = []
     for number, part in enumerate(QWEN_TAG.split(text)):  # text and path in turns
