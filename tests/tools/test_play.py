@@ -9,6 +9,7 @@ import io
 import json
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -206,26 +207,25 @@ def test_a_question_needs_its_parts(client: Client, arms: dict[str, Any]) -> Non
     assert client.refused("keep", {"case": case, "reference": "x"}).startswith("Expected a question that was answered")
 
 
-def test_one_question_at_a_time(client: Client, arms: dict[str, Any]) -> None:
-    """Two that come at once are answered one after the other: a model's adapter is off for one of them."""
-    inside, most = [0], [0]
-    first = arms["untuned"]
+def test_one_question_at_a_time(tmp_path: Path) -> None:
+    """Those that come at once are answered one after the other: a model's adapter is off for one of them."""
+    inside, most = list[str](), list[int]()
 
     def slow(prompt: Prompt) -> Answer:
-        inside[0] += 1
-        most[0] = max(most[0], inside[0])
-        threading.Event().wait(0.05)
-        inside[0] -= 1
+        inside.append(prompt.sha256)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.remove(prompt.sha256)
         return Answer("one", "stop", 1)
 
-    first.__class__ = type("Slow", (Said,), {"__call__": lambda self, prompt: slow(prompt)})
-    picture = client.upload(encoded(noise()))["picture"]
-    threads = [threading.Thread(target=client.ask, args=(picture, f"{n}?")) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
-    assert most == [1]
+    with served(play_page("x", {"untuned": slow, "tuned": slow}, Wording(), Cases(tmp_path))) as client:
+        picture = client.upload(encoded(noise()))["picture"]
+        threads = [threading.Thread(target=client.ask, args=(picture, f"{n}?")) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+    assert most == [1] * 6
 
 
 def test_a_kept_case_is_scored_and_trained_on(
@@ -318,6 +318,11 @@ def test_a_model_alone_answers(tmp_path: Path) -> None:
         client.act("keep", {"case": case, "reference": "3"})
         line = client.refused("answer", {"case": client.act("ask", words("word " * 5000, picture)), "arm": "untuned"})
         assert line.startswith("Expected at most") and "\n" not in line
+    of_text = play_page("tiny", loaded_arms(config, most), Wording(needs_image=False), Cases(tmp_path / "texts"))
+    with served(of_text) as client:  # rows of text alone
+        case, _ = client.ask("", "How many legs has a cat?")
+        client.act("keep", {"case": case, "reference": "4"})
+    assert "image" not in json.loads((tmp_path / "texts" / CASES_FILE).read_text())
     (row,) = map(json.loads, (tmp_path / CASES_FILE).read_text().splitlines())
     assert row["prediction"] == answers["untuned"]["text"] and "untuned" not in row
 
