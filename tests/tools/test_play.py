@@ -442,19 +442,21 @@ def test_a_browser_draws_boxes_and_fields(tmp_path: Path) -> None:
     assert in_browser(page, encoded(noise()), tmp_path / "profile", more)[6] == (
         "Field untuned tuned Compared;total 3 3.50 differs;items[0].name tea – differs"
     )
-    boxes = {"untuned": Said("left"), "tuned": Said(BOX)}
+    boxes = {"untuned": Said(marks_text([Box(50, 0, 60, 9), Box(30, 20, 60, 40)])), "tuned": Said(BOX)}
     more = """
       const box = document.querySelector("rect.mark-second").getBoundingClientRect();
       const image = document.querySelector("#picture img").getBoundingClientRect();
       const scale = image.width / 40;
       const sides = [box.left - image.left, box.top - image.top, box.right - image.left, box.bottom - image.top];
       log.push(sides.map((n) => Math.round(n / scale)).join());
+      const told = [...document.querySelectorAll("#sides article")].map((e) => e.innerText);
+      log.push(told.map((text) => text.includes("outside the picture: 1")).join());
       byId("take").lastChild.click();
       reference = byId("reference").value;
     """
     page = play_page("x", boxes, Wording("Where?", marks="boxes"), Cases(tmp_path / "boxes"))
     log = in_browser(page, encoded(noise()), tmp_path / "other", more)
-    assert log[6] == "2,3,12,13" and log[7].startswith("Kept. 1 test case")
+    assert log[6:8] == ["2,3,12,13", "true,false"] and log[8].startswith("Kept. 1 test case")
     assert json.loads((tmp_path / "boxes" / CASES_FILE).read_text())["answer"] == BOX
     plain = dom_after(page, tmp_path / "other")  # as it is served, under its policy
     assert "Begin with what tuned said" in plain and 'id="problem" role="alert" hidden=""' in plain

@@ -28,13 +28,18 @@
     byId("picture").replaceChildren(withLayers(make("img", { src: "image/" + picture.picture, alt: "The image that is asked about" }), picture.size, layers));
   }
 
+  // Marks that are not seen, for no part of them lies on the picture.
+  const outside = (found) => found.marks.filter(([[x, y, right = x, bottom = y]]) =>
+    right < 0 || bottom < 0 || x > picture.size[0] || y > picture.size[1]).length;
+
   function drawSides() {
     const hasMarks = start.arms.some((arm) => answers[arm] && answers[arm].marks.length);
     const side = (arm, i) => {
       const found = answers[arm];
       const head = make("h3", {}, hasMarks ? make("span", { class: "mark-key key-" + STYLES[i] }, arm) : arm);
       if (!found) return make("article", {}, head, make("p", { class: "note" }, busy ? "\u2026" : "no answer"));
-      const facts = found.seconds.toFixed(2) + " s, " + found.tokens + " tokens" + (found.cut ? ", cut there: max_new_tokens= allows more" : "") + (found.unread ? "; no boxes or points could be read" : "");
+      const facts = found.seconds.toFixed(2) + " s, " + found.tokens + " tokens" + (found.cut ? ", cut there: max_new_tokens= allows more" : "") + (found.unread ? "; no boxes or points could be read" : "")
+        + (outside(found) ? "; outside the picture: " + outside(found) : "");
       const parts = [head, make("p", { class: "written main", dir: "auto" }, found.text === "" ? "(empty)" : found.text), make("p", { class: "note" }, facts)];
       if (found.raw) parts.push(make("p", { class: "note" }, "As the model wrote it: " + found.raw));
       return make("article", {}, ...parts);
