@@ -71,6 +71,12 @@ def test_a_folder_of_frames_is_in_the_order_of_its_numbers(clips: Path) -> None:
     assert found[0] == "[frame 1 of 12]"
 
 
+def test_times_are_no_part_of_the_question(clips: Path) -> None:
+    """By which a report groups rows, and a baseline answers."""
+    found = sample(clips, row("<video>When is [2.0 s]?", videos=["clips/walk"], fps=4), instruction="Be short.")
+    assert found.bare_question == "When is [2.0 s]?" and found.prompt.messages[0].text.startswith("[0.0 s][0.5 s]")
+
+
 @pytest.mark.parametrize(
     ("fps", "options", "expected"),
     [
@@ -100,6 +106,27 @@ def test_every_frame_of_a_file_is_the_one_that_was_written(clips: Path) -> None:
     film(clips / "walk.mp4")
     found = told(sample(clips, row(videos=["walk.mp4"]), max_frames=12))
     assert found[1::2] == [f"#{n}" for n in range(12)] and found[2] == "[0.2 s]"
+
+
+def test_a_phone_s_video_is_upright(clips: Path) -> None:
+    """An mp4 whose header says to turn it clockwise, as one that was held upright: what was left is on top."""
+    av = pytest.importorskip("av")
+    picture = PIL.Image.new("RGB", (64, 48), "white")
+    picture.paste("black", (0, 0, 32, 48))
+    with av.open(str(clips / "phone.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    data = (clips / "phone.mp4").read_bytes()
+    one, none, minus = (number.to_bytes(4, "big", signed=True) for number in (1 << 16, 0, -(1 << 16)))
+    as_it_is, turned = one + 3 * none + one, none + one + none + minus + none
+    header = data.index(b"tkhd")
+    place = data.index(as_it_is, header)
+    (clips / "phone.mp4").write_bytes(data[:place] + turned + data[place + len(turned) :])
+    (image,) = sample(clips, row(videos=["phone.mp4"])).prompt.images
+    assert image.size == (48, 64)
+    assert image.pixels[:28].mean() < 30 and image.pixels[36:].mean() > 225
 
 
 FORMS: dict[str, dict[str, Any]] = {

@@ -21,16 +21,19 @@ FAMILIES: Mapping[str, str] = {
 TORCHVISION = "its processor needs torchvision, and pixels come from PIL here, so that they are the same everywhere"
 PROCESSOR_NEEDS_TORCHVISION = ("mistral3", "mistral_large4")
 NEEDS_TIMM = ("timm_wrapper", "gemma3n_vision")
+BLOCKS = "picks tokens by blocks that padding shifts, so that an answer would depend on its neighbours"
 UNLIKE: Mapping[str, str] = {
+    "chameleon": "reads images as tokens of its vocabulary, and its config names no image token",
     "cosmos3_edge": "has a processor that does not mark image tokens (mm_token_type_ids), which its positions need",
     "deepseek_ocr2": "makes features of an image and of its tiles apart, in a form of its own",
     "ernie4_5_vl_moe": f"cannot be fed: {TORCHVISION}",
+    "glm5_next": BLOCKS,
     "got_ocr2": "reads pages: its processor writes the prompt itself and takes no list of images in a conversation",
     "granite4_vision": "hands image features to several layers in a form of its own",
     "granite_docling": "chooses tokens by a router of its own, whose outputs cannot be handed in with features",
     "hunyuan_vl": "numbers the images of a whole batch, so that a row's positions would depend on its neighbours",
     "ovis2": "adds features of marks around an image to those of the image, in a form of its own",
-    "qwen4_exp": "picks tokens by blocks that padding shifts, so that an answer would depend on its neighbours",
+    "qwen4_exp": BLOCKS,
     "shieldgemma2": "says yes or no to policies that its processor writes, and holds no conversation; take Gemma 3",
     "video_llava": "is fed pixels under a name that its own processor does not give them",
 }

@@ -180,14 +180,17 @@ class Messages(Columns):
         turns = exchange.earlier
         if self.system is not None and turns[0].role != "system":
             turns = (Turn("system", (self.system,)), *turns)
-        messages = []
+        messages, times = [], list[str]()
         for turn in turns:
             content: list[str | Image] = []
+            times.clear()
             for piece in turn.pieces:
                 if isinstance(piece, str):
                     content.append(piece)
                 elif piece.video:
-                    content += frames_of(piece.source, folders, piece.fps, self.frames_per_second, self.max_frames)
+                    shown = frames_of(piece.source, folders, piece.fps, self.frames_per_second, self.max_frames)
+                    times += [text for text in shown if isinstance(text, str)]
+                    content += shown
                 else:
                     content += [next(listed)] if piece.source is None else images_of(piece.source, folders, row_id)
             if self.instruction is not None and turn.role == "user":
@@ -198,6 +201,8 @@ class Messages(Columns):
         answer = text_of("answer", record["answer"])
         answer = answer if self._json is None else self._json.written("answer", answer)
         asked = messages[-1].text.removesuffix(f"\n{self.instruction}")
+        for time in times:  # of the frames, which are no part of the question
+            asked = asked.replace(time, "", 1)
         return Sample(record["id"], Prompt(tuple(messages)), answer, (answer,), conversation, question=asked)
 
 
