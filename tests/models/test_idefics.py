@@ -55,7 +55,7 @@ def test_each_token_sees_the_last_image_before_it(
 ) -> None:
     """As the vendor's processor says it for the same list of texts and pictures; on either side of padding."""
     prompt = samples["few_shot"].prompt
-    text = family._template(family._chat(prompt.messages), generation=True)
+    text = family._template(family._chat(prompt), generation=True)
     items: list[Any] = []
     for position, piece in enumerate(text.split("<image>")):
         items += [prompt.images[position - 1].load()] if position else []

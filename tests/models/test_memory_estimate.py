@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from benchmarks.coverage import CPU, SAMPLES
+from benchmarks.architecture_checks import CPU, SAMPLES
 from benchmarks.smoke.models import MROPE, QWEN2_VL, SMOLVLM, Tiny, save
 from tests.models.test_real_sizes import PARAMETERS, PUBLISHED, PUBLISHED_TOTAL, config_of
 from vlmft.config.check import ConfigError
