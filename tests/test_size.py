@@ -21,7 +21,7 @@ MAX_LINES = {
     "evaluation": 3_600,
     "labels": 1_100,
     "metrics": 2_400,
-    "models": 4_300,
+    "models": 4_400,
     "pages": 300,
     "predictions": 2_100,
     "report": 2_300,
@@ -36,7 +36,8 @@ MAX_LINES = {
 for what nothing did before: stored features, shared images, threads, progress, synonyms; then batches by tokens, rows
 grouped by image, a training loop that does not wait for a GPU. Raised on 2026-11-27 for answers of JSON (their one
 spelling, schema, scores by field, receipts), arms behind a server, boxes and points, ranks that all answer, SLURM,
-sharding, streams, a page to try a model on, videos as frames. Those are in whole hundreds or fifties, so that a line of
+sharding, streams, a page to try a model on, videos as frames, templates
+with empty thoughts. Those are in whole hundreds or fifties, so that a line of
 a comment fails nothing."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 185

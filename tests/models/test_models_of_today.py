@@ -19,6 +19,7 @@ from vlmft.models.support import UNLIKE, refusal
 
 KINDS: Mapping[str, str] = {
     "gemma3_4b": "gemma3",
+    "gemma4_e2b": "gemma4",
     "granite_vision33_2b": "llava_next",
     "idefics9b": "idefics",
     "internvl35_1b": "internvl",
@@ -29,6 +30,7 @@ KINDS: Mapping[str, str] = {
     "paligemma2_3b": "paligemma",
     "qwen25vl": "qwen2_5_vl",
     "qwen2vl": "qwen2_vl",
+    "qwen35_08b": "qwen3_5",
     "qwen3vl2b": "qwen3_vl",
     "qwen3vl4b": "qwen3_vl",
     "qwen3vl8b": "qwen3_vl",

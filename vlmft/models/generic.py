@@ -265,7 +265,7 @@ class GenericFamily(ProcessorCalls):
         if (size := marked_size(prompt)) is not None:
             answer = self._marked().answer(answer, size)
         chat = self._chat(prompt)
-        before = self._template(chat, generation=True)
+        before = self._template(chat, generation=True).removesuffix(self._thought)
         turn = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
         whole = self._template([*chat, turn], generation=False)
         if not whole.startswith(before):
@@ -273,6 +273,17 @@ class GenericFamily(ProcessorCalls):
         completion = whole[len(before) :]
         completion = completion[: completion.rindex(self.end_text) + len(self.end_text)]
         return self.completion_ids(completion)
+
+    @cached_property
+    def _thought(self) -> str:
+        """What a template writes behind the assistant's header where an answer is asked for, and not where one stands:
+        an empty thought (Gemma 4). It is part of the prompt, in training as in generation; "" for most templates."""
+        chat = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+        turn = {"role": "assistant", "content": [{"type": "text", "text": "ANSWER"}]}
+        start = len(self._template(chat, generation=False))
+        header = self._template([*chat, turn], generation=False)[start:].partition("ANSWER")[0]
+        asked = self._template(chat, generation=True)[start:]
+        return asked.removeprefix(header) if header.strip() and asked.startswith(header) else ""
 
     def completion_ids(self, completion: str) -> list[int]:
         """Ids of what the template writes behind a prompt."""
