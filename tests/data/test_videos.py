@@ -134,6 +134,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "one": row("What happens?", video="clips/walk"),
     "part": row([{"type": "video"}, {"type": "text", "text": "What happens?"}], videos=["clips/walk"]),
     "path in place": row([{"type": "video", "video": "clips/walk"}, {"type": "text", "text": "What happens?"}]),
+    "twice the same": row(
+        [{"type": "video", "video": "clips/walk"}, {"type": "text", "text": "What happens?"}], videos=["clips/walk"]
+    ),
     "ShareGPT": {
         "conversations": [{"from": "human", "value": "<video>\nWhat happens?"}, {"from": "gpt", "value": "Light."}],
         "videos": ["clips/walk"],
@@ -160,6 +163,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "address": (row(videos=["https://x.org/a.mp4"]), "Expected the path of a folder of frames"),
     "tensors": (row(videos=[{"frames": [1, 2]}]), "Expected the path of a folder of frames .* got 'dict'"),
     "empty folder": (row(videos=["empty"]), "Expected images in the folder of frames 'empty'"),
+    "two places": (row([{"type": "video", "video": "clips/walk"}], videos=["b"]), "in the turns or in a list"),
     "more marks": (row("<video><video>?", videos=["clips/walk"]), "got 1 and 2"),
     "fps": (row(videos=["clips/walk"], fps="fast"), "Expected frames a second as fps"),
     "audio": (row(audios=["a.wav"], videos=["clips/walk"]), "got audios"),

@@ -124,9 +124,16 @@ def _with_videos(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
     """The turns with the row's list of videos at their marks, or before the first question."""
     listed = next((value for name in VIDEOS if (value := listed_text(row.get(name)))), ())
     listed, fps = list(listed) if isinstance(listed, (list, tuple)) else [listed], row.get("fps")
+    slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Slot) and piece.video]
+    if not listed and not slots:
+        return turns
     if fps is not None and not (isinstance(fps, (int, float)) and fps > 0):
         raise BadRowError(f"Expected frames a second as fps, got {fps!r}; fix the row")
-    marks = [piece for turn in turns for piece in turn.pieces if piece == Slot(video=True)]
+    marks = [slot for slot in slots if slot.source is None]
+    if listed and slots and not marks:
+        if [slot.source for slot in slots] != listed:
+            raise BadRowError("Expected videos in the turns or in a list, got different ones; remove one of them")
+        listed = []
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), 0)
     if listed and turns and not marks:
         turns[first] = Turn(turns[first].role, (Slot(video=True),) * len(listed) + turns[first].pieces)
