@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("slurmctld") is None, reason="needs SLURM: apt-get install slurmctld slurmd slurm-client"),
+    pytest.mark.skipif(shutil.which("slurmctld") is None, reason="needs slurmctld, slurmd, slurm-client"),
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
