@@ -53,6 +53,17 @@ def losses(root: Path, key: str) -> list[float]:
     return [line[key] for line in lines if key in line]
 
 
+def test_ranks_that_slurm_does_not_start_are_refused_before_anything_is_made(
+    compose: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    settings = ("model=tiny", "logger=none", "trainer.accelerator=cpu", "trainer.devices=2", f"output_root={tmp_path}")
+    with pytest.raises(ConfigError, match="srun starts them: write srun before python"):
+        train(compose(*settings))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("n_ranks", [1, 2, 3])
 def test_ranks_deal_every_window_out(n_ranks: int) -> None:
     whole = list(WindowSampler(23, 5, 0))

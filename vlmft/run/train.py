@@ -45,7 +45,7 @@ from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
 from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
-from vlmft.training.ranks import check_together, is_shared_out, start_ranks
+from vlmft.training.ranks import check_together, cluster_plugins, is_shared_out, n_processes, start_ranks
 from vlmft.training.targets import require_targets
 from vlmft.training.tracking import MetricsFile, Wandb, lightning_loggers, require_loggers
 
@@ -74,6 +74,8 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
     use_threads(plan.config.trainer.threads)
     require_loggers(config.logger)
     require_targets(config)
+    if n_processes(config.trainer) > 1:
+        cluster_plugins()  # before anything is made
     if follows():
         return _follow(plan.config, dataset)
     folder, finished = find_folder(plan.config)
