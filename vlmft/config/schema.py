@@ -238,7 +238,7 @@ class DataConfig:
     (train.share_images). It changes the sampling: the rows of a step are less varied, so compare with a run without."""
     workers: Optional[CountOrZero] = None
     """Processes that read and encode rows; 0 does it in the main process. null: beside a GPU, which must not wait for
-    rows, up to four; beside a model whose few threads leave a core, one; else 0."""
+    rows, up to four; beside a model whose few threads leave a core, one; else 0. A stream takes one at most."""
 
 
 @dataclass

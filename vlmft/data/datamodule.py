@@ -23,7 +23,7 @@ from vlmft.data.dataset import Dataset
 from vlmft.data.ledger import Ledger
 from vlmft.data.order import WindowSampler
 from vlmft.data.rows import Rows
-from vlmft.data.stream import LeftOut, Mark, Streamed, WindowStream, shown_in
+from vlmft.data.stream import LeftOut, Mark, Streamed, Window, WindowStream, shown_in
 from vlmft.sample import BadRow, BadRowError, EncodedRow, Prompt, Question, Sample, Split
 
 Encode = Callable[[Sample], EncodedRow]
@@ -91,8 +91,8 @@ class VLMDataModule(Rows, L.LightningDataModule):
         """Whose rows `trainer.predict` answers."""
         self.position = (0, 0)
         """(epoch, windows of it already trained): where the next training loader begins."""
-        self.mark: Mark | None = None
-        """Of a stream: the block in which that is."""
+        self.mark = Mark()
+        """Of a stream: the block of the window that was trained last."""
         self.left_out = 0
         """Of a stream: training rows of this rank that show what another split shows."""
 
@@ -147,20 +147,21 @@ class VLMDataModule(Rows, L.LightningDataModule):
 
     def _stream(self) -> DataLoader[Any]:
         held_out = {key for split in ("val", "test") for sample in self._held_out(split) for key in shown_in(sample)}
-        block_rows = self.config.block_rows
-        self.window_stream = WindowStream(
+        stream = WindowStream(
             cast(Streamed, self.dataset),
             self.encode,
             self.rows_per_step,
-            block_rows,
+            self.config.block_rows,
             self.seed,
             self._rank(),
             held_out,
+            self.mark,
+            self.position[1],
         )
-        if self.mark is not None:
-            self.window_stream.go_on(self.mark, self.position[1])
-        self.position, self.mark = (0, 0), None
-        return DataLoader(self.window_stream, batch_size=None, generator=torch.Generator())
+        self.position = (0, 0)
+        # One process at most: several would each have the whole stream.
+        workers, own = min(1, self.config.workers or 0), torch.Generator()
+        return DataLoader(stream, batch_size=None, num_workers=workers, worker_init_fn=outlive_signals, generator=own)
 
     def _held_out(self, split: Split) -> Iterator[Sample]:
         """Rows of a split before limits, without bad ones."""
@@ -181,7 +182,7 @@ class VLMDataModule(Rows, L.LightningDataModule):
         assert self.trainer is not None
         steps = self.trainer.global_step
         if self.streams:
-            state = {"windows": steps, "mark": self.window_stream.mark_of(steps).to_dict(), "left_out": self.left_out}
+            state = {"windows": steps, "mark": self.mark.to_dict(), "left_out": self.left_out}
             return {"epoch": 0, **state}
         epoch, windows = divmod(steps, int(self.trainer.num_training_batches)) if steps else (0, 0)
         return {"epoch": epoch, "windows": windows}
@@ -216,6 +217,8 @@ class VLMDataModule(Rows, L.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[Any]:
         """In the main process: bad rows go to the ledger, the others on."""
+        if isinstance(batch, Window):
+            self.mark, batch = batch.mark, batch.rows
         good = []
         for row in batch:
             if isinstance(row, LeftOut):

@@ -52,14 +52,26 @@ class Mark:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Window:
+    """The rows of one rank, and the block that they are in: what a run goes on from travels with them, for the stream
+    itself may be in another process."""
+
+    rows: list[Any]
+    mark: Mark
+
+
 def shown_in(sample: Sample) -> set[str]:
     """What no other split may show: its images, or its text where it has none; and its group, where that is named."""
     contents = {image.sha256 for image in sample.prompt.images} or {sample.prompt.sha256}
     return contents | ({f"group {sample.tags[GROUP]}"} if GROUP in sample.tags else set())
 
 
-class WindowStream(torch.utils.data.IterableDataset[list[Any]]):
-    """Windows without end, epoch after epoch: of each, the rows of this rank, encoded, refused or left out."""
+class WindowStream(torch.utils.data.IterableDataset[Window]):
+    """Windows without end, epoch after epoch: of each, the rows of this rank, encoded, refused or left out.
+
+    It begins behind `trained` windows, of which the last are in the block of `mark`.
+    """
 
     def __init__(
         self,
@@ -70,32 +82,22 @@ class WindowStream(torch.utils.data.IterableDataset[list[Any]]):
         seed: int,
         ranks: tuple[int, int],
         held_out: set[str],
+        mark: Mark = Mark(),
+        trained: int = 0,
     ) -> None:
         self.dataset, self.encode, self.rows_per_step = dataset, encode, rows_per_step
         self.block_windows = max(1, block_rows // rows_per_step)
         self.seed, (self.rank, self.n_ranks), self.held_out = seed, ranks, held_out
-        self.marks = [Mark()]
-        self.trained = 0
-        """Windows that are left out at first: a run goes on behind them."""
+        self.mark, self.trained = mark, trained
 
-    def go_on(self, mark: Mark, trained: int) -> None:
-        """Begins behind `trained` windows, of which the last are in the block of `mark`."""
-        self.marks, self.trained = [mark], trained
-
-    def mark_of(self, trained: int) -> Mark:
-        """The block that the window behind `trained` windows is in; earlier ones are forgotten."""
-        at = max(i for i, mark in enumerate(self.marks) if mark.window <= trained)
-        self.marks = self.marks[at:]
-        return self.marks[0]
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        mark = self.marks[-1]
-        window, skipped = mark.window, self.trained - mark.window
-        for epoch in itertools.count(mark.epoch):
-            rows, iterator = self.dataset.training_rows(mark.state if epoch == mark.epoch else None)
-            for block in itertools.count(mark.block if epoch == mark.epoch else 0):
-                if (epoch, block) != (mark.epoch, mark.block):
-                    self.marks.append(Mark(window, epoch, block, rows.state_dict()))
+    def __iter__(self) -> Iterator[Window]:
+        first = mark = self.mark
+        window, skipped = first.window, self.trained - first.window
+        for epoch in itertools.count(first.epoch):
+            rows, iterator = self.dataset.training_rows(first.state if epoch == first.epoch else None)
+            for block in itertools.count(first.block if epoch == first.epoch else 0):
+                if (epoch, block) != (first.epoch, first.block):
+                    mark = Mark(window, epoch, block, rows.state_dict())
                 taken = list(itertools.islice(iterator, self.block_windows * self.rows_per_step))
                 if not taken:
                     break
@@ -104,8 +106,8 @@ class WindowStream(torch.utils.data.IterableDataset[list[Any]]):
                     if skipped > 0:
                         skipped -= 1
                         continue
-                    first = block * self.block_windows * self.rows_per_step
-                    yield [self._encoded(first + place, taken[place]) for place in places[self.rank :: self.n_ranks]]
+                    number, own = block * self.block_windows * self.rows_per_step, places[self.rank :: self.n_ranks]
+                    yield Window([self._encoded(number + place, taken[place]) for place in own], mark)
             if window == 0:
                 raise ConfigError("data.streaming: Expected training rows behind those that are held out, got none")
 
