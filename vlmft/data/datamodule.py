@@ -155,7 +155,7 @@ class VLMDataModule(Rows, L.LightningDataModule):
             self.seed,
             self._rank(),
             held_out,
-            self.mark,
+            self.mark if self.position[1] else Mark(),  # that of a fit before this one is none
             self.position[1],
         )
         self.position = (0, 0)
