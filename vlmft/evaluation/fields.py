@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmft.evaluation.compare import Adjusted, adjusted, arm_interval, compare
-from vlmft.metrics.json_fields import Field, Totals, compared, field_totals, totals_by_field
+from vlmft.metrics.json_fields import Field, Totals, compared, totals_by_field, totals_of
 from vlmft.metrics.json_schema import Schema, fits, schema_of
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def by_field(
     fields.sort(key=lambda field: (field.arms[shown].value, field.name))
     return ByField(
         tuple(fields),
-        {arm: _whole(own, references, schema) for arm, own in texts.items()},
+        {arm: _whole(own, found[arm], schema) for arm, own in texts.items()},
         {arm: _unknown(rows.values(), set(known)) for arm, rows in found.items()},
         schema,
         None if schema is None else sum(fits(schema, several[0]) for several in references.values()) / len(references),
@@ -139,10 +139,10 @@ def _scores(golds: Mapping[str, Sequence[Field]], found: Mapping[str, Sequence[F
 
 
 def _whole(
-    own: Mapping[str, str], references: Mapping[str, Sequence[str]], schema: Schema | None
+    own: Mapping[str, str], found: Mapping[str, tuple[Sequence[Field], str | None]], schema: Schema | None
 ) -> dict[str, float | None]:
-    table = field_totals([(own[i], references[i]) for i in references])
-    valid = None if schema is None else sum(fits(schema, own[i]) for i in references) / len(references)
+    table = totals_of(list(found.values()))
+    valid = None if schema is None else sum(fits(schema, own[i]) for i in found) / len(found)
     return {"valid_json": table.values["valid_json"], "valid_schema": valid, **table.values}
 
 

@@ -28,7 +28,7 @@ from vlmft.evaluation.rows import EvaluationRows
 from vlmft.evaluation.score import NOTABLE_SHARE
 from vlmft.models.coordinates import THOUSAND, marked_size
 from vlmft.sample import Answer, BadRowError, Image, Prompt, Question, Sample
-from vlmft.servers.asking import Seldom, ask_at_once, say
+from vlmft.servers.asking import Seldom, ask_at_once, cost_of, say, spent
 from vlmft.servers.chat_client import GaveUpError, OpenAIChat, PassingError, Patient, Reply, picture
 
 Messages = list[dict[str, Any]]
@@ -110,18 +110,14 @@ class Served:
     @property
     def cost(self) -> float | None:
         """In the currency of the prices; None unless both are known."""
-        prices = (self.config.price_per_million_input_tokens, self.config.price_per_million_output_tokens)
-        if prices[0] is None or prices[1] is None:
-            return None
-        return (self.tokens[0] * prices[0] + self.tokens[1] * prices[1]) / 1e6
+        return cost_of(self.config, *self.tokens)
 
     @property
     def note(self) -> str:
-        cost = "" if self.cost is None else f", cost {self.cost:.4f}"
         before = f", {self.stored} of them stored already" if self.stored else ""
         return (
             f"{self.arm}: {len(self.rows)} answers of {' and '.join(self.origins)}, asked for {self.config.model!r} "
-            f"({self.dates}{before}; {self.tokens[0]} + {self.tokens[1]} tokens{cost}); which weights, prompt template "
+            f"({self.dates}{before}; {spent(self.config, *self.tokens)}); which weights, prompt template "
             "and image size answered cannot be checked from here"
         )
 
@@ -190,9 +186,7 @@ def ask_server(
         },
     }
     path = folder / "predictions" / f"{name}.jsonl"
-    if fresh:
-        path.unlink(missing_ok=True)
-    file = PredictionFile(path, {"arm": name, "split": split, **decides})
+    file = PredictionFile(path, {"arm": name, "split": split, **decides}, fresh=fresh)
     prompts = {question.id: question.prompt.sha256 for question in questions}
     for row_id, row in file.rows.items():
         if prompts.get(row_id, row["prompt_sha256"]) != row["prompt_sha256"]:

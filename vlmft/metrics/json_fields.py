@@ -117,7 +117,11 @@ def field_totals(rows: Sequence[Row]) -> Table:
     `lists["fields"]`: the same for each field, the worst first. Raises ValueError without rows, or as `json_fields`.
     """
     expect_rows(rows)
-    found = [compared(prediction, references) for prediction, references in rows]
+    return totals_of([compared(prediction, references) for prediction, references in rows])
+
+
+def totals_of(found: Sequence[tuple[Sequence[Field], str | None]]) -> Table:
+    """`field_totals` of rows that are compared already."""
     whole, by_field = Totals().add([field for fields, _ in found for field in fields]), totals_by_field(found)
     values = {
         "valid_json": sum(parsed is not None for _, parsed in found) / len(found),

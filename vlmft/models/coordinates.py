@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +67,12 @@ class Syntax:
 
     def read(self, text: str) -> list[Item] | None:
         """The items in an answer; None where there is nothing to read."""
+        if text.strip() == "[]":
+            return []
+        return [item for item in self._items(text) if len(item[1]) in (2, 4)] or None
+
+    def _items(self, text: str) -> Iterator[Item]:
+        """Labels with their numbers, of which four are a box and two a point."""
         raise NotImplementedError
 
 
@@ -139,15 +145,10 @@ class Qwen2(Syntax):
             told.append(f"{named}<|box_start|>{corners}<|box_end|>")
         return "".join(told) or "[]"
 
-    def read(self, text: str) -> list[Item] | None:
-        if text.strip() == "[]":
-            return []
-        found = list[Item]()
+    def _items(self, text: str) -> Iterator[Item]:
         for label, boxes in _QWEN2.findall(text):
             for box in re.findall(r"<\|box_start\|>(.*?)<\|box_end\|>", boxes, re.DOTALL):
-                numbers = [float(n) for n in _NUMBER.findall(box)]
-                found += [(label.strip(), numbers)] if len(numbers) in (2, 4) else []
-        return found or None
+                yield label.strip(), [float(n) for n in _NUMBER.findall(box)]
 
 
 class Plain(Syntax):
@@ -158,14 +159,10 @@ class Plain(Syntax):
     def write(self, items: Sequence[tuple[str, list[int]]]) -> str:
         return "; ".join(f"{label} {' '.join(map(str, numbers))}".strip() for label, numbers in items) or "[]"
 
-    def read(self, text: str) -> list[Item] | None:
-        if text.strip() == "[]":
-            return []
-        found = list[Item]()
+    def _items(self, text: str) -> Iterator[Item]:
         for part in text.split(";"):
             if match := re.fullmatch(r"\s*(.*?)\s*((?:\b\d+\s+){3}\d+|\d+\s+\d+)\s*", part, re.DOTALL):
-                found.append((match[1], [float(n) for n in match[2].split()]))
-        return found or None
+                yield match[1], [float(n) for n in match[2].split()]
 
 
 class InternVL(Syntax):
@@ -177,14 +174,10 @@ class InternVL(Syntax):
     def write(self, items: Sequence[tuple[str, list[int]]]) -> str:
         return "".join((f"<ref>{label}</ref>" if label else "") + f"<box>[{n}]</box>" for label, n in items) or "[]"
 
-    def read(self, text: str) -> list[Item] | None:
-        if text.strip() == "[]":
-            return []
-        found = list[Item]()
+    def _items(self, text: str) -> Iterator[Item]:
         for label, boxes in _INTERNVL.findall(text):
-            lists = [[float(n) for n in _NUMBER.findall(some)] for some in re.findall(r"\[([^\[\]]*)\]", boxes)]
-            found += [(label.strip(), numbers) for numbers in lists if len(numbers) in (2, 4)]
-        return found or None
+            for some in re.findall(r"\[([^\[\]]*)\]", boxes):
+                yield label.strip(), [float(n) for n in _NUMBER.findall(some)]
 
 
 class Loc(Syntax):
@@ -197,14 +190,11 @@ class Loc(Syntax):
         told = ("".join(f"<loc{n:04d}>" for n in _swapped(numbers)) + f" {label}" for label, numbers in items)
         return " ; ".join(text.strip() for text in told) or "[]"
 
-    def read(self, text: str) -> list[Item] | None:
-        if text.strip() == "[]":
-            return []
-        found = list[Item]()
+    def _items(self, text: str) -> Iterator[Item]:
         for tokens, label in _LOC.findall(text):
             numbers = [float(n) for n in re.findall(r"\d{4}", tokens)]
-            found += [(label.strip(), _swapped(numbers))] if len(numbers) in (2, 4) else []
-        return found or None
+            if len(numbers) % 2 == 0:  # else it is neither, and has no pairs
+                yield label.strip(), _swapped(numbers)
 
 
 def _swapped(numbers: Sequence[Any]) -> list[Any]:

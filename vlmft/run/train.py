@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,9 +132,8 @@ def _follow(config: TrainConfig, dataset: Dataset | None) -> Path:
         config = of_rank_0(config)
         if config.preflight:
             preflight(built, config)  # the layers are called by all ranks together
-    run = Run(_connected(config, built), folder_of(config), Phases(), StopRequest())
     with stop_request(GO_ON) as stop, built.family.cache or contextlib.nullcontext():
-        run = dataclasses.replace(run, stop=stop)
+        run = Run(_connected(config, built), folder_of(config), Phases(), stop)
         _, before = _fit(run, built, [])
         _test(run, built, before)
     return run.folder

@@ -53,6 +53,19 @@ class Journal:
         self.rows.append(dict(row))
 
 
+def cost_of(config: ChatConfig, input_tokens: int, output_tokens: int) -> float | None:
+    """In the currency of the prices; None unless both are known."""
+    prices = (config.price_per_million_input_tokens, config.price_per_million_output_tokens)
+    if prices[0] is None or prices[1] is None:
+        return None
+    return (input_tokens * prices[0] + output_tokens * prices[1]) / 1e6
+
+
+def spent(config: ChatConfig, input_tokens: int, output_tokens: int) -> str:
+    cost = cost_of(config, input_tokens, output_tokens)
+    return f"{input_tokens} + {output_tokens} tokens" + ("" if cost is None else f", cost {cost:.4f}")
+
+
 @dataclass
 class Tally:
     """Progress and cost of asking."""
@@ -80,15 +93,11 @@ class Tally:
     @property
     def cost(self) -> float | None:
         """In the currency of the prices; None unless both are known."""
-        prices = (self.config.price_per_million_input_tokens, self.config.price_per_million_output_tokens)
-        if prices[0] is None or prices[1] is None:
-            return None
-        return (self.input_tokens * prices[0] + self.output_tokens * prices[1]) / 1e6
+        return cost_of(self.config, self.input_tokens, self.output_tokens)
 
     @property
     def spent(self) -> str:
-        cost = "" if self.cost is None else f", cost {self.cost:.4f}"
-        return f"{self.input_tokens} + {self.output_tokens} tokens{cost}"
+        return spent(self.config, self.input_tokens, self.output_tokens)
 
     @property
     def line(self) -> str:

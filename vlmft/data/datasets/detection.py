@@ -13,6 +13,7 @@ from vlmft.data.images import image_at
 from vlmft.data.sources.boxes import Annotations, read_boxes, some_labels
 from vlmft.data.sources.locate import ImageFolders, settled
 from vlmft.data.sources.split_names import LEFT_OUT, known_names, split_of
+from vlmft.data.sources.tables import image_folder
 from vlmft.data.survey.cache import stamps
 from vlmft.sample import SPLITS, BadRowError, Box, Mark, Message, Point, Prompt, Sample, Split, marks_text
 
@@ -90,9 +91,7 @@ class Detection(Dataset):
                 f"data.options.labels: Expected labels of the boxes, got {unknown[0]!r}; there are {there}"
             )
         top = place if place.is_dir() else place.parent
-        named = None if self.images is None else Path(self.images).expanduser()
-        if named is not None and not named.is_dir() and not (named := top / named).is_dir():
-            raise ConfigError(f"data.options.images: Expected a folder, got {self.images!r}; check the path")
+        named = None if self.images is None else image_folder(self.images, top)
         names, rows, notes = known_names(self.split_names), dict[Split, list[tuple[int, int]]](), list(found.notes)
         declared = [
             part.split or split_of(part.source.absolute().relative_to(top.absolute()), names) for part in found.parts

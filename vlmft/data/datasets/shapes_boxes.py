@@ -12,7 +12,6 @@ import numpy as np
 from vlmft.data.dataset import Dataset, Record
 from vlmft.data.datasets.scenes import (
     MAX_OBJECTS,
-    PALETTES,
     Condition,
     Draw,
     Scene,
@@ -50,9 +49,7 @@ class ShapesBoxes(Dataset):
         self.seed, self.condition, self.image_size = seed, condition, image_size
         self.min_objects, self.max_objects = min_objects, max_objects
         self.rows: Mapping[Split, int] = {"train": train_rows, "val": val_rows, "test": test_rows}
-        check_scene_options(seed, image_size, self.rows)
-        if condition not in PALETTES:
-            raise ValueError(f"Expected condition 'A' or 'B', got {condition!r}; they name the CLEVR-CoGenT palettes")
+        check_scene_options(seed, image_size, self.rows, condition)
         if not 1 <= min_objects <= max_objects <= MAX_OBJECTS:
             raise ValueError(
                 f"Expected 1 <= min_objects <= max_objects <= {MAX_OBJECTS}, got {min_objects!r} and {max_objects!r}"

@@ -76,7 +76,7 @@ def load_tables(
         return library_tables(load_undecoded(hub_id, None, revision, subset), names, hub_id, None)
     place = Path(path).expanduser()
     top = place if place.is_dir() else place.parent
-    named = _image_folder(images, top) if images is not None else None
+    named = image_folder(images, top) if images is not None else None
     if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
         return library_tables(load_saved(place), names, "save_to_disk", ImageFolders(place, place, named))
     if shards := webdataset_shards(place):
@@ -99,7 +99,7 @@ def load_tables(
     return found
 
 
-def _image_folder(images: str, top: Path) -> Path:
+def image_folder(images: str, top: Path) -> Path:
     """`data.options.images`, below the data folder or as it is."""
     place = Path(images).expanduser()
     for folder in (place, top / place) if not place.is_absolute() else (place,):
