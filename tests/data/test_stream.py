@@ -19,6 +19,7 @@ import pytest
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import DataConfig
+from vlmft.data.datamodule import VLMDataModule
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
 from vlmft.data.rows import Rows
@@ -206,6 +207,23 @@ def test_parquet_rows_go_on_at_any_row_of_any_file(tmp_path: Path) -> None:
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert [row["n"] for row in second] == whole[skipped + read :]
         assert [row["n"] for row in ParquetRows(files).skip(skipped).take(4)] == whole[skipped : skipped + 4]
+
+
+def as_it_is(sample: Sample) -> Any:
+    return sample
+
+
+def test_another_fit_of_the_same_object_begins_at_the_beginning(tmp_path: Path) -> None:
+    of = config(write(tmp_path, train=rows(0, 40), validation=rows(100, 4), test=rows(200, 4)), block_rows=8)
+    data = VLMDataModule(make_dataset(of), of, as_it_is, Ledger(None, of.on_bad_row, 0.01), STEP, 3)
+
+    def some_windows() -> list[list[str]]:
+        prepared = itertools.islice(data.train_dataloader(), 5)
+        return [[row.id for row in data.on_before_batch_transfer(window, 0)] for window in prepared]
+
+    first = some_windows()
+    assert data.mark.window == 4 and len(set(itertools.chain(*first))) == 5 * STEP
+    assert some_windows() == first
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
