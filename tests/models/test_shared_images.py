@@ -170,7 +170,7 @@ def test_the_same_images_are_counted_once(small: Model) -> None:
     separate, together = family.collate(rows, "right", model), family.collate_shared([unit], model)
     n_tokens = separate.input_ids.numel() / together.input_ids.numel()
     assert (
-        n_tokens > 1.5 and flops(separate) / flops(together) > 1.4
+        n_tokens > 1.5 and flops(separate) / flops(together) > 1.25
     )  # the language model's head sees as many as before
 
 

@@ -289,8 +289,9 @@ class OptimizationConfig:
     same loss, the images' tokens once. Changes memory and rounding, and what dropout draws."""
     max_gradient_norm: NotNegative = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
-    gradient_checkpointing: bool = False
-    """Recompute the language part's activations in the backward pass: less memory, a third more time."""
+    gradient_checkpointing: Optional[bool] = None
+    """Recompute the language part's activations in the backward pass: less memory, a third more time, the same
+    gradients. null: only where not even one row is estimated to fit without (not with fsdp)."""
     early_stopping_patience: Optional[Count] = None
     """Validations without a better metric before training stops; null never stops early."""
 

@@ -25,6 +25,7 @@ from vlmft.models.coordinates import Coordinates, coordinates_of, marked_size
 from vlmft.models.feature_cache import code_of, processor_key
 from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
+from vlmft.models.last_layer import last_layer_at
 from vlmft.models.processor_calls import ProcessorCalls
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
@@ -316,8 +317,7 @@ class GenericFamily(ProcessorCalls):
         return image_features(model, images, grad=grad, see=self._see_missing, cache=cache)
 
     def _with_feature(self, image: EncodedImage) -> EncodedImage:
-        assert self.seeing is not None
-        (feature,) = image_features(self.seeing, [image], grad=False, see=self.see)
+        (feature,) = image_features(self.seeing, [image], grad=False, see=self.see)  # type: ignore[arg-type]
         return replace(image, feature=feature.numpy())
 
     def _see_missing(self, model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
@@ -349,12 +349,13 @@ class GenericFamily(ProcessorCalls):
 
     def forward(self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor) -> torch.Tensor:
         """Logits at the positions where `keep` (B, T) bool is True: (n_kept, vocabulary)."""
-        logits: torch.Tensor = self._called(model, batch, features, keep, use_cache=False).logits
-        return logits
+        with last_layer_at(model, keep):
+            return self._called(model, batch, features, keep, use_cache=False).logits  # type: ignore[no-any-return]
 
     def prefill(self, model: PreTrainedModel, batch: Batch, features: Features) -> Any:
         """The cache of keys and values that `generate` can go on from; features and ids as for `forward`."""
-        return self._called(model, batch, features, 1, use_cache=True).past_key_values
+        with last_layer_at(model, None):
+            return self._called(model, batch, features, 1, use_cache=True).past_key_values
 
     def generate(
         self, model: PreTrainedModel, batch: Batch, features: Features, max_new_tokens: int, past: Any = None
@@ -367,7 +368,7 @@ class GenericFamily(ProcessorCalls):
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # trap: a text-only batch would take over the last batch's offsets
         settings = greedy(max_new_tokens, self.end_id, self.pad_id, self.suppressed_ids)
-        with own_settings_set_aside(model):
+        with own_settings_set_aside(model), last_layer_at(model, None):
             output = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,

@@ -46,6 +46,17 @@ def part_of(name: str) -> Part:
     return "vision" if VISION.search(name) else "language"
 
 
+def layer_lists(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
+    """The layers of the language part: the members of its outermost lists of modules. Most models have one list."""
+    lists = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and part_of(name) == "language"
+    ]
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    return [list(model.get_submodule(name).children()) for name in outermost]
+
+
 def tuned_parts(parts: PartsConfig, tuning: Tuning) -> list[Part]:
     return [part for part in PARTS if getattr(parts, part) == tuning]
 
@@ -126,6 +137,9 @@ def checkpoint_language(model: PreTrainedModel) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "gradient_checkpointing") and name and part_of(name) != "language":
             module.gradient_checkpointing = False  # type: ignore[assignment]
+    lists = layer_lists(model)
+    if len(lists) == 1:  # the backward pass begins with the last layer: computing it again would free nothing
+        lists[0][-1].gradient_checkpointing = False  # type: ignore[assignment]
 
 
 def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -32,6 +32,18 @@ FILLED = 0.8
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How training goes into the memory."""
+
+    words: str
+    """The estimate, for batches of the longest row."""
+    tokens_per_batch: int | None
+    """`train.tokens_per_batch`, of which `auto` has become what fits."""
+    checkpointing: bool
+    """`train.gradient_checkpointing`, of which null has become a choice."""
+
+
+@dataclass(frozen=True)
 class Way:
     """A way to load and train the model."""
 
@@ -115,9 +127,8 @@ def require_training(
     train: OptimizationConfig,
     *,
     may_refuse: bool = True,
-) -> tuple[str, int | None]:
-    """The estimate in words, for batches of the `longest` row; and `train.tokens_per_batch`, of which `auto` has become
-    what fits.
+) -> Fit:
+    """The estimate for batches of the `longest` row, and what the settings that it decides on have become.
 
     With a warning where it is too much and not `may_refuse`, or where halving batches helps.
 
@@ -126,7 +137,7 @@ def require_training(
     """
     if longest is None:  # the ledger will say why
         require_weights(config, model_config, device, trainer)
-        return "not estimated, for no row could be read", tokens_limit(train)
+        return Fit("not estimated, for no row could be read", tokens_limit(train), bool(train.gradient_checkpointing))
     row, sample = longest
     training = Training(
         row,
@@ -134,7 +145,7 @@ def require_training(
         train.optimizer,
         mixed=trainer.precision.endswith("mixed"),
         eager=attention_kernel(config, device) == "eager",
-        checkpointing=train.gradient_checkpointing,
+        checkpointing=bool(train.gradient_checkpointing),
         keeps_pages=device.type == "cpu" and not train.gradient_checkpointing,
     )
     way, anatomy = Way(config.quantization, training), Anatomy(config, model_config, shares=shares_of(trainer))
@@ -151,6 +162,12 @@ def require_training(
             return make_family(limited, source, model_config).encode(sample)
         return None
 
+    chosen = ""
+    # Ranks that share out layers have to call them equally often, and each sees its own memory.
+    may_choose = train.gradient_checkpointing is None and anatomy.can_checkpoint and shares_of(trainer) == 1
+    if may_choose and estimated(way.with_rows(1)).total > free:
+        training = checkpointed(training)
+        way, chosen = replace(way, training=training), ", with train.gradient_checkpointing=true, as no row fits without"
     tokens = tokens_limit(train)
     if train.tokens_per_batch == AUTO:
         fits = (n for n in range(training.rows, 1, -1) if estimated(way.with_rows(n)).total <= FILLED * free)
@@ -159,20 +176,27 @@ def require_training(
     needed = estimated(way)
     if needed.total <= free:
         each = f" on each of {shares} devices" if (shares := shares_of(trainer)) > 1 else ""
-        return f"about {in_words(needed, training)}{each}, of {gib(free)} free on {device}", tokens
+        words = f"about {in_words(needed, training)}{each}, of {gib(free)} free on {device}{chosen}"
+        return Fit(words, tokens, training.checkpointing)
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
     one_row = estimated(way.with_rows(1))
     if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
         ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
-        return f"about {in_words(needed, training)}, more than the {gib(free)} free on {device}{ways}", tokens
+        words = f"about {in_words(needed, training)}{chosen}, more than the {gib(free)} free on {device}{ways}"
+        return Fit(words, tokens, training.checkpointing)
     advice = "what would fit: " + "; ".join(fitting)
     if not fitting:
         largest = anatomy.parameters * free / needed.total
         advice = f"no setting would do: take a larger device, or a model of about {largest / 1e6:,.1f} M parameters"
     raise ConfigError(
-        f"memory: Expected about {in_words(needed, training)}, got {gib(free)} free on {device}; {advice}; if that is "
-        "wrong, trainer.memory_gib says how much there is"
+        f"memory: Expected about {in_words(needed, training)}{chosen}, got {gib(free)} free on {device}; {advice}; if "
+        "that is wrong, trainer.memory_gib says how much there is"
     )
+
+
+def checkpointed(training: Training) -> Training:
+    """The same with activations that are computed again."""
+    return replace(training, checkpointing=True, keeps_pages=False)
 
 
 Setting = Callable[[Way], Sequence[Way]]
@@ -188,10 +212,9 @@ def settings(anatomy: Anatomy, smaller: Callable[[int], EncodedRow | None]) -> l
         return [way.but(f"train.rows_per_batch={count}", replace(way.training, rows=count)) for count in fewer]
 
     def checkpointing(way: Way) -> list[Way]:
-        if way.training.checkpointing:
+        if way.training.checkpointing or not anatomy.can_checkpoint:
             return []
-        training = replace(way.training, checkpointing=True, keeps_pages=False)
-        return [way.but("train.gradient_checkpointing=true", training)]
+        return [way.but("train.gradient_checkpointing=true", checkpointed(way.training))]
 
     def four_bit(way: Way) -> list[Way]:
         if way.quantization.mode in (QuantizationMode.nf4, QuantizationMode.fp4) or "language" in anatomy.full:

@@ -85,6 +85,7 @@ class Anatomy:
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: {config.path!r} gives no model ({error}); use another one") from error
         model.requires_grad_(False)
+        self.can_checkpoint: bool = model.supports_gradient_checkpointing
         self.config, self.model_config, self.shares = config, model_config, shares
         self.full: set[Part] = set(tuned_parts(config.train, Tuning.full)) if adapters else set()
         self.alive = self.full | set(tuned_parts(config.train, Tuning.lora))

@@ -15,19 +15,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.lora import part_of
+from vlmft.models.lora import layer_lists
 from vlmft.models.ranks import n_ranks
 
 
 def language_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Those of the language part, in order: the members of its outermost lists of modules."""
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and part_of(name) == "language"
-    ]
-    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    return [layer for name in outermost for layer in model.get_submodule(name).children()]
+    """Those of the language part, in order."""
+    return [layer for layers in layer_lists(model) for layer in layers]
 
 
 def shard(model: PreTrainedModel, device: torch.device) -> None:

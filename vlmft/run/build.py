@@ -84,6 +84,8 @@ class Built(LoadedModel):
     data: VLMDataModule
     tokens_per_batch: int | None = None
     """`train.tokens_per_batch`, of which `auto` has become a number."""
+    checkpointing: bool = False
+    """`train.gradient_checkpointing`, of which null has become a choice."""
 
     def answerer(self, evaluation: EvaluationConfig, poll: Callable[[], None] = lambda: None) -> Answerer:
         """Generation with this model, whatever adapter state it is in; `poll` is called before each batch."""
@@ -196,25 +198,26 @@ def build(
     if data_config.max_new_tokens == 0:
         data.config = replace(data_config, max_new_tokens=tokens_for_answers(data))
         say(f"  data.max_new_tokens = {data.config.max_new_tokens}  (a quarter more than the longest reference)")
-    tokens = None
+    tokens, checkpointing = None, False
     if train is None:
         require_weights(model_config, hf_config, device, trainer)
     else:
         longest = longest_row(data)
-        estimate, tokens = require_training(
+        fit = require_training(
             model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
         )
-        say(f"  memory: {estimate}")
+        tokens, checkpointing = fit.tokens_per_batch, fit.checkpointing
+        say(f"  memory: {fit.words}")
     whole_elsewhere = is_shared_out(trainer) and model_config.quantization.mode == QuantizationMode.none
     place = torch.device("cpu") if whole_elsewhere else device
     base = load_model(model_config, source, hf_config, device, seed, place)
     model = lora.attach(base, model_config, seed) if adapters else base
-    if train is not None and train.gradient_checkpointing:
+    if checkpointing:
         lora.checkpoint_language(base)
     family.cache = feature_cache(base, family, cache) if cache is not None else None
     if FORKS and device.type == "cpu" and torch.get_num_threads() == 1 and is_frozen(base):
         family.seeing = base  # workers have one thread, too: the same bits
-    return Built(model_config, source, family, model, device, seed, data, tokens)
+    return Built(model_config, source, family, model, device, seed, data, tokens, checkpointing)
 
 
 def share_out(built: Built, trainer: TrainerConfig) -> None:

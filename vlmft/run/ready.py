@@ -25,6 +25,7 @@ from vlmft.run.rows import MANIFEST_FILE, keep_manifest, require_same_rows
 from vlmft.run.usable import refuse_unusable
 from vlmft.training.checkpoint import steps_in
 from vlmft.training.interruption import StopRequest
+from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 
 DRY_RUN_ROWS = 16
 
@@ -56,6 +57,7 @@ def build_for(config: TrainConfig, dataset: Dataset | None, ledger: Ledger | Non
             cache=config.cache,
         )
         share_out(built, config.trainer)
+    (give_back_freed_pages if built.checkpointing else keep_freed_pages)()
     if config.trainer.fast_dev_run:
         built.data.ids["test"] = built.data.ids["test"][:DRY_RUN_ROWS]
     return built

@@ -66,7 +66,6 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Path:
         BadRowError: as the ledger says; it is then all that there is of the run.
         SystemExit: 143 after SIGTERM, 130 after Ctrl-C; what was done is stored.
     """
-    (give_back_freed_pages if config.train.gradient_checkpointing else keep_freed_pages)()
     quiet_libraries()
     apply_extras(config)
     plan = resolved(with_batch_limits(config))

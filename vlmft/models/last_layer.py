@@ -1,0 +1,74 @@
+"""The last layer of the language part, computed only at the tokens whose logits are asked for.
+
+Other tokens give it keys and values. What follows of them, queries, the projection of what was attended to and the MLP,
+is per token and read by nobody. Of `n` layers that is nearly an n-th of the work: the logits and all gradients are
+those of the whole layer, up to rounding (and up to dropout, which draws for fewer tokens).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from vlmft.models.lora import layer_lists
+
+PER_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
+"""Modules of a layer whose output at a token depends on that token's input alone, and is needed at that token alone.
+A layer that calls them otherwise (one matrix for queries, keys and values) computes all tokens."""
+
+_last: WeakKeyDictionary[torch.nn.Module, torch.nn.Module | None] = WeakKeyDictionary()
+"""Model -> its last layer; None where it is not known which that is."""
+
+
+@contextlib.contextmanager
+def last_layer_at(model: torch.nn.Module, keep: torch.Tensor | None) -> Iterator[None]:
+    """Within it, calls of `model` compute the last layer where `keep` (B, T) bool is True; None: at the last token of
+    each row, whose next one is generated. Does nothing where the layer is computed again in the backward pass, which
+    comes later.
+    """
+    if model not in _last:
+        lists = layer_lists(model)
+        # Two lists take turns (IDEFICS: each fourth layer follows one of another list), which config.json does not say.
+        _last[model] = lists[0][-1] if len(lists) == 1 else None
+    layer = _last[model]
+    if layer is None or getattr(layer, "gradient_checkpointing", False):
+        yield
+        return
+    chosen = keep.flatten().nonzero().squeeze(1) if keep is not None else None
+    modules = [module for name, module in layer.named_modules() if name in PER_TOKEN]
+    hooks = [hook for module in modules for hook in _narrow(module, keep, chosen)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _narrow(module: torch.nn.Module, keep: torch.Tensor | None, chosen: torch.Tensor | None) -> list[Any]:
+    shape: torch.Size | None = None
+    index = chosen
+
+    def before(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        nonlocal shape, index
+        hidden = arguments[0]
+        shape = hidden.shape if hidden.dim() == 3 and hidden.shape[1] > 1 else None
+        if shape is None or (keep is not None and shape[:2] != keep.shape):
+            shape = None
+            return None
+        if keep is None:
+            index = torch.arange(1, shape[0] + 1, device=hidden.device) * shape[1] - 1
+        return (hidden.flatten(0, 1)[index].unsqueeze(0), *arguments[1:])
+
+    def after(_: torch.nn.Module, __: Any, output: Any) -> Any:
+        if shape is None or index is None:
+            return None
+        narrow, *others = output if isinstance(output, tuple) else (output,)
+        whole = narrow.new_zeros(shape[0] * shape[1], narrow.shape[-1]).index_copy(0, index, narrow.flatten(0, -2))
+        whole = whole.unflatten(0, shape[:2])
+        return (whole, *others) if others else whole
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
