@@ -181,6 +181,8 @@ def _streaming_contradictions(config: schema.TrainConfig) -> Iterator[str]:
 
 
 def _sharding_contradictions(config: schema.TrainConfig) -> Iterator[str]:
+    if config.trainer.strategy == "fsdp" and config.train.compile:
+        yield "train.compile: Expected trainer.strategy=ddp or auto beside it, got fsdp, which swaps a layer's weights"
     if config.trainer.strategy == "fsdp" and config.model.train.language == schema.Tuning.full:
         yield "trainer.strategy: Expected ddp for model.train.language=full, got fsdp, which shards frozen layers alone"
 

@@ -34,6 +34,7 @@ from vlmft.data.make import read_shots
 from vlmft.evaluation.predict import Answerer
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models import lora
+from vlmft.models.compiled import compile_language
 from vlmft.models.family import make_family
 from vlmft.models.feature_cache import is_frozen
 from vlmft.models.load import computes_in_bf16, load_model, load_source
@@ -214,6 +215,8 @@ def build(
     model = lora.attach(base, model_config, seed) if adapters else base
     if checkpointing:
         lora.checkpoint_language(base)
+    if train is not None and train.compile:
+        compile_language(base)
     family.cache = feature_cache(base, family, cache) if cache is not None else None
     if FORKS and device.type == "cpu" and torch.get_num_threads() == 1 and is_frozen(base):
         family.seeing = base  # workers have one thread, too: the same bits

@@ -49,6 +49,7 @@ OUTSIDE_THE_HASH = (
 ROUNDING = (
     ("train", "rows_per_batch"),
     ("train", "tokens_per_batch"),
+    ("train", "compile"),
     ("evaluation", "tokens_per_batch"),
     ("trainer", "threads"),
     ("trainer", "devices"),
