@@ -10,10 +10,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -26,12 +28,14 @@ from vlmft.data.datasets.chartqa import ChartQA
 from vlmft.data.datasets.columns import Columns
 from vlmft.data.datasets.imagefolder import ImageFolder
 from vlmft.data.datasets.messages import Messages
+from vlmft.data.images import image_from_bytes
 from vlmft.data.ledger import Ledger
-from vlmft.data.survey import cache, image_hashes
+from vlmft.data.splits import all_ids
+from vlmft.data.survey import cache, facts, image_hashes, near_duplicates
 from vlmft.data.survey.card import SplitCard
-from vlmft.data.survey.facts import sources_of, survey
+from vlmft.data.survey.facts import Facts, Reading, sources_of, survey
 from vlmft.data.survey.survey import Survey, survey_splits
-from vlmft.sample import BadRowError, Sample, Split
+from vlmft.sample import BadRowError, Message, Prompt, Sample, Split
 
 OLD_NS = 1_700_000_000 * 10**9
 
@@ -467,3 +471,39 @@ def test_two_writers_killed_at_any_moment_leave_a_whole_store(kept: Path) -> Non
     store = cache.Store()
     found = store.values([f"/no/{number}.png" for number in stored], list(map(str, stored)))
     assert len(stored) > 4 and found == [number.to_bytes(32, "big") for number in stored]
+
+
+def test_images_in_rows_are_decoded_by_threads_to_the_same_facts(
+    kept: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each picture once, whichever thread is first; one that cannot be decoded is named in each of its rows."""
+    pictures = [(rows.parent / f"{shade}.bmp").read_bytes() for shade in range(10)]
+    pictures[3] = pictures[3][:40]
+    threads = set[int]()
+
+    class Stored(Columns):
+        def to_sample(self, record: Any) -> Sample:
+            sample = super().to_sample(record)
+            number = int(sample.id.rpartition("/")[2])
+            image = image_from_bytes(pictures[number % 10], f"picture {number}")
+            return replace(sample, prompt=Prompt((Message("user", (image, "?")),)))
+
+    def found() -> Facts:
+        dataset = Stored(path=str(rows))
+        return survey(dataset, all_ids(dataset.index()), sample_of(dataset))
+
+    def looked(picture: PIL.Image.Image) -> bytes:
+        threads.add(threading.get_ident())
+        return near_duplicates.look(picture)
+
+    monkeypatch.setattr(facts, "look", looked)
+    by_threads = found()
+    assert threads and threading.get_ident() not in threads
+    threads.clear()
+    monkeypatch.setattr(Reading, "decode", lambda *_: None)
+    alone = found()
+    assert threads == {threading.get_ident()}
+    assert by_threads.bad == alone.bad and sorted(alone.bad) == [3, 13, 23, 33] and "picture 13" in alone.bad[13]
+    for name in ("rows", "shows", "contents", "ties"):
+        assert np.array_equal(getattr(by_threads, name), getattr(alone, name)), name
+    assert len(alone) == 40 and len(alone.contents) == 9

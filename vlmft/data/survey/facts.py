@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import pickle
 from array import array
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vlmft.config.progress import Progress
 from vlmft.data.dataset import Dataset, Ids
-from vlmft.data.images import file_of
+from vlmft.data.images import file_of, stored_bytes
 from vlmft.data.ledger import Ledger
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
-from vlmft.data.survey.image_hashes import image_hashes
+from vlmft.data.survey.image_hashes import MOST_THREADS, image_hashes
 from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
 from vlmft.sample import CLASS, GROUP, BadRow, BadRowError, Image, Sample
 
@@ -38,6 +40,8 @@ ROW = np.dtype([(name, "<i8") for name in NUMBERS])
 * text_bytes: in UTF-8, of all texts of the prompt and of the answer; no tokenizer makes more tokens of them.
 * marked: which of `MARKS` occur in a text of the row, as in `marks_in`.
 """
+ROWS_AT_ONCE = 64
+"""Rows whose images are decoded together."""
 MARKS = ("<", "[")
 """Every special token of a model contains one of these: a text without it does not contain the token."""
 
@@ -166,7 +170,7 @@ class Reading:
     digests: dict[bytes, int] = field(default_factory=dict)
     bad: dict[int, str] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
-    """Loaders of images that are not in files of their own -> their `LOOK`."""
+    """Images that are not in files of their own, by what `_key` says -> their `LOOK`."""
 
     def add(self, sample: Sample) -> None:
         """Raises BadRowError where an image stored in its row cannot be decoded."""
@@ -190,6 +194,15 @@ class Reading:
         }
         self.rows.extend(numbers[name] for name in NUMBERS)
 
+    def decode(self, samples: Iterable[Sample | str], pool: Executor) -> None:
+        """Looks at the images that are stored in these rows, several at once: Pillow lets threads run. What cannot be
+        decoded is left to `add`, which says in which row it is. Drawn images and those of a user's own loader, which
+        may not be made for threads, are left to it, too."""
+        images = [image for sample in samples if isinstance(sample, Sample) for image in sample.prompt.images]
+        new = {key: image for image in images if stored_bytes(image) and (key := _key(image)) not in self.seen}
+        looks = zip(new, pool.map(_look_or_none, new.values()), strict=True)
+        self.seen |= {key: found for key, found in looks if found is not None}
+
     def refuse(self, reason: str) -> None:
         self.bad[len(self)] = reason
         self.rows.extend([0] * len(NUMBERS))
@@ -201,10 +214,10 @@ class Reading:
         file = file_of(image)
         if file is not None:
             return self.files.setdefault(str(file), len(self.files))
-        loader = hashlib.sha256(pickle.dumps(image.load)).digest()
-        if loader not in self.seen:
-            self.seen[loader] = look(image.load())
-        return -1 - self.digests.setdefault(self.seen[loader], len(self.digests))
+        key = _key(image)
+        if key not in self.seen:
+            self.seen[key] = look(image.load())
+        return -1 - self.digests.setdefault(self.seen[key], len(self.digests))
 
     def _text(self, sample: Sample) -> int:
         digest = bytes.fromhex(sample.prompt.sha256).ljust(LOOK.itemsize, b"\0")
@@ -275,16 +288,38 @@ class FactsOfRows:
 
 
 def _read(rows: Ids, sample_of: SampleOf, poll: Poll) -> Reading:
-    found = Reading()
-    with Progress("rows read", len(rows)) as progress:
-        for row_id in rows:
-            poll()
-            try:
-                found.add(sample_of(row_id))
-            except BadRowError as error:
-                found.refuse(str(error))
-            progress.advance()
+    found, ids = Reading(), iter(rows)
+    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    with Progress("rows read", len(rows)) as progress, ThreadPoolExecutor(threads) as pool:
+        while some := [_sample_or_reason(row_id, sample_of, poll) for row_id in itertools.islice(ids, ROWS_AT_ONCE)]:
+            found.decode(some, pool)
+            for sample in some:
+                try:
+                    found.add(sample) if isinstance(sample, Sample) else found.refuse(sample)
+                except BadRowError as error:
+                    found.refuse(str(error))
+                progress.advance()
     return found
+
+
+def _sample_or_reason(row_id: str, sample_of: SampleOf, poll: Poll) -> Sample | str:
+    poll()
+    try:
+        return sample_of(row_id)
+    except BadRowError as error:
+        return str(error)
+
+
+def _key(image: Image) -> bytes:
+    """Equal where two images are: what identifies the bytes that are stored in a row, or what loads any other."""
+    return image.identity.encode() if stored_bytes(image) else hashlib.sha256(pickle.dumps(image.load)).digest()
+
+
+def _look_or_none(image: Image) -> bytes | None:
+    try:
+        return look(image.load())
+    except BadRowError:
+        return None
 
 
 def seen(arrays: Arrays, poll: Poll = lambda: None) -> Facts:
