@@ -421,7 +421,10 @@ def header(has_four: bool, device: str) -> str:
 def published(names: Sequence[str], variants: Sequence[str], folder: Path) -> list[str]:
     """Rows of a table: FLOPs of a step of one row at the published sizes, where nothing is scaled. A step takes
     minutes on a CPU, so that times are not measured; ends the program where losses differ."""
-    lines = ["| published size | | GFLOP of a row, cold / warm | times more than vlmft with its cache |\n|---|---|---|---|"]
+    lines = [
+        "| published size | | GFLOP of a row, cold / warm | times that of vlmft with its cache |",
+        "|---" * 4 + "|",
+    ]
     write_rows(folder / "rows", 1, 1)
     for name in names:
         save_model(REAL[name], folder / name, "cpu")
@@ -430,7 +433,7 @@ def published(names: Sequence[str], variants: Sequence[str], folder: Path) -> li
         for variant, measured in found.items():
             far = max(abs(a - b) / abs(b) for a, b in zip(measured.losses, expected, strict=True))
             if not far <= TOLERANCE["cpu"]:
-                sys.exit(f"{name}: losses of {variant} differ by {far:.1e}, so that the work is not the same training's")
+                sys.exit(f"{name}: losses of {variant} differ by {far:.1e}: it is another training")
             giga = " / ".join(f"{n / 1e9:,.0f}" for n in measured.flops)
             more = " / ".join(f"{n / mine:.1f}" for n, mine in zip(measured.flops, ours, strict=True))
             lines.append(f"| {name} | {variant} | {giga} | {more} |")

@@ -61,6 +61,7 @@ IMPORTS_BY_NAME = ("config/check.py",)
 TAKES_KEYWORDS = {
     ("training/module.py", "state_dict"): "Lightning's signature",
     ("training/tracking.py", "log_hyperparams"): "Lightning's signature",
+    ("models/compiled.py", "_either"): "any decoder layer's signature",
     ("models/families/moondream2/architecture.py", "__post_init__"): "transformers' signature of configs",
     ("models/placeholders.py", "process_images"): "transformers' signature of processors",
     ("models/processor.py", "__init__"): "transformers' signature of processors",

@@ -29,9 +29,9 @@ def small() -> Shapes:
 
 def test_default_index() -> None:
     index = Shapes().index()
-    assert {split: len(rows) for split, rows in index.items()} == {"train": 12_000, "val": 200, "test": 500}
+    assert {split: len(rows) for split, rows in index.items()} == {"train": 6_000, "val": 200, "test": 500}
     assert index["train"][12] == "shapes/A/train/000012"
-    assert len({row for rows in index.values() for row in rows}) == 12_700
+    assert len({row for rows in index.values() for row in rows}) == 6_700
 
 
 def test_sample_form(small: Shapes) -> None:

@@ -1,4 +1,4 @@
-"""train.compile: loss and gradients of the model as it is, one graph for all layers, and answers that it does not touch."""
+"""train.compile: loss and gradients of the model as it is, one graph for layers alike, answers that it leaves alone."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_without_a_compiler_or_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"train\.compile: Expected layers in this model's language part"):
         compile_language(torch.nn.Linear(2, 2))
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"train\.compile: .* needs a C\+\+ compiler, and none is found; install g\+\+"):
+    with pytest.raises(ConfigError, match=r"train\.compile: .* needs a C\+\+ compiler"):
         compile_language(torch.nn.Linear(2, 2))
 
 

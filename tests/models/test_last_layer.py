@@ -1,4 +1,4 @@
-"""The last layer at the tokens whose logits are asked for: logits, gradients and answers of the whole layer, for less."""
+"""The last layer at the tokens whose logits are asked for: loss, gradients and answers of the whole layer, for less."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tiny_models import MODELS, Tiny
 from tests.models.test_shared_images import MANY, assert_equal, encoded, loss_and_gradients, to_train

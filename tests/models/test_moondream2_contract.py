@@ -356,7 +356,8 @@ def test_gradient_checkpointing_changes_nothing(
         model.zero_grad()
         family.forward(model, one, features, one.keep).sum().backward()  # type: ignore[no-untyped-call]
         gradients.append(model.model.text.blocks[0].attn.qkv.weight.grad.clone())
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-6)
+    # Of a sum of logits, up to 1; without checkpointing the last layer leaves tokens out, which rounds otherwise.
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
 def test_saved_model_comes_back(model: PreTrainedModel, tmp_path: Path) -> None:

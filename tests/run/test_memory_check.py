@@ -26,7 +26,10 @@ from vlmft.run.weights import load_base
 
 CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 Compose = Callable[..., TrainConfig]
-SMALL = ("model=tiny", "data=shapes", "data.options.train_rows=16", "trainer=cpu", "model.quantization.mode=none")
+SMALL = (
+    *("model=tiny", "data=shapes", "data.options.train_rows=16", "train.rows_per_step=16"),
+    *("trainer=cpu", "model.quantization.mode=none"),
+)
 
 
 class LoadedError(Exception):

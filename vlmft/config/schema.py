@@ -276,7 +276,7 @@ class OptimizationConfig:
     """Optimiser steps of linear warm-up; null takes warmup_ratio."""
     warmup_ratio: BelowOne = 0.05
     """Share of all optimiser steps, in [0, 1)."""
-    rows_per_step: Count = 16
+    rows_per_step: Count = 8
     """Rows of one optimiser step (one window), over all devices."""
     rows_per_batch: Optional[Count] = None
     """Rows that go through the model at once; null takes rows_per_step. Changes memory and rounding, nothing else."""

@@ -23,7 +23,7 @@ def compile_language(model: torch.nn.Module) -> None:
         ConfigError: no compiler is found, or no layers.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
-        raise ConfigError("train.compile: torch.compile needs a C++ compiler, and none is found; install g++, or leave it")
+        raise ConfigError("train.compile: torch.compile needs a C++ compiler; install g++, or leave it out")
     layers = [layer for layers in layer_lists(model) for layer in layers[:-1]]
     if not layers:
         raise ConfigError("train.compile: Expected layers in this model's language part, found none; leave it out")

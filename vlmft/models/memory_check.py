@@ -162,25 +162,17 @@ def require_training(
             return make_family(limited, source, model_config).encode(sample)
         return None
 
-    chosen = ""
-    # Ranks that share out layers have to call them equally often, and each sees its own memory.
-    may_choose = train.gradient_checkpointing is None and anatomy.can_checkpoint and shares_of(trainer) == 1
-    if may_choose and estimated(way.with_rows(1)).total > free:
-        training = checkpointed(training)
-        way, chosen = replace(way, training=training), ", with train.gradient_checkpointing=true, as no row fits without"
-    tokens = tokens_limit(train)
-    if train.tokens_per_batch == AUTO:
-        fits = (n for n in range(training.rows, 1, -1) if estimated(way.with_rows(n)).total <= FILLED * free)
-        way = way.with_rows(next(fits, 1))
-        training, tokens = way.training, way.training.rows * row.length
-    needed = estimated(way)
+    may = anatomy.can_checkpoint and shares_of(trainer) == 1  # ranks that share layers must call them equally often
+    way, chosen = decided(way, train, lambda other: estimated(other).total, free, may_checkpoint=may)
+    needed, training = estimated(way), way.training
+    tokens = training.rows * row.length if train.tokens_per_batch == AUTO else tokens_limit(train)
     if needed.total <= free:
         each = f" on each of {shares} devices" if (shares := shares_of(trainer)) > 1 else ""
         words = f"about {in_words(needed, training)}{each}, of {gib(free)} free on {device}{chosen}"
         return Fit(words, tokens, training.checkpointing)
     fitting = what_fits(way, settings(anatomy, smaller), lambda other: estimated(other).total, free)
-    one_row = estimated(way.with_rows(1))
-    if not may_refuse or (device.type == "cuda" and one_row.total <= free):  # there, what does not fit is halved
+    halves = device.type == "cuda" and estimated(way.with_rows(1)).total <= free
+    if not may_refuse or halves:
         ways = f"; so that it fits at once: {'; '.join(fitting)}" if fitting else ""
         words = f"about {in_words(needed, training)}{chosen}, more than the {gib(free)} free on {device}{ways}"
         return Fit(words, tokens, training.checkpointing)
@@ -192,6 +184,21 @@ def require_training(
         f"memory: Expected about {in_words(needed, training)}{chosen}, got {gib(free)} free on {device}; {advice}; if "
         "that is wrong, trainer.memory_gib says how much there is"
     )
+
+
+def decided(
+    way: Way, train: OptimizationConfig, bytes_of: Callable[[Way], int], free: int, *, may_checkpoint: bool
+) -> tuple[Way, str]:
+    """The way with what settings that were left open become, and a remark: checkpointing where not one row fits without
+    it, and as many rows at once as fit with a margin."""
+    remark = ""
+    if train.gradient_checkpointing is None and may_checkpoint and bytes_of(way.with_rows(1)) > free:
+        way = replace(way, training=checkpointed(way.training))
+        remark = ", with train.gradient_checkpointing=true, as no row fits without"
+    if train.tokens_per_batch == AUTO:
+        fits = (n for n in range(way.training.rows, 1, -1) if bytes_of(way.with_rows(n)) <= FILLED * free)
+        way = way.with_rows(next(fits, 1))
+    return way, remark
 
 
 def checkpointed(training: Training) -> Training:

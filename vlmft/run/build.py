@@ -204,9 +204,7 @@ def build(
         require_weights(model_config, hf_config, device, trainer)
     else:
         longest = longest_row(data)
-        fit = require_training(
-            model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes
-        )
+        fit = require_training(model_config, source, hf_config, longest, device, trainer, train, may_refuse=not resumes)
         tokens, checkpointing = fit.tokens_per_batch, fit.checkpointing
         say(f"  memory: {fit.words}")
     whole_elsewhere = is_shared_out(trainer) and model_config.quantization.mode == QuantizationMode.none

@@ -42,7 +42,6 @@ from vlmft.run.rows import note_trained_rows
 from vlmft.run.threads import use_threads
 from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
-from vlmft.training.memory import give_back_freed_pages, keep_freed_pages
 from vlmft.training.metrics_file import METRICS_FILE
 from vlmft.training.ranks import check_together, cluster_plugins, is_shared_out, n_processes, start_ranks
 from vlmft.training.targets import require_targets

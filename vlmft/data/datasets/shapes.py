@@ -75,7 +75,7 @@ class Shapes(Dataset):
         min_objects: int = 3,
         max_objects: int = 10,
         image_size: int = 96,
-        train_rows: int = 12_000,
+        train_rows: int = 6_000,
         val_rows: int = 200,
         test_rows: int = 500,
     ) -> None:
