@@ -125,14 +125,14 @@ def main() -> None:
     arguments, settings = parser.parse_known_args()
     stages, windows = Stages(), arguments.windows * arguments.epochs
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [f"data.options.train_rows={16 * arguments.windows}", f"trainer.max_epochs={arguments.epochs}"]
+        sizes = [f"data.options.train_rows={8 * arguments.windows}", f"trainer.max_epochs={arguments.epochs}"]
         folders = [f"output_root={folder}", f"cache.folder={folder}/features"]
         sys.argv = ["train.py", *SETTINGS, *sizes, *folders, *settings]
         sys.path.insert(0, str(ROOT))
         time_stages(stages)
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-    print(f"| {windows} windows of 16 rows, {arguments.epochs} epochs | CPU ms a window | calls |\n|---|---|---|")
+    print(f"| {windows} windows of 8 rows, {arguments.epochs} epochs | CPU ms a window | calls |\n|---|---|---|")
     for stage, seconds in stages.seconds.most_common():
         print(f"| {stage} | {1000 * seconds / windows:.1f} | {stages.calls[stage] / windows:.1f} |")
     print(f"| in all | {1000 * sum(stages.seconds.values()) / windows:.0f} | |")
