@@ -21,7 +21,19 @@ PER_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 A layer that calls them otherwise (one matrix for queries, keys and values) computes all tokens."""
 
 _last: WeakKeyDictionary[torch.nn.Module, torch.nn.Module | None] = WeakKeyDictionary()
-"""Model -> its last layer; None where it is not known which that is."""
+"""Model -> its last layer."""
+
+
+def last_layer(model: torch.nn.Module) -> torch.nn.Module | None:
+    """Of the language part; None where it is not known which that is: of several lists (IDEFICS: each fourth layer
+    follows one of another list) none need be the last to be called."""
+    lists = layer_lists(model)
+    return lists[0][-1] if len(lists) == 1 else None
+
+
+def per_token_modules(layer: torch.nn.Module | None) -> list[torch.nn.Module]:
+    """Those of `PER_TOKEN` that it has."""
+    return [module for name, module in layer.named_modules() if name in PER_TOKEN] if layer is not None else []
 
 
 @contextlib.contextmanager
@@ -31,16 +43,13 @@ def last_layer_at(model: torch.nn.Module, keep: torch.Tensor | None) -> Iterator
     comes later.
     """
     if model not in _last:
-        lists = layer_lists(model)
-        # Two lists take turns (IDEFICS: each fourth layer follows one of another list), which config.json does not say.
-        _last[model] = lists[0][-1] if len(lists) == 1 else None
+        _last[model] = last_layer(model)
     layer = _last[model]
     if layer is None or getattr(layer, "gradient_checkpointing", False):
         yield
         return
     chosen = keep.flatten().nonzero().squeeze(1) if keep is not None else None
-    modules = [module for name, module in layer.named_modules() if name in PER_TOKEN]
-    hooks = [hook for module in modules for hook in _narrow(module, keep, chosen)]
+    hooks = [hook for module in per_token_modules(layer) for hook in _narrow(module, keep, chosen)]
     try:
         yield
     finally:

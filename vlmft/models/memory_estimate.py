@@ -7,6 +7,7 @@ autograd keeps, of each token,
   product, activation function, norm or attention behind it. Some of these are one tensor, norms and residual sums make
   up for that: a layer of Llama's kind keeps 4d + 4q + 4f elements, and this counts 7d + 2q + 2kv + 3f;
 - with eager attention, a row of scores for each head;
+- of the last layer's queries, projection and MLP, those of supervised tokens alone (last_layer.py);
 - with gradient checkpointing, the input of each block, and all of the above for the block that is computed again.
 
 Frozen parts keep nothing: vision takes one block's worth for one image at a time. Logits are of supervised tokens
@@ -27,6 +28,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig, OptimizerName, QuantizationConfig, QuantizationMode, Tuning
+from vlmft.models.last_layer import last_layer, per_token_modules
 from vlmft.models.lora import Part, attach, part_of, trainable, tuned_parts
 from vlmft.sample import EncodedImage, EncodedRow
 
@@ -109,6 +111,10 @@ class Anatomy:
         for name, module in linear.items():
             block = BLOCK.match(name)
             self.blocks[part_of(name)][block[0] if block else name] += module.in_features + module.out_features
+        narrow = [module for part in per_token_modules(last_layer(model)) for module in part.modules()]
+        sizes = [m.in_features + m.out_features for m in narrow if isinstance(m, torch.nn.Linear)]
+        self.of_kept_tokens = sum(sizes)
+        """Elements of the last block of language that are there for tokens whose logits are asked for, alone."""
 
     def estimate(
         self, quantization: QuantizationConfig, dtype: torch.dtype, training: Training | None = None
@@ -145,7 +151,8 @@ class Anatomy:
         blocks = [elements * size + scores for elements in self.blocks["language"].values()]
         if training.checkpointing:
             return float(tokens * (len(blocks) * self.width * size + max(blocks)))
-        return float(tokens * sum(blocks))
+        left_out = tokens - training.rows * training.row.n_supervised
+        return float(tokens * sum(blocks) - left_out * self.of_kept_tokens * size)
 
     def _vision(self, training: Training, dtype: torch.dtype) -> float:
         """Of one image where the part is frozen, of all that go through at once where it is trained."""
