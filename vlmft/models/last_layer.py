@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from vlmft.models.lora import layer_lists
 
@@ -39,8 +40,8 @@ def per_token_modules(layer: torch.nn.Module | None) -> list[torch.nn.Module]:
 @contextlib.contextmanager
 def last_layer_at(model: torch.nn.Module, keep: torch.Tensor | None) -> Iterator[None]:
     """Within it, calls of `model` compute the last layer where `keep` (B, T) bool is True; None: at the last token of
-    each row, whose next one is generated. Does nothing where the layer is computed again in the backward pass, which
-    comes later.
+    each row, whose next one is generated. A `keep` on the host makes no device say how many there are. Does nothing
+    where the layer is computed again in the backward pass, which comes later.
     """
     if model not in _last:
         _last[model] = last_layer(model)
@@ -57,27 +58,27 @@ def last_layer_at(model: torch.nn.Module, keep: torch.Tensor | None) -> Iterator
             hook.remove()
 
 
-def _narrow(module: torch.nn.Module, keep: torch.Tensor | None, chosen: torch.Tensor | None) -> list[Any]:
-    shape: torch.Size | None = None
-    index = chosen
+def _narrow(module: torch.nn.Module, keep: torch.Tensor | None, chosen: torch.Tensor | None) -> list[RemovableHandle]:
+    call: tuple[int, int, torch.Tensor] | None = None
+    """Rows and tokens of the call under way, and the places of its tokens that are computed; None: of all."""
 
     def before(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-        nonlocal shape, index
-        hidden = arguments[0]
-        shape = hidden.shape if hidden.dim() == 3 and hidden.shape[1] > 1 else None
-        if shape is None or (keep is not None and shape[:2] != keep.shape):
-            shape = None
+        nonlocal call
+        hidden, call = arguments[0], None
+        if hidden.dim() != 3 or hidden.shape[1] == 1 or (keep is not None and hidden.shape[:2] != keep.shape):
             return None
-        if keep is None:
-            index = torch.arange(1, shape[0] + 1, device=hidden.device) * shape[1] - 1
-        return (hidden.flatten(0, 1)[index].unsqueeze(0), *arguments[1:])
+        rows, tokens, _width = hidden.shape
+        index = chosen if chosen is not None else torch.arange(1, rows + 1) * tokens - 1
+        call = (rows, tokens, index.to(hidden.device))
+        return (hidden.flatten(0, 1)[call[2]].unsqueeze(0), *arguments[1:])
 
     def after(_: torch.nn.Module, __: Any, output: Any) -> Any:
-        if shape is None or index is None:
+        if call is None:
             return None
+        rows, tokens, index = call
         narrow, *others = output if isinstance(output, tuple) else (output,)
-        whole = narrow.new_zeros(shape[0] * shape[1], narrow.shape[-1]).index_copy(0, index, narrow.flatten(0, -2))
-        whole = whole.unflatten(0, shape[:2])
+        whole = narrow.new_zeros(rows * tokens, narrow.shape[-1]).index_copy(0, index, narrow.flatten(0, -2))
+        whole = whole.unflatten(0, (rows, tokens))
         return (whole, *others) if others else whole
 
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]

@@ -170,12 +170,13 @@ class VLMModule(AnsweringModule):
 
     def loss_sum(self, batch: Batch) -> torch.Tensor:
         """Summed cross-entropy over the supervised tokens of a batch: scalar fp32."""
-        targets = batch.targets.to(self.device)  # found on the host: a device would have to say how many there are
+        # Found on the host: a device would have to say how many there are.
+        keep, targets = batch.keep, batch.targets.to(self.device)
         batch = batch.to(self.device)
         features = self.family.image_features(
             self.base, batch.images, grad=self.vision_grad and torch.is_grad_enabled()
         )
-        logits = self.family.forward(self.base, batch, features, batch.keep)
+        logits = self.family.forward(self.base, batch, features, keep)
         return summed_cross_entropy(logits, targets)
 
     def window_backward(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
