@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmft.metrics.json_match import read_json, unfenced
+from vlmft.metrics.json_match import read_json, read_reference, unfenced
 from vlmft.metrics.json_values import Kind, kind_of, shown_as, similarity
 from vlmft.metrics.score import Score, expect_references
 from vlmft.metrics.table import Row, Table, expect_rows
@@ -100,7 +100,7 @@ def compared(prediction: str, references: Sequence[str]) -> tuple[list[Field], s
     """The fields of the reference that fits best with those of the answer, and the answer without its fence and line
     breaks; None, with all fields missing, where it is no JSON. Raises ValueError as `json_fields`."""
     expect_references(references)
-    golds = [_reference(text) for text in references]
+    golds = [read_reference(text, "anls") for text in references]
     answer = unfenced(prediction)
     try:
         value = read_json(answer)
@@ -146,13 +146,6 @@ def totals_by_field(found: Sequence[tuple[Sequence[Field], str | None]]) -> dict
             by_name.setdefault(field.name, []).append(field)
     known = {name: some for name, some in by_name.items() if any(field.gold is not None for field in some)}
     return {name: Totals().add(some) for name, some in known.items()}
-
-
-def _reference(text: str) -> Any:
-    try:
-        return read_json(text)
-    except ValueError as error:
-        raise ValueError(f"Expected JSON as reference, got {text[:60]!r}; score texts with anls") from error
 
 
 def _fields(gold: Any, answer: Any, place: str, depth: int = 0) -> Iterator[Field]:

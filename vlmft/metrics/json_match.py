@@ -21,7 +21,7 @@ def json_match(prediction: str, references: Sequence[str]) -> Score:
     Raises ValueError without references, or where one is no JSON.
     """
     expect_references(references)
-    golds = [_reference(text) for text in references]
+    golds = [read_reference(text, "exact_match") for text in references]
     answer = unfenced(prediction)
     try:
         value = read_json(answer)
@@ -39,7 +39,7 @@ def unfenced(text: str) -> str:
 def read_json(text: str) -> Any:
     """The value of `text`, its numbers exact; raises ValueError where it is no JSON, also for depths nobody means."""
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_refuse)
+        return json.loads(text, parse_float=Decimal, parse_constant=refuse_constant)
     except (RecursionError, InvalidOperation) as error:
         raise ValueError(f"Expected JSON, got {text[:40]!r}") from error
 
@@ -55,15 +55,19 @@ def is_json_container(text: str) -> bool:
     return True
 
 
-def _refuse(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
+    """For NaN and the infinities, which Python's parser would take; raises ValueError."""
     raise ValueError(f"{constant} is no JSON")
 
 
-def _reference(text: str) -> Any:
+def read_reference(text: str, other: str) -> Any:
+    """As `read_json`; the error names a metric for what is no JSON."""
     try:
         return read_json(text)
     except ValueError as error:
-        raise ValueError(f"Expected JSON as reference, got {text[:60]!r}; score texts with exact_match") from error
+        raise ValueError(
+            f"Expected JSON as reference, got {text[:60]!r}; score texts with {other}"
+        ) from error
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from vlmft.config.check import ConfigError
 from vlmft.data.sources.roles import shown
 from vlmft.data.sources.text import WrittenFloat
-from vlmft.metrics.json_match import unfenced
+from vlmft.metrics.json_match import refuse_constant, unfenced
 from vlmft.metrics.json_schema import errors_of, schema_error
 from vlmft.sample import BadRowError
 
@@ -126,7 +126,7 @@ def read_answer(field: str, value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(
-                unfenced(value), parse_float=WrittenFloat, parse_constant=_refuse, object_pairs_hook=_once
+                unfenced(value), parse_float=WrittenFloat, parse_constant=refuse_constant, object_pairs_hook=_once
             )
         except (ValueError, RecursionError) as error:
             raise BadRowError(f"Expected JSON as {field}, got {shown(value)} ({error}); mend the row") from error
@@ -145,10 +145,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in names if names.count(key) > 1)!r} stands twice in an object")
     return found
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _scalar(value: Any) -> str:
