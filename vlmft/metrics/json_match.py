@@ -65,9 +65,7 @@ def read_reference(text: str, other: str) -> Any:
     try:
         return read_json(text)
     except ValueError as error:
-        raise ValueError(
-            f"Expected JSON as reference, got {text[:60]!r}; score texts with {other}"
-        ) from error
+        raise ValueError(f"Expected JSON as reference, got {text[:60]!r}; score texts with {other}") from error
 
 
 def _equal(first: Any, second: Any) -> bool:
