@@ -423,7 +423,7 @@ def published(names: Sequence[str], variants: Sequence[str], folder: Path) -> li
     about one image, which are four times one row for TRL. A step takes minutes on a CPU, so that times are not
     measured; ends the program where losses differ."""
     lines = [
-        "| published size | | GFLOP of a row, cold / warm | times that of vlmft with its cache | the same, 4 questions |",
+        "| published size | | GFLOP of a row, cold / warm | times vlmft with its cache | the same, 4 questions |",
         "|---" * 5 + "|",
     ]
     write_rows(folder / "rows", 1, 1)
