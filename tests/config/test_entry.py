@@ -38,9 +38,9 @@ def expect_one_line(stderr: str) -> str:
 COMMANDS = {
     "train": [
         (["--help"], 0, "python train.py"),
-        (["--cfg", "job"], 0, "rows_per_step: 16"),
-        (["--cfg", "all", "--resolve"], 0, "rows_per_step: 16"),
-        (["--cfg", "job", "--package", "train"], 0, "rows_per_step: 16"),
+        (["--cfg", "job"], 0, "rows_per_step: 8"),
+        (["--cfg", "all", "--resolve"], 0, "rows_per_step: 8"),
+        (["--cfg", "job", "--package", "train"], 0, "rows_per_step: 8"),
         (["--cfg", "hydra"], 0, "launcher:"),
         (["--cfg", "job", "trainer.precision=64-true"], 2, "trainer.precision: Expected auto, 32-true, bf16-mixed or"),
         (["--cfg", "all", "train.lr=-1"], 2, "train.lr: Expected a number > 0, got -1"),

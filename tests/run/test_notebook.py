@@ -54,7 +54,7 @@ def test_the_page_is_short() -> None:
 def test_the_page_runs_on_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_page(smaller)
-    assert names["trainer"].global_step == 2
+    assert names["trainer"].global_step == 4
     assert names["result"].n == len(names["tuned"]) == len(names["untuned"]) == 8
     assert f"{names['result'].second_value:.1%}, " in capsys.readouterr().out
 

@@ -201,7 +201,7 @@ def test_a_stopped_sweep_stops_its_job_and_goes_on(number: int, code: int, tmp_p
 def test_real_jobs_with_a_failing_one_and_finished_trackers(tmp_path: Path) -> None:
     """Six runs, three with a layer name that matches nothing; the others have an offline W&B run of their own."""
     settings = (
-        "model=tiny", "data=shapes", "data.options.train_rows=32", "data.limit_val=16", "trainer.max_steps=2",
+        "model=tiny", "data=shapes", "data.options.train_rows=16", "data.limit_val=16", "trainer.max_steps=2",
         "preflight=false", "logger.mode=offline", "logger.init_timeout_seconds=120", "train.lr=1e-3,2e-3,3e-3",
         "model.lora.target_modules=[q_proj],[nope]",
     )  # fmt: skip

@@ -225,7 +225,7 @@ def test_training_and_evaluation_without_a_clone(command: str, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_sweep_without_a_clone(tmp_path: Path) -> None:
-    small = ["data.options.train_rows=16", "data.options.val_rows=4", "trainer.max_steps=1", "logger=none"]
+    small = ["data.options.train_rows=8", "data.options.val_rows=4", "trainer.max_steps=1", "logger=none"]
     command = [sys.executable, "-m", "vlmft", "train", "-m", "train.lr=1e-3,2e-3", *small, f"output_root={tmp_path}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
