@@ -15,8 +15,9 @@ from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig
 from vlmft.models import lora
 from vlmft.models.load import load_model, load_source
+from vlmft.models.lora import language_layers
 from vlmft.models.memory_estimate import Anatomy
-from vlmft.models.sharding import is_sharded, language_layers, shard, without_gradients
+from vlmft.models.sharding import is_sharded, shard, without_gradients
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.tiny_models import MODELS, Tiny, make_louder
 from tests.models.tiny_folders import drawn, loaded
-from vlmft.models import shared_images
+from vlmft.models import last_layer, shared_images
 from vlmft.models.family import GenericFamily
 from vlmft.models.lora import part_of
 from vlmft.models.shared_images import SharedRow
@@ -153,8 +153,9 @@ def test_few_shot_rows_share_up_to_the_last_image_only(small: Model) -> None:
     assert family.share(rows, model, MANY, MANY) == (sorted(rows, key=lambda row: (row.length, row.id)), [])
 
 
-def test_the_same_images_are_counted_once(small: Model) -> None:
-    """Matrix multiplications of the language part grow with tokens: four questions cost less than two rows."""
+def test_the_same_images_are_counted_once(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix multiplications of whole layers grow with tokens: four questions cost less than two rows."""
+    monkeypatch.setattr(last_layer, "per_token_modules", lambda layer: [])
     family, model = small
     image = picture(96, 96, 1)
     rows = [family.encode(Sample(str(i), Prompt((Message("user", (image, f"{i}?")),)), "a", ("a",))) for i in range(4)]
@@ -169,9 +170,8 @@ def test_the_same_images_are_counted_once(small: Model) -> None:
 
     separate, together = family.collate(rows, "right", model), family.collate_shared([unit], model)
     n_tokens = separate.input_ids.numel() / together.input_ids.numel()
-    assert (
-        n_tokens > 1.5 and flops(separate) / flops(together) > 1.25
-    )  # the language model's head sees as many as before
+    # The language model's head sees as many as before.
+    assert n_tokens > 1.5 and flops(separate) / flops(together) > 1.4
 
 
 def test_other_attention_takes_separate_rows(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:

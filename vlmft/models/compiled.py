@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vlmft.config.check import ConfigError
-from vlmft.models.lora import layer_lists
+from vlmft.models.lora import language_layers, last_layer
 
 
 def compile_language(model: torch.nn.Module) -> None:
@@ -24,7 +24,8 @@ def compile_language(model: torch.nn.Module) -> None:
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
         raise ConfigError("train.compile: torch.compile needs a C++ compiler; install g++, or leave it out")
-    layers = [layer for layers in layer_lists(model) for layer in layers[:-1]]
+    last = last_layer(model)
+    layers = [layer for layer in language_layers(model) if layer is not last]
     if not layers:
         raise ConfigError("train.compile: Expected layers in this model's language part, found none; leave it out")
     for layer in layers:

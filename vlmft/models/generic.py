@@ -317,7 +317,8 @@ class GenericFamily(ProcessorCalls):
         return image_features(model, images, grad=grad, see=self._see_missing, cache=cache)
 
     def _with_feature(self, image: EncodedImage) -> EncodedImage:
-        (feature,) = image_features(self.seeing, [image], grad=False, see=self.see)  # type: ignore[arg-type]
+        assert self.seeing is not None
+        (feature,) = image_features(self.seeing, [image], grad=False, see=self.see)
         return replace(image, feature=feature.numpy())
 
     def _see_missing(self, model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
@@ -367,12 +368,11 @@ class GenericFamily(ProcessorCalls):
         inner: Any = model.base_model
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # trap: a text-only batch would take over the last batch's offsets
-        settings = greedy(max_new_tokens, self.end_id, self.pad_id, self.suppressed_ids)
         with own_settings_set_aside(model), last_layer_at(model, None):
             output = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=settings,
+                generation_config=greedy(max_new_tokens, self.end_id, self.pad_id, self.suppressed_ids),
                 past_key_values=past,
                 **self.seen(model, batch, features, generation=True),
                 **batch.token_arrays,

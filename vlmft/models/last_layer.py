@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from vlmft.models.lora import layer_lists
+from vlmft.models.lora import last_layer
 
 PER_TOKEN = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 """Modules of a layer whose output at a token depends on that token's input alone, and is needed at that token alone.
@@ -23,13 +23,6 @@ A layer that calls them otherwise (one matrix for queries, keys and values) comp
 
 _last: WeakKeyDictionary[torch.nn.Module, torch.nn.Module | None] = WeakKeyDictionary()
 """Model -> its last layer."""
-
-
-def last_layer(model: torch.nn.Module) -> torch.nn.Module | None:
-    """Of the language part; None where it is not known which that is: of several lists (IDEFICS: each fourth layer
-    follows one of another list) none need be the last to be called."""
-    lists = layer_lists(model)
-    return lists[0][-1] if len(lists) == 1 else None
 
 
 def per_token_modules(layer: torch.nn.Module | None) -> list[torch.nn.Module]:

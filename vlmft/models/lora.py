@@ -57,6 +57,18 @@ def layer_lists(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
     return [list(model.get_submodule(name).children()) for name in outermost]
 
 
+def language_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """All of `layer_lists`, in order."""
+    return [layer for layers in layer_lists(model) for layer in layers]
+
+
+def last_layer(model: torch.nn.Module) -> torch.nn.Module | None:
+    """Of the language part; None where it is not known which that is: of several lists (IDEFICS: each fourth layer
+    follows one of another list) none need be the last to be called."""
+    lists = layer_lists(model)
+    return lists[0][-1] if len(lists) == 1 else None
+
+
 def tuned_parts(parts: PartsConfig, tuning: Tuning) -> list[Part]:
     return [part for part in PARTS if getattr(parts, part) == tuning]
 
@@ -137,9 +149,8 @@ def checkpoint_language(model: PreTrainedModel) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "gradient_checkpointing") and name and part_of(name) != "language":
             module.gradient_checkpointing = False  # type: ignore[assignment]
-    lists = layer_lists(model)
-    if len(lists) == 1:  # the backward pass begins with the last layer: computing it again would free nothing
-        lists[0][-1].gradient_checkpointing = False  # type: ignore[assignment]
+    if (last := last_layer(model)) is not None:  # the backward pass begins with it: doing it again would free nothing
+        last.gradient_checkpointing = False  # type: ignore[assignment]
 
 
 def base_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -162,8 +162,8 @@ def require_training(
             return make_family(limited, source, model_config).encode(sample)
         return None
 
-    may = anatomy.can_checkpoint and shares_of(trainer) == 1  # ranks that share layers must call them equally often
-    way, chosen = decided(way, train, lambda other: estimated(other).total, free, may_checkpoint=may)
+    may_checkpoint = anatomy.can_checkpoint and shares_of(trainer) == 1  # sharing ranks call layers equally often
+    way, chosen = decided(way, train, lambda other: estimated(other).total, free, may_checkpoint=may_checkpoint)
     needed, training = estimated(way), way.training
     tokens = training.rows * row.length if train.tokens_per_batch == AUTO else tokens_limit(train)
     if needed.total <= free:

@@ -28,8 +28,8 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig, OptimizerName, QuantizationConfig, QuantizationMode, Tuning
-from vlmft.models.last_layer import last_layer, per_token_modules
-from vlmft.models.lora import Part, attach, part_of, trainable, tuned_parts
+from vlmft.models.last_layer import per_token_modules
+from vlmft.models.lora import Part, attach, last_layer, part_of, trainable, tuned_parts
 from vlmft.sample import EncodedImage, EncodedRow
 
 BLOCK = re.compile(r".*?\.\d+(?=\.)")

@@ -15,13 +15,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.lora import layer_lists
+from vlmft.models.lora import language_layers
 from vlmft.models.ranks import n_ranks
-
-
-def language_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Those of the language part, in order."""
-    return [layer for layers in layer_lists(model) for layer in layers]
 
 
 def shard(model: PreTrainedModel, device: torch.device) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import pickle
 from array import array
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +22,7 @@ from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.images import file_of, stored_bytes
 from vlmft.data.ledger import Ledger
 from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
-from vlmft.data.survey.image_hashes import MOST_THREADS, image_hashes
+from vlmft.data.survey.image_hashes import decoding_threads, image_hashes
 from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
 from vlmft.sample import CLASS, GROUP, BadRow, BadRowError, Image, Sample
 
@@ -195,7 +194,7 @@ class Reading:
         self.rows.extend(numbers[name] for name in NUMBERS)
 
     def decode(self, samples: Iterable[Sample | str], pool: Executor) -> None:
-        """Looks at the images that are stored in these rows, several at once: Pillow lets threads run. What cannot be
+        """Looks at the images that are stored in these rows, several at once. What cannot be
         decoded is left to `add`, which says in which row it is. Drawn images and those of a user's own loader, which
         may not be made for threads, are left to it, too."""
         images = [image for sample in samples if isinstance(sample, Sample) for image in sample.prompt.images]
@@ -289,8 +288,7 @@ class FactsOfRows:
 
 def _read(rows: Ids, sample_of: SampleOf, poll: Poll) -> Reading:
     found, ids = Reading(), iter(rows)
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
-    with Progress("rows read", len(rows)) as progress, ThreadPoolExecutor(threads) as pool:
+    with Progress("rows read", len(rows)) as progress, decoding_threads() as pool:
         while some := [_sample_or_reason(row_id, sample_of, poll) for row_id in itertools.islice(ids, ROWS_AT_ONCE)]:
             found.decode(some, pool)
             for sample in some:

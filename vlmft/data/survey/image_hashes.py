@@ -40,7 +40,7 @@ def image_hashes(paths: Sequence[str], poll: Callable[[], None] = lambda: None) 
     found: list[bytes | str | None] = [*store.values(paths, marks)]
     missing = [place for place, known in enumerate(found) if known is None]
     with (
-        ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool,  # Pillow and hashlib let threads run
+        decoding_threads() as pool,
         Progress("images checked", len(missing)) as progress,
     ):
         for start in range(0, len(missing), FILES_AT_ONCE):
@@ -52,6 +52,11 @@ def image_hashes(paths: Sequence[str], poll: Callable[[], None] = lambda: None) 
             looks = [(paths[place], marks[place], found[place]) for place in some]
             store.keep([(path, mark, look) for path, mark, look in looks if isinstance(look, bytes)])
     return [known for known in found if known is not None]
+
+
+def decoding_threads() -> ThreadPoolExecutor:
+    """Pillow and hashlib let threads run."""
+    return ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
 
 
 def pixel_hash(path: str) -> bytes | str:
