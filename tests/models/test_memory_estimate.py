@@ -103,8 +103,7 @@ def wide(tiny: Tiny) -> Tiny:
 
 
 def training_of(row: EncodedRow, config: ModelConfig, **fields: Any) -> Training:
-    eager = config.attention == Attention.eager
-    plain = Training(row, 2, OptimizerName.adamw, mixed=False, eager=eager, checkpointing=False, keeps_pages=False)
+    plain = Training(row, 2, OptimizerName.adamw, mixed=False, checkpointing=False, keeps_pages=False)
     return dataclasses.replace(plain, **fields)
 
 

@@ -159,7 +159,7 @@ class ModelConfig:
     init: Init = Init.pretrained
     """`random` makes new weights from the folder's config.json, for pretraining and tests."""
     attention: Attention = Attention.auto
-    """Kernel choice of transformers; `auto` is sdpa on GPUs and eager on CPU, where sdpa's backward is slow."""
+    """Kernel choice of transformers; `auto` is sdpa where the architecture has it, else eager."""
     template: Optional[str] = None
     """Jinja chat template for a model that has none."""
     vendor_prompt: Optional[str] = None

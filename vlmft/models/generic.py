@@ -29,7 +29,7 @@ from vlmft.models.last_layer import last_layer_at
 from vlmft.models.processor_calls import ProcessorCalls
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
-from vlmft.models.shared_images import MASKED_ATTENTION, SharedRow, can_share, collate_shared, shared
+from vlmft.models.shared_images import MASKED_ATTENTION, SharedRow, attention_of, can_share, collate_shared, shared
 from vlmft.sample import BadRowError, Batch, EncodedImage, EncodedRow, Image, Layout, Prompt, Sample
 
 PROBES = tuple(PIL.Image.new("RGB", size) for size in ((64, 64), (1000, 300)))
@@ -294,8 +294,7 @@ class GenericFamily(ProcessorCalls):
         self, rows: Sequence[EncodedRow], model: PreTrainedModel, most_rows: int, most_tokens: int
     ) -> tuple[list[EncodedRow], list[SharedRow]]:
         """Rows that stay alone, and those with the same images that can be one row of layout `shared_prefix`."""
-        takes_masks = model.config._attn_implementation in MASKED_ATTENTION
-        if "shared_prefix" not in self.capabilities or not takes_masks:
+        if "shared_prefix" not in self.capabilities or attention_of(model) not in MASKED_ATTENTION:
             return list(rows), []
         return shared(rows, self.image_token_id, most_rows, min(most_tokens, self.max_length_tokens))
 

@@ -123,11 +123,9 @@ def load_model(
     return model.eval()  # type: ignore[no-any-return]
 
 
-def attention_kernel(config: ModelConfig, device: torch.device) -> str:
-    """eager or sdpa."""
-    if config.attention != Attention.auto:
-        return config.attention.name
-    return "eager" if device.type == "cpu" else "sdpa"
+def attention_kernel(config: ModelConfig) -> str | None:
+    """As `from_pretrained` takes it: None is sdpa for each part of the model that has it, else eager."""
+    return None if config.attention == Attention.auto else config.attention.name
 
 
 def _stored_model(
@@ -138,7 +136,7 @@ def _stored_model(
         path,
         revision=revision,
         dtype=dtype,
-        attn_implementation=attention_kernel(config, device),
+        attn_implementation=attention_kernel(config),
         quantization_config=quantization(config.quantization, dtype),
         device_map={"": place},
         use_safetensors=True,
@@ -149,10 +147,9 @@ def _stored_model(
 def _random_model(
     config: ModelConfig, model_config: Any, device: torch.device, seed: int, place: torch.device
 ) -> PreTrainedModel:
-    attention = attention_kernel(config, device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention)
+        model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention_kernel(config))
     if config.quantization.mode == QuantizationMode.none:
         return model.to(storage_dtype(device)).to(place)  # type: ignore[no-any-return]
     with tempfile.TemporaryDirectory() as folder:  # quantisation happens while loading, so the model is stored first

@@ -19,6 +19,7 @@ from vlmft.config.schema import Init, ModelConfig, QuantizationConfig, Quantizat
 from vlmft.models.family import Family
 from vlmft.models.load import Source, load_model, load_source, storage_dtype
 from vlmft.models.lora import base_of, trainable
+from vlmft.models.shared_images import attention_of
 from vlmft.sample import Image, Message, Prompt
 
 NO_ADAPTER = "none"
@@ -54,11 +55,12 @@ class LoadedModel:
     @property
     def numerics(self) -> dict[str, str]:
         """What else moves an answer, if only by rounding: device, storage dtype, attention, quantisation."""
-        config = self.model_config
-        mode = config.quantization.mode.name
-        double = f"{mode}, double" if config.quantization.double_quant and mode in ("nf4", "fp4") else mode
+        quantization = self.model_config.quantization
+        mode = quantization.mode.name
+        double = f"{mode}, double" if quantization.double_quant and mode in ("nf4", "fp4") else mode
         dtype = str(storage_dtype(self.device)).removeprefix("torch.")
-        return {"device": self.device.type, "dtype": dtype, "attention": config.attention.name, "quantization": double}
+        attention = attention_of(self.base)
+        return {"device": self.device.type, "dtype": dtype, "attention": attention, "quantization": double}
 
     def unquantized(self) -> LoadedModel:
         """The untuned base in the storage dtype, loaded beside this one."""

@@ -19,7 +19,7 @@ from vlmft.config.schema import ModelConfig, OptimizationConfig, OptimizerName, 
 from vlmft.config.setting_types import AUTO, chosen_count
 from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.family import make_family
-from vlmft.models.load import Source, attention_kernel, storage_dtype
+from vlmft.models.load import Source, storage_dtype
 from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training, answering_bytes
 from vlmft.sample import BadRowError, EncodedRow, Sample
 
@@ -100,8 +100,8 @@ def require_weights(config: ModelConfig, model_config: Any, device: torch.device
 def tokens_to_answer(model: PreTrainedModel, trainer: TrainerConfig) -> int:
     """How many tokens of a batch, padding and new ones included, are estimated to fit beside the loaded model."""
     free = FILLED * free_bytes(model.device, trainer)
-    eager = model.config._attn_implementation == "eager"
     text = model.config.get_text_config()
+    eager = text._attn_implementation == "eager"
     return max(1, int(free / answering_bytes(text, model.dtype.itemsize, eager=eager)))
 
 
@@ -144,7 +144,6 @@ def require_training(
         rows_at_once(train, row.length, trainer.devices),
         train.optimizer,
         mixed=trainer.precision.endswith("mixed"),
-        eager=attention_kernel(config, device) == "eager",
         checkpointing=bool(train.gradient_checkpointing),
         keeps_pages=device.type == "cpu" and not train.gradient_checkpointing,
     )

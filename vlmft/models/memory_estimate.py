@@ -29,6 +29,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import ModelConfig, OptimizerName, QuantizationConfig, QuantizationMode, Tuning
 from vlmft.models.last_layer import per_token_modules
+from vlmft.models.load import attention_kernel
 from vlmft.models.lora import Part, attach, last_layer, part_of, trainable, tuned_parts
 from vlmft.sample import EncodedImage, EncodedRow
 
@@ -66,7 +67,6 @@ class Training:
     """That go through the model at once."""
     optimizer: OptimizerName
     mixed: bool
-    eager: bool
     checkpointing: bool
     keeps_pages: bool
     """Whether freed memory stays with the process: `keep_freed_pages`."""
@@ -83,7 +83,8 @@ class Anatomy:
     def __init__(self, config: ModelConfig, model_config: Any, *, adapters: bool = True, shares: int = 1) -> None:
         try:
             with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(model_config)
+                kernel = attention_kernel(config)
+                model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=kernel)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: {config.path!r} gives no model ({error}); use another one") from error
         model.requires_grad_(False)
@@ -147,7 +148,8 @@ class Anatomy:
     def _language(self, training: Training) -> float:
         text = self.model_config.get_text_config()
         tokens, size = training.rows * training.row.length, MIXED_BYTES if training.mixed else 4
-        scores = text.num_attention_heads * training.row.length * (6 if training.mixed else 4) * training.eager
+        score = (6 if training.mixed else 4) * self._is_eager(text)
+        scores = text.num_attention_heads * training.row.length * score
         blocks = [elements * size + scores for elements in self.blocks["language"].values()]
         if training.checkpointing:
             return float(tokens * (len(blocks) * self.width * size + max(blocks)))
@@ -166,10 +168,15 @@ class Anatomy:
         sizes = []
         for image in images:
             sequences, patches = patches_of(image, vision)
-            scores = heads * patches * 4 * training.eager
+            scores = heads * patches * 4 * self._is_eager(vision)
             blocks = [elements * size + scores for elements in self.blocks["vision"].values()]
             sizes.append(sequences * patches * float(sum(blocks) if alive else max(blocks)))
         return training.rows * sum(sizes) if alive else max(sizes)
+
+    def _is_eager(self, part_config: Any) -> bool:
+        """Of a part of the model, whose making wrote the kernels that were chosen into its config."""
+        whole: str = self.model_config._attn_implementation
+        return getattr(part_config, "_attn_implementation", whole) == "eager"
 
     def _logits(self, training: Training) -> float:
         return training.rows * training.row.n_supervised * self.vocabulary * 4 * 3

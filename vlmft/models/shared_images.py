@@ -40,6 +40,11 @@ class SharedRow:
         return self.n_shared + sum(row.length - self.n_shared for row in self.rows)
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """The kernel of the language part; vision may have another."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
 def can_share(text_config: Any) -> bool:
     """Whether every layer of the language part is attention over all tokens before: recurrent and convolutional
     layers, sliding windows and images that see all of themselves need other masks."""
@@ -110,7 +115,7 @@ def collate_shared(units: Sequence[SharedRow], pad_id: int, model: PreTrainedMod
         padded = torch.cat([flat, flat.new_zeros(*flat.shape[:-1], 1)], dim=-1)
         return padded[..., source]
 
-    if model.config._attn_implementation == "eager":  # trap: it adds the mask, a bool one as 0 and 1
+    if attention_of(model) == "eager":  # trap: it adds the mask, a bool one as 0 and 1
         lowest = torch.finfo(model.dtype).min
         mask = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, lowest)
     return dataclasses.replace(
