@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
@@ -87,6 +88,9 @@ def make_trainer(
     if settings.barebones:  # Lightning refuses what it switches off
         arguments |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
         arguments |= dict.fromkeys(("num_sanity_val_steps", "log_every_n_steps"))
+    # Trap: where operations have to be deterministic, torch also fills every new tensor, which only hides what reads
+    # memory that nothing was written to.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return L.Trainer(use_distributed_sampler=False, default_root_dir=str(folder), **arguments)
 
 
