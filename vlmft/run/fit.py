@@ -90,7 +90,7 @@ def make_trainer(
         arguments |= dict.fromkeys(("num_sanity_val_steps", "log_every_n_steps"))
     # Trap: where operations have to be deterministic, torch also fills every new tensor, which only hides what reads
     # memory that nothing was written to.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return L.Trainer(use_distributed_sampler=False, default_root_dir=str(folder), **arguments)
 
 

@@ -187,7 +187,7 @@ class VLMModule(AnsweringModule):
         """
         (n_tokens,) = summed([sum(row.n_supervised for row in rows)], self.device)
         total = self.within_memory(rows, lambda batch: self._backward(batch, n_tokens))
-        sum_gradients(trainable(self.model).values())
+        sum_gradients(self.model)
         return sum_over_ranks(total / n_tokens)
 
     def _backward(self, batch: Batch, n_tokens: float) -> torch.Tensor:
@@ -296,7 +296,8 @@ class VLMModule(AnsweringModule):
             ConfigError: one window after the other has no finite loss or gradient.
         """
         limit = self.config.max_gradient_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), limit)
+        stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(stepped, limit)
         # The one time in a window that this program waits for the device. The library waits in each forward pass, too,
         # where it compares the numbers of image tokens and features.
         self.window_loss, self.gradient_norm = torch.stack([self.loss_of_window, norm.to(self.loss_of_window)]).tolist()

@@ -7,7 +7,7 @@ are processes that Lightning starts: each runs the same command line, and only r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from vlmft.config.check import ConfigError
 from vlmft.config.trainer_schema import TrainerConfig
+from vlmft.models.lora import trainable
 from vlmft.models.ranks import gathered, n_ranks
 from vlmft.training.interruption import StopRequest
 
@@ -112,11 +113,11 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+def sum_gradients(model: torch.nn.Module) -> None:
     """Every gradient becomes its sum over the ranks; a rank without one adds zeros."""
     if n_ranks() == 1:
         return
-    trained = list(parameters)
+    trained = list(trainable(model).values())
     together = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
     torch.distributed.all_reduce(together)
     for parameter, part in zip(trained, torch.split(together, [p.numel() for p in trained]), strict=True):
