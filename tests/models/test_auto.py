@@ -124,7 +124,11 @@ def test_another_image_shows(family: GenericFamily, model: PreTrainedModel, make
 def test_an_answer_is_not_seen_before_it_is_said(
     family: GenericFamily, model: PreTrainedModel, make_image: Callable[..., Any]
 ) -> None:
-    """Other ids at the end of an answer leave the logits before them: no part of it is a prefix that sees itself."""
+    """Other ids at the end of an answer leave the logits before them: no part of it is a prefix that sees itself.
+
+    Experts take the tokens that are sent to them together, and a product of fewer rows may round otherwise: measured
+    5e-7, where a token that is seen moves a logit by 1 and more.
+    """
     prompt = Prompt((Message("user", (make_image(96, 60, 1), "How many?")),))
     row = family.encode(Sample("row", prompt, "red blue", ("red blue",)))
     other = np.array(row.input_ids)
@@ -132,7 +136,8 @@ def test_an_answer_is_not_seen_before_it_is_said(
     changed = EncodedRow(row.id, other, row.supervised, row.prompt_length, row.token_arrays, row.images)
     good, bad = logits_of(family, model, [row]), logits_of(family, model, [changed])
     kept = row.n_supervised - 2
-    assert kept >= 2 and torch.equal(good[:kept], bad[:kept])
+    rounding = 2e-6 if hasattr(model.config.get_text_config(), "num_experts") else 0.0
+    assert kept >= 2 and (good[:kept] - bad[:kept]).abs().max() <= rounding
 
 
 @pytest.mark.parametrize("mode", [pytest.param("none", marks=pytest.mark.slow), "nf4"])

@@ -92,10 +92,10 @@ def test_two_ranks_train_what_one_trains(both: tuple[Path, Path, str]) -> None:
     adapters = [load_file(root / "tiny-shapes/run/adapter/adapter_model.safetensors") for root in (one, two)]
     assert len(adapters[0]) == 56 and adapters[0].keys() == adapters[1].keys()
     # Sums in another order differ in the last bit of fp32, and Adam divides by the gradient's size: where that is near
-    # zero, a parameter moves by another share of the learning rate (1e-4), of which this is a fiftieth. Measured:
-    # 1.2e-6 on a processor without AVX512-BF16, less than 1e-6 on one with it.
+    # zero, a parameter moves by another share of the learning rate (1e-4), of which this is a twentieth. Measured
+    # on three processors: less than 1e-6, 1.2e-6, 2.3e-6.
     worst = max(float((adapters[0][name] - adapters[1][name]).abs().max()) for name in adapters[0])
-    assert worst <= 2e-6
+    assert worst <= 5e-6
     moved = max(float(tensor.abs().max()) for name, tensor in adapters[0].items() if "lora_B" in name)
     assert moved > 3e-4, "matrices B start at zero: they must have moved, or equality means nothing"
     for key in ("train/loss", "train/gradient_norm", "val/loss"):
