@@ -113,12 +113,11 @@ class Text:
 
     def tells(self, answer: tuple[str, ...]) -> bool:
         """Whether the answer occurs here, other than among several options."""
-        return any(not self._offered(start, start + len(answer)) for start in self._found(answer))
-
-    def _found(self, answer: tuple[str, ...]) -> Iterator[int]:
         for start in self.places.get(answer[0], ()) if answer else ():
-            if tuple(self.words[start : start + len(answer)]) == answer:
-                yield start
+            end = start + len(answer)
+            if tuple(self.words[start:end]) == answer and not self._offered(start, end):
+                return True
+        return False
 
     def _offered(self, start: int, end: int) -> bool:
         before, after = self.words[start - 1], self.words[end]
@@ -200,7 +199,11 @@ def readable(samples: Sequence[Sample], seed: int = 0) -> Readable:
     golds = [tuple(dict.fromkeys(map(words_of, (s.answer, *s.references)))) for s in samples]
 
     def place_of(row: int, answers: Answers) -> str | None:
-        return next((place for place, text in texts[row] if any(map(text.tells, answers))), None)
+        for place, text in texts[row]:  # generators would take three times as long, hundreds of times a row
+            for answer in answers:
+                if text.tells(answer):
+                    return place
+        return None
 
     own = [place_of(row, answers) for row, answers in enumerate(golds)]
     n, rows = len(samples), sum(place is not None for place in own)
