@@ -203,12 +203,12 @@ def fresh(job: Job) -> Asked:
     return in_fresh_process(ask, job, ("benchmarks.vs_generate", "vlmft.run.train"))
 
 
-def lines_of(job: Job, rounds: int, count: bool) -> list[str]:
+def lines_of(job: Job, ways: Sequence[str], rounds: int, count: bool) -> list[str]:
     """Rows of the table for one model and number of rows; ends the program where answers differ."""
-    flops, seconds = dict[str, int](), {way: list[float]() for way in WAYS}
+    flops, seconds = dict[str, int](), {way: list[float]() for way in ways}
     first: Answers = {}
-    runs = [(way, True) for way in WAYS] if count else []
-    for way, counts in [*runs, *((way, False) for _ in range(rounds) for way in WAYS)]:
+    runs = [(way, True) for way in ways] if count else []
+    for way, counts in [*runs, *((way, False) for _ in range(rounds) for way in ways)]:
         print(f"  {job.model}, {job.rows} rows, {'FLOPs' if counts else 'time'}: {way}", file=sys.stderr, flush=True)
         found = fresh(replace(job, way=way, count=counts))
         first = first or found.answers
@@ -219,11 +219,11 @@ def lines_of(job: Job, rounds: int, count: bool) -> list[str]:
     n_answers = sum(map(len, first.values()))
     n_changed = sum(first["tuned 1"][row_id] != text for row_id, text in first["untuned 1"].items())
     print(f"{job.model}: {n_answers} answers equal in all ways; the adapter changes {n_changed} of {job.rows}")
-    work = {way: f"{flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f}" if flops else " | " for way in WAYS}
+    work = {way: f"{flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f}" if flops else " | " for way in ways}
     middle = {way: statistics.median(of_rounds) for way, of_rounds in seconds.items()}
     return [
         f"| {job.model} | {job.rows} | {way} | {work[way]} | {middle[way]:.1f} | {middle[WAYS[0]] / middle[way]:.1f} |"
-        for way in WAYS
+        for way in ways
     ]
 
 
@@ -232,13 +232,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=(*TINY, *SCALED), default=["tiny"])
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 100, 500])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--no-batches", action="store_true", help=f"without {WAYS[1]!r}")
     parser.add_argument("--quick", action="store_true", help="tiny, 16 rows, one round")
     asked = parser.parse_args()
     models, sizes, rounds = (["tiny"], [16], 1) if asked.quick else (asked.models, asked.rows, asked.rounds)
+    ways = [way for way in WAYS if not (asked.no_batches and way == WAYS[1])]
     lines = ["| model | rows in each arm | | GFLOP | times less | seconds | times less |", "|---" * 7 + "|"]
     for model in models:
         for n_rows in sizes:
-            new = lines_of(Job(WAYS[0], model, n_rows), rounds, count=n_rows == min(sizes))
+            new = lines_of(Job(WAYS[0], model, n_rows), ways, rounds, count=n_rows == min(sizes))
             print("\n".join(new), file=sys.stderr, flush=True)
             lines += new
     print(f"\nthree arms, rounds: {rounds}\n\n" + "\n".join(lines))
