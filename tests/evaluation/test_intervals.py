@@ -59,6 +59,7 @@ def test_mcnemar_of_any_size(pair: tuple[int, int]) -> None:
     assert mcnemar_exact(*pair) == pytest.approx(2 * stats.binom.cdf(min(pair), sum(pair), 0.5), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_holm_is_statsmodels() -> None:
     for n in (1, 2, 5, 20):
         p_values = [DRAWN.random() ** 3 for _ in range(n)]

@@ -43,7 +43,7 @@ def tensors() -> dict[str, torch.Tensor]:
     return dict(load_file(FOLDER / "expected.safetensors"))
 
 
-@pytest.fixture(scope="module", params=["eager", pytest.param("sdpa", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     config = ModelConfig(name="x", path=str(FOLDER), quantization=QuantizationConfig(mode=QuantizationMode.none))
     loaded = load_model(config, *load_source(config), torch.device("cpu"), seed=0)
@@ -85,7 +85,7 @@ def test_crops_are_the_references(expected: dict[str, Any]) -> None:
         assert float(pixels.mean(dtype="float64")) == pytest.approx(image["crops_mean"], abs=1e-7)
 
 
-@pytest.mark.parametrize("model", ["eager"], indirect=True)
+@pytest.mark.parametrize("model", ["sdpa"], indirect=True)
 def test_names_are_the_hubs(model: PreTrainedModel, tmp_path: Path) -> None:
     """All of them but the region head's, and what is saved bears them again."""
     with safe_open(FOLDER / "model.safetensors", "pt") as stored:

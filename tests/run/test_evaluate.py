@@ -53,6 +53,7 @@ def test_stored_answers_are_used_and_said_so(run: Path, evaluate_small: Any) -> 
     assert third.predictions("tuned") == before
 
 
+@pytest.mark.slow
 def test_partly_stored_answers_give_no_speed(run: Path, evaluate_small: Any) -> None:
     first = evaluate_small(f"run={run}")
     whole = first.predictions("tuned")
@@ -98,6 +99,7 @@ def test_another_seed_of_random_weights_is_another_base(run: Path, evaluate_smal
         evaluate_small(f"run={run}")
 
 
+@pytest.mark.slow
 def test_other_data_options(run: Path, evaluate_small: Any) -> None:
     same = evaluate_small(f"run={run}", "evaluation.arms=[tuned]")
     other = evaluate_small(f"run={run}", "evaluation.arms=[tuned]", "data_options.condition=B")

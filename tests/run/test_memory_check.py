@@ -57,6 +57,7 @@ def problem(config: TrainConfig) -> str:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_what_is_said_to_fit_fits(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     """Each of the settings, given to the next run, lets it load; half as many rows of what is named would not."""
     assert problem(compose(*SMALL)) == ""
@@ -88,6 +89,7 @@ def test_a_run_that_has_begun_is_warned_and_a_new_one_refused(
     assert "more than the 25 MiB free on cpu" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tokens_of_a_batch_are_chosen_by_what_fits(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_run_that_goes_on_keeps_the_tokens_that_it_began_with(compose: Compose
     assert config.train.tokens_per_batch == 100 and "760" in str(rounding_note(config))
 
 
+@pytest.mark.slow
 def test_all_settings_together_and_none_that_would_do(compose: Compose) -> None:
     text = problem(compose(*SMALL, "trainer.memory_gib=0.024"))
     (both,) = re.findall(r"what would fit: (.*) \([\d.]+ MiB\); if", text)
@@ -202,6 +205,7 @@ def test_what_a_device_cannot(
     resolved(compose(*SMALL))
 
 
+@pytest.mark.slow
 def test_checkpointing_is_chosen_where_no_row_fits_without(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

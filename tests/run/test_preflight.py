@@ -282,6 +282,7 @@ class TooBig(Defect):
         return logits
 
 
+@pytest.mark.slow
 def test_a_window_that_does_not_fit(checked: Any) -> None:
     found = failed(checked(TooBig))
     assert list(found) == ["longest row"]

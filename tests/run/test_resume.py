@@ -153,6 +153,7 @@ def undone(folder: Path) -> None:
     shutil.rmtree(folder / "adapter")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_stays_stopped(compose, tmp_path: Path) -> None:
     early = (
         "train.early_stopping_patience=1",
@@ -169,6 +170,7 @@ def test_a_run_that_stopped_early_stays_stopped(compose, tmp_path: Path) -> None
     assert adapter_of(folder) == found
 
 
+@pytest.mark.slow
 def test_a_limited_epoch_goes_on_with_the_rows_that_are_next(compose, tmp_path: Path) -> None:
     limited = ("trainer.limit_train_batches=3", "test=false")
     whole = train(compose(*SETTINGS, *limited, f"output_root={tmp_path / 'whole'}"))
@@ -180,6 +182,7 @@ def test_a_limited_epoch_goes_on_with_the_rows_that_are_next(compose, tmp_path: 
     assert adapter_of(folder) == adapter_of(whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_is_reported(compose, tmp_path: Path) -> None:
     config = (*SETTINGS, "test=false", "trainer.max_epochs=3", "train.lr=1e-9", f"output_root={tmp_path}")
     folder = train(compose(*config))

@@ -208,6 +208,7 @@ def test_gradients_of_the_failed_attempt_are_dropped(bench: Any, gradients: Any)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_tokens_are_halved_with_the_rows(bench: Any) -> None:
     module = bench.module(rows_per_batch=8, tokens_per_batch=4000)
     module.family = Wrapped(module.family, small_memory(2, []))
@@ -223,6 +224,7 @@ def test_no_memory_for_one_row_is_told_by_name(make_bench: Any, tmp_path: Path) 
     assert module.batch_ids[0] in bench.built.data.ids["train"]
 
 
+@pytest.mark.slow
 def test_validation_without_memory_has_the_same_loss(bench: Any) -> None:
     rows, sums = bench.rows(), []
     for memory in (99, 3):
