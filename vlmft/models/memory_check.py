@@ -21,6 +21,7 @@ from vlmft.config.trainer_schema import TrainerConfig
 from vlmft.models.family import make_family
 from vlmft.models.load import Source, storage_dtype
 from vlmft.models.memory_estimate import Anatomy, MemoryEstimate, Training, answering_bytes
+from vlmft.models.shared_images import attention_of
 from vlmft.sample import BadRowError, EncodedRow, Sample
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -100,8 +101,7 @@ def require_weights(config: ModelConfig, model_config: Any, device: torch.device
 def tokens_to_answer(model: PreTrainedModel, trainer: TrainerConfig) -> int:
     """How many tokens of a batch, padding and new ones included, are estimated to fit beside the loaded model."""
     free = FILLED * free_bytes(model.device, trainer)
-    text = model.config.get_text_config()
-    eager = text._attn_implementation == "eager"
+    eager, text = attention_of(model) == "eager", model.config.get_text_config()
     return max(1, int(free / answering_bytes(text, model.dtype.itemsize, eager=eager)))
 
 
