@@ -16,10 +16,11 @@ import torch
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import FewShotConfig, ShotChoice
-from vlmft.evaluation.predict import Answerer, in_eval_mode
+from vlmft.evaluation.predict import Answerer, EncodedQuestions, in_eval_mode
 from vlmft.evaluation.rows import EvaluationRows
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.prefix import Prefix, make_prefix
+from vlmft.models.sharding import without_gradients
 from vlmft.sample import BadRowError, EncodedRow, Message, Prompt, Question, Sample
 
 CHECKED_ROWS = 4
@@ -95,8 +96,8 @@ def _drawn(
         if len(shots) < config.k:
             few_shot.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
         questions = [question_after(shots, sample) for sample in samples]
-        prefix = make_prefix(model.family, model.base, replace(samples[0].prompt, messages=turns_of(shots, samples[0])))
-        if prefix is not None and not _same_answers(model, answerer, questions[:CHECKED_ROWS], prefix):
+        prefix, checked = _shared_prefix(model, shots, samples[0], questions[:CHECKED_ROWS])
+        if prefix is not None and not _same_answers(answerer, checked, prefix):
             few_shot.notes.append(
                 "few-shot: the shared examples changed an answer when computed once; each row had its own"
             )
@@ -105,16 +106,24 @@ def _drawn(
     return few_shot
 
 
-def _same_answers(model: LoadedModel, answerer: Answerer, questions: Sequence[Question], prefix: Prefix) -> bool:
-    rows = []
-    for question in questions:
-        try:
-            rows.append(model.family.encode_prompt(question.id, question.prompt))
-        except BadRowError:  # too long with all examples: it is asked with fewer
-            continue
-    rows = [row for row in rows if prefix.begins(row)]
-    if not rows:
-        return False
+def _shared_prefix(
+    model: LoadedModel, shots: Sequence[Sample], sample: Sample, questions: Sequence[Question]
+) -> tuple[Prefix | None, list[EncodedRow]]:
+    """The examples that the first of the questions is asked behind, fewer than all where all are too long; and those of
+    the questions that begin with them. None where there are none."""
+    asked = EncodedQuestions(model.family, questions)
+    first, dropped = asked[0]
+    if not isinstance(first, EncodedRow) or dropped == len(shots):
+        return None, []
+    prefix = make_prefix(model.family, model.base, replace(sample.prompt, messages=turns_of(shots[dropped:], sample)))
+    if prefix is None:
+        return None, []
+    encoded = [first, *(asked[number][0] for number in range(1, len(questions)))]
+    rows = [row for row in encoded if isinstance(row, EncodedRow) and prefix.begins(row)]
+    return (prefix, rows) if rows else (None, [])
+
+
+def _same_answers(answerer: Answerer, rows: Sequence[EncodedRow], prefix: Prefix) -> bool:
     whole = answerer.answer_rows(rows)
     answerer.prefix, before = prefix, answerer.prefix
     try:
@@ -128,7 +137,10 @@ def _usable(model: LoadedModel, rows: EvaluationRows, n: int, forbidden: set[str
 
     def read(row_id: str) -> Sample:
         sample = rows.train_sample(row_id)
-        model.family.encode(sample)
+        row = model.family.encode(sample)
+        if model.family.cache is not None:  # each prompt would decode and resize it again
+            with without_gradients(model.base):
+                model.family.image_features(model.base, row.images, grad=False)
         return sample
 
     return draw(rows.train_ids, read, n, forbidden, (rows.seed, number))
