@@ -96,7 +96,7 @@ def _text(width: int, hidden: int, layers: int, heads: int, kv_heads: int) -> di
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": width // heads,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     }
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
 import statistics
 import sys
@@ -94,6 +95,8 @@ def ask(job: Job) -> Asked:
             with counter, built.family.cache or contextlib.nullcontext():
                 found = evaluate_arms(built, answerer, rows, config.evaluation, ARMS, Path(folder))
             seconds = clock("cpu") - before
+            if any("shots_dropped" in line for file in Path(folder, "predictions").iterdir() for line in file.open()):
+                sys.exit(f"{job.model}: rows were asked with fewer examples than the other ways ask with")
             scored = {arm: [found.rows[arm]] for arm in ARMS} | found.draws
             answers = {
                 f"{arm} {number}": {row_id: row.text for row_id, row in by_id.items()}
@@ -123,9 +126,18 @@ def settings_of(job: Job, folder: Path) -> list[str]:
     if job.model in TINY:
         return [*settings, f"model={job.model}", "data=shapes", f"data.limit_test={job.rows}"]
     save_model(SCALED[job.model], folder / "model", "cpu")
+    write_all_ids(folder / "model" / "tokenizer.json", SCALED[job.model].vocabulary)
     write_rows(folder / "rows", job.rows + N_TRAIN, 1, n_test=job.rows)
     data = ["data=columns", f"data.path={folder / 'rows'}", "data.val_rows=0", "data.max_new_tokens=8"]
     return [*settings, "model=auto", f"model.path={folder / 'model'}", *data]
+
+
+def write_all_ids(file: Path, vocabulary: int) -> None:
+    """A text for each id that the model can choose: otherwise its answers would be empty, and all the same."""
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    words, added = tokenizer["model"]["vocab"], [token["id"] for token in tokenizer["added_tokens"]]
+    words |= {f"w{number}": number for number in range(max(*words.values(), *added) + 1, vocabulary)}
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 def make_noise(model: torch.nn.Module) -> None:
@@ -218,7 +230,9 @@ def lines_of(job: Job, ways: Sequence[str], rounds: int, count: bool) -> list[st
         seconds[way] += [] if counts else [found.seconds]
     n_answers = sum(map(len, first.values()))
     n_changed = sum(first["tuned 1"][row_id] != text for row_id, text in first["untuned 1"].items())
-    print(f"{job.model}: {n_answers} answers equal in all ways; the adapter changes {n_changed} of {job.rows}")
+    n_texts = len({text for by_id in first.values() for text in by_id.values()})
+    told = f"{n_answers} answers, {n_texts} different texts, equal in all ways"
+    print(f"{job.model}: {told}; the adapter changes {n_changed} of {job.rows}")
     work = {way: f"{flops[way] / 1e9:,.1f} | {flops[WAYS[0]] / flops[way]:.1f}" if flops else " | " for way in ways}
     middle = {way: statistics.median(of_rounds) for way, of_rounds in seconds.items()}
     return [
