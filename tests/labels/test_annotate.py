@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -58,12 +59,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(chat_server: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """call("key=value", ...): the tool against the server, without waiting."""
+    """call("key=value", ...): the tool against the server, without waiting; one image after the other."""
     monkeypatch.setattr(tool, "Patient", functools.partial(Patient, sleep=lambda seconds: None))
 
     def called(*overrides: str) -> None:
         asked = () if any("review" in one or "accept_all" in one for one in overrides) else ("annotator=openai",)
-        fixed = (f"data.path={folder}", f"chat.base_url={chat_server.url}", "chat.model=asked")
+        fixed = (f"data.path={folder}", f"chat.base_url={chat_server.url}", "chat.model=asked", "chat.at_once=1")
         annotate(compose_tool("annotate", AnnotateConfig, [*fixed, *asked, *overrides]))
 
     return called
@@ -239,6 +240,36 @@ def test_a_server_that_is_gone_is_left(call: Callable[..., None], folder: Path, 
     assert statuses(folder) == [(name, "draft") for name in NEW]
 
 
+def test_images_are_asked_about_at_once(call: Callable[..., None], folder: Path, chat_server: Any) -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def wait(body: Any) -> Any:
+        together.wait()
+        return chat_server.answer("so it is")
+
+    chat_server.script = [wait] * 3
+    call("chat.at_once=3")
+    assert sorted(statuses(folder)) == [(name, "draft") for name in NEW]
+
+
+def test_ctrl_c_keeps_what_is_under_way(folder: Path, chat_server: Any) -> None:
+    """It may have been paid for; no other is asked."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def interrupt(body: Any) -> Any:
+        running[0].send_signal(signal.SIGINT)
+        time.sleep(1)
+        return chat_server.answer("late")
+
+    chat_server.script = [chat_server.answer("early"), interrupt]
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    line = command(folder, chat_server.url, "chat.at_once=1")
+    running.append(subprocess.Popen(line, cwd=Path(cli.__file__).parents[2], preexec_fn=heard, stderr=subprocess.PIPE))
+    _, said = running[0].communicate(timeout=60)
+    assert running[0].returncode == 130 and b"Traceback" not in said, said.decode()
+    assert statuses(folder) == [(name, "draft") for name in NEW[:2]] and len(chat_server.requests) == 2
+
+
 def test_limit(call: Callable[..., None], folder: Path, chat_server: Any) -> None:
     call("limit=1")
     call("limit=2")
@@ -260,7 +291,8 @@ def test_killed_and_gone_on(call: Callable[..., None], folder: Path, chat_server
         return "reset"
 
     chat_server.script = [chat_server.answer("one"), chat_server.answer("two"), kill]
-    running.append(subprocess.Popen(command(folder, chat_server.url), cwd=Path(cli.__file__).parents[2]))
+    line = command(folder, chat_server.url, "chat.at_once=1")
+    running.append(subprocess.Popen(line, cwd=Path(cli.__file__).parents[2]))
     assert running[0].wait(60) == -signal.SIGKILL
     assert statuses(folder) == [(name, "draft") for name in NEW[:2]]
     with (folder / "annotation.drafts.jsonl").open("ab") as file:

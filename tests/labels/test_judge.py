@@ -64,7 +64,7 @@ def call(chat_server: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setattr(tool, "Patient", functools.partial(Patient, sleep=lambda seconds: None))
 
     def called(*overrides: str) -> None:
-        fixed = (f"run={run}", f"judge.base_url={chat_server.url}", "judge.model=org/judge:1")
+        fixed = (f"run={run}", f"judge.base_url={chat_server.url}", "judge.model=org/judge:1", "judge.at_once=1")
         judge(compose_tool("judge", JudgeConfig, [*fixed, *overrides]))
 
     return called
@@ -92,9 +92,12 @@ def verdicts(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "grading/judge-org-judge-1.jsonl").read_text().splitlines()]
 
 
-def test_verdicts_are_a_rater_s(call: Callable[..., None], run: Path, chat_server: Any, capsys: Any) -> None:
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_verdicts_are_a_rater_s(
+    at_once: int, call: Callable[..., None], run: Path, chat_server: Any, capsys: Any
+) -> None:
     chat_server.script = [by_reference(chat_server)] * 7
-    call()
+    call(f"judge.at_once={at_once}")
     rows = verdicts(run)
     assert len(rows) == len(TEXTS) == 7, "a text that both arms said is judged once"
     assert all(row.keys() == {"id", "arms", "text_sha256", "verdict", "note"} for row in rows)

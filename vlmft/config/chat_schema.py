@@ -22,7 +22,9 @@ class ChatConfig:
     temperature: Optional[NotNegative] = 0.0
     """null leaves it to the server; annotator=local is greedy."""
     requests_per_minute: Optional[Positive] = None
-    """Most requests a minute; null: as fast as it answers, one at a time."""
+    """Most requests a minute; null: as fast as it answers."""
+    at_once: Count = 8
+    """Questions that the server answers at the same time; annotator=gigachat and local are asked one by one."""
     timeout_seconds: Positive = 60.0
     """Longest silence of the server."""
     max_retries: CountOrZero = 5
@@ -44,14 +46,10 @@ class ServerConfig(ChatConfig):
     """Address up to and with /v1, as of vLLM on this computer: http://localhost:8000/v1. null: OpenAI's own."""
     temperature: Optional[NotNegative] = 0.0
     """0 is greedy; null leaves it to the server."""
-    requests_per_minute: Optional[Positive] = None
-    """Most requests a minute; null: as fast as it answers."""
     key_variable: VariableName = "OPENAI_API_KEY"
     """The environment variable with the key for this server; none is sent where it is not set."""
     max_new_tokens: Optional[Count] = None
     """Longest answer in tokens; null: data.max_new_tokens as for all arms, and one more for the end token."""
-    at_once: Count = 8
-    """Questions that the server answers at the same time."""
     max_side_pixels: Optional[Count] = None
     """Images with a longer side are scaled down before they are sent. null: as they are, and the server scales them by
     its model's own rules. They travel as PNG, so no pixel changes on the way."""

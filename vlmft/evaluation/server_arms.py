@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +27,8 @@ from vlmft.evaluation.rows import EvaluationRows
 from vlmft.evaluation.score import NOTABLE_SHARE
 from vlmft.models.coordinates import THOUSAND, marked_size
 from vlmft.sample import Answer, BadRowError, Image, Prompt, Question, Sample
-from vlmft.servers.asking import Seldom, ask_at_once, cost_of, say, spent
-from vlmft.servers.chat_client import GaveUpError, OpenAIChat, PassingError, Patient, Reply, picture
+from vlmft.servers.asking import Seldom, ask_all, cost_of, say, spent
+from vlmft.servers.chat_client import OpenAIChat, PassingError, Patient, Reply, picture
 
 Messages = list[dict[str, Any]]
 
@@ -242,16 +241,13 @@ def _take_over(
 def _ask(
     chat: OpenAIChat, config: ServerConfig, left: Sequence[Question], file: PredictionFile, poll: Callable[[], None]
 ) -> None:
-    stopping = threading.Event()
-    patient = Patient(chat, config, Seldom(), stopping.wait)  # type: ignore[arg-type]
+    patient = Patient(chat, config, Seldom())
 
     def ask(prepared: tuple[Prompt, list[PIL.Image.Image]]) -> Reply:
         messages = messages_of(*prepared, config.max_side_pixels)  # encoded here, where several are at once
         return patient.tried(lambda: attempt(messages))
 
     def attempt(messages: Messages) -> Reply:
-        if stopping.is_set():
-            raise GaveUpError("asked to stop")
         reply = chat.answer(messages)
         if reply.fault == "junk":  # such as the page of a proxy: not what the model says
             raise PassingError(str(reply.problem))
@@ -273,15 +269,15 @@ def _ask(
         }
         file.append([{**row, **problem}])
 
-    ask_at_once(
+    ask_all(
         left,
         lambda question: (question.prompt, decoded(question.prompt)),
         ask,
         config,
         keep,
         config.at_once,
+        patient.stopping,
         poll,
-        stopping,
     )
 
 

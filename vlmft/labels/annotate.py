@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
+from threading import Event
 from typing import Any
 
 from vlmft.config.check import ConfigError
@@ -20,7 +21,7 @@ from vlmft.data.images import decode_image
 from vlmft.data.make import make_dataset
 from vlmft.run.lock import locked
 from vlmft.sample import BadRow, Image, Message, Prompt, Question
-from vlmft.servers.asking import Journal, Tally, ask_all, say
+from vlmft.servers.asking import Journal, Tally, ask_all, say, shown
 from vlmft.servers.chat_client import Annotator, OpenAIChat, Patient, Reply
 
 ORIGIN = ("text", "annotator", "model", "date")
@@ -132,17 +133,20 @@ def _draft(drafts: Drafts, config: AnnotateConfig) -> Tally:
     if not questions:
         return Tally(0, config.chat)
     say(f"{len(questions)} images to ask {name} about; drafts go to {drafts.journal.path}")
-    return ask_all(questions, annotator_of(config), config.chat, keep)
+    stopping = Event()
+    annotator = annotator_of(config, stopping)
+    at_once = config.chat.at_once if config.annotator == AnnotatorName.openai else 1
+    return ask_all(questions, shown, lambda one: annotator(*one), config.chat, keep, at_once, stopping)
 
 
-def annotator_of(config: AnnotateConfig) -> Annotator:
-    """Who is asked; raises ConfigError as its maker."""
+def annotator_of(config: AnnotateConfig, stopping: Event) -> Annotator:
+    """Who is asked, by a server until `stopping` is set; raises ConfigError as its maker."""
     if config.annotator == AnnotatorName.openai:
-        return Patient(OpenAIChat(config.chat, "chat"), config.chat, say)
+        return Patient(OpenAIChat(config.chat, "chat"), config.chat, say, stopping=stopping)
     if config.annotator == AnnotatorName.gigachat:
         from vlmft.labels.gigachat_client import GigaChat
 
-        return Patient(GigaChat(config.chat), config.chat, say)
+        return Patient(GigaChat(config.chat), config.chat, say, stopping=stopping)
     return local_annotator(config)
 
 

@@ -19,7 +19,7 @@ from vlmft.labels.grade import Item, chosen_rows, read_predictions, read_samples
 from vlmft.run.folder import write_json
 from vlmft.run.lock import locked
 from vlmft.sample import Message, Prompt, Question, Sample
-from vlmft.servers.asking import Tally, ask_all, say
+from vlmft.servers.asking import Tally, ask_all, say, shown
 from vlmft.servers.chat_client import OpenAIChat, Patient, Reply
 
 PROMPT = """You check answers to questions about images. The JSON object below holds a question, reference answers that
@@ -114,7 +114,11 @@ def _ask(
 ) -> Tally:
     asked = {f"{item.row_id} ({text_sha256(item.text)[:6]})": item for item in items}
     questions = [question_of(name, item, samples[item.row_id], config.image) for name, item in asked.items()]
-    return ask_all(questions, client, config, lambda question, reply: judging.keep(asked[question.id], reply))
+
+    def keep(question: Question, reply: Reply) -> None:
+        judging.keep(asked[question.id], reply)
+
+    return ask_all(questions, shown, lambda one: client(*one), config, keep, config.at_once, client.stopping)
 
 
 def question_of(name: str, item: Item, sample: Sample, image: bool) -> Question:

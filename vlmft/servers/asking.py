@@ -1,4 +1,4 @@
-"""Many questions to one server, one after the other or some at once: what came back, how fast, and what it costs."""
+"""Many questions to one server, some at once: what came back, how fast, and what it costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlmft.config.check import ConfigError
 from vlmft.config.files import append_synced, whole_lines
 from vlmft.config.secrets import redacted_text
 from vlmft.sample import BadRowError, Question
-from vlmft.servers.chat_client import Annotator, GaveUpError, Reply, UnaskableError, jpeg
+from vlmft.servers.chat_client import GaveUpError, Reply, UnaskableError, jpeg
 
 Prepared = TypeVar("Prepared")
 Outcome = Reply | GaveUpError | UnaskableError
@@ -174,35 +174,22 @@ class _Round:
 
 def ask_all(
     questions: Sequence[Question],
-    annotator: Annotator,
-    config: ChatConfig,
-    keep: Callable[[Question, Reply], None],
-) -> Tally:
-    """Asks each question, one after the other, and hands every reply to `keep` as it comes; progress goes to stderr.
-
-    Raises:
-        ConfigError: no question can be answered, or the server has left MOST_GIVEN_UP in a row unanswered.
-    """
-    tally = Tally(len(questions), config)
-    under_way = _Round(tally, keep)
-    for question in questions:
-        under_way.take(question, _outcome(lambda shown: annotator(*shown), _prepared(_shown, question)))
-    return tally
-
-
-def ask_at_once(
-    questions: Sequence[Question],
     prepare: Callable[[Question], Prepared],
     ask: Callable[[Prepared], Reply],
     config: ChatConfig,
     keep: Callable[[Question, Reply], None],
     at_once: int,
-    poll: Callable[[], None],
     stopping: Event,
+    poll: Callable[[], None] = lambda: None,
 ) -> Tally:
-    """As `ask_all`, `at_once` questions at a time: `prepare`, which raises BadRowError, and `keep` are called by this
-    thread, `ask` by others. `poll` is called all the while, and may raise. What is under way then is waited for and
-    kept, for it may have been paid for; `stopping` is set, which tells `ask` not to try again.
+    """Asks `at_once` questions at a time, and hands every reply to `keep` as it comes; progress goes to stderr.
+
+    `prepare`, which raises BadRowError, and `keep` are called by this thread, `ask` by others. `poll` is called all the
+    while, and may raise. What is under way then, or at Ctrl-C, is waited for and kept, for it may have been paid for;
+    `stopping` is set, which tells `ask` not to try again.
+
+    Raises:
+        ConfigError: no question can be answered, or the server has left MOST_GIVEN_UP in a row unanswered.
     """
     tally, waiting = Tally(len(questions), config), iter(questions)
     under_way, pending = _Round(tally, keep), dict[Future[Outcome], Question]()
@@ -239,6 +226,6 @@ def _outcome(ask: Callable[[Prepared], Reply], prepared: Prepared | Reply) -> Ou
         return error
 
 
-def _shown(question: Question) -> tuple[list[bytes], str]:
+def shown(question: Question) -> tuple[list[bytes], str]:
     """Images and text of a question, as an annotator takes them."""
     return [jpeg(image) for image in question.prompt.images], "\n".join(m.text for m in question.prompt.messages)

@@ -100,8 +100,11 @@ class Patient:
     annotator: Annotator
     config: ChatConfig
     say: Callable[[str], None]
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], object] | None = None
+    """None: until `stopping` is set, at most."""
     now: Callable[[], float] = time.monotonic
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Once it is set, nothing is tried any more."""
     next_request: float = field(default=0.0, init=False)
     turn: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -113,6 +116,8 @@ class Patient:
         """What `ask` gets at last, from several threads, too; raises as it does, and GaveUpError."""
         for attempt in range(self.config.max_retries + 1):
             self._keep_the_rate()
+            if self.stopping.is_set():
+                raise GaveUpError("asked to stop")
             try:
                 return ask()
             except PassingError as error:
@@ -129,7 +134,10 @@ class Patient:
                 f"{error}; it asks to be left alone for {seconds:.0f} s; give the same command again then"
             )
         self.say(f"{error}; again in {seconds:.1f} s")
-        self.sleep(seconds)
+        self._sleep(seconds)
+
+    def _sleep(self, seconds: float) -> None:
+        (self.sleep or self.stopping.wait)(seconds)
 
     def _keep_the_rate(self) -> None:
         if self.config.requests_per_minute is not None:
@@ -138,7 +146,7 @@ class Patient:
                 seconds = self.next_request - now
                 self.next_request = max(now, self.next_request) + 60.0 / self.config.requests_per_minute
             if seconds > 0:
-                self.sleep(seconds)
+                self._sleep(seconds)
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
