@@ -117,8 +117,13 @@ def test_a_prefix_that_changes_answers_is_not_used(run: Path, evaluate_small: An
         return found
 
     monkeypatch.setattr(few_shot_file, "make_prefix", spoilt)
-    found = evaluate_small(f"run={run}", "evaluation.arms=[untuned,fewshot]", "evaluation.few_shot.draws=1")
-    assert any("each row had its own" in note for note in found.summary["notes"])
+    few = ("evaluation.arms=[fewshot]", "evaluation.few_shot.k=2", "evaluation.few_shot.draws=2")
+    found = evaluate_small(f"run={run}", *few)
+    assert sum("each row had its own" in note for note in found.summary["notes"]) == 1, "of the first draw"
+    own = [texts(found, f"fewshot-{n}") for n in (1, 2)]  # both runs write the same files
+    monkeypatch.setattr(few_shot_file, "make_prefix", lambda *parts: None)
+    whole = evaluate_small(f"run={run}", *few, "fresh=true")
+    assert own == [texts(whole, f"fewshot-{n}") for n in (1, 2)]
 
 
 def test_comparisons_are_held_to_their_number(everything: Any) -> None:

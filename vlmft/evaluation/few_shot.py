@@ -24,7 +24,8 @@ from vlmft.models.sharding import without_gradients
 from vlmft.sample import BadRowError, EncodedRow, Message, Prompt, Question, Sample
 
 CHECKED_ROWS = 4
-"""Rows that are asked with and without the shared prefix; if an answer differs, it is not used."""
+"""Rows of the first draw, one of each other, that are asked with and without the shared prefix; if an answer differs,
+it is not used."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _nearest_shots(
 def _drawn(
     model: LoadedModel, answerer: Answerer, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
 ) -> FewShot:
-    few_shot, forbidden = FewShot(_key(model, config)), images_of(samples)
+    few_shot, forbidden, is_exact = FewShot(_key(model, config)), images_of(samples), True
     for number in range(config.draws if config.choose == ShotChoice.random else 1):
         if config.choose == ShotChoice.file:
             shots = rows.written_shots()
@@ -96,31 +97,33 @@ def _drawn(
         if len(shots) < config.k:
             few_shot.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
         questions = [question_after(shots, sample) for sample in samples]
-        prefix, checked = _shared_prefix(model, shots, samples[0], questions[:CHECKED_ROWS])
-        if prefix is not None and not _same_answers(answerer, checked, prefix):
-            few_shot.notes.append(
-                "few-shot: the shared examples changed an answer when computed once; each row had its own"
-            )
-            prefix = None
-        few_shot.draws.append(Draw([shot.id for shot in shots], questions, prefix))
+        prefix = None
+        if is_exact:
+            asked = questions[: 1 if number else CHECKED_ROWS]
+            prefix, is_exact = _shared_prefix(model, answerer, shots, samples[0], asked)
+            if not is_exact:
+                few_shot.notes.append(
+                    "few-shot: the shared examples changed an answer when computed once; each row had its own"
+                )
+        few_shot.draws.append(Draw([shot.id for shot in shots], questions, prefix if is_exact else None))
     return few_shot
 
 
 def _shared_prefix(
-    model: LoadedModel, shots: Sequence[Sample], sample: Sample, questions: Sequence[Question]
-) -> tuple[Prefix | None, list[EncodedRow]]:
-    """The examples that the first of the questions is asked behind, fewer than all where all are too long; and those of
-    the questions that begin with them. None where there are none."""
+    model: LoadedModel, answerer: Answerer, shots: Sequence[Sample], sample: Sample, questions: Sequence[Question]
+) -> tuple[Prefix | None, bool]:
+    """The examples that the first of the questions is asked behind, fewer than all where all are too long, or None;
+    and whether the questions' answers behind them are the same when they are computed once."""
     asked = EncodedQuestions(model.family, questions)
     first, dropped = asked[0]
     if not isinstance(first, EncodedRow) or dropped == len(shots):
-        return None, []
+        return None, True
     prefix = make_prefix(model.family, model.base, replace(sample.prompt, messages=turns_of(shots[dropped:], sample)))
     if prefix is None:
-        return None, []
+        return None, True
     encoded = [first, *(asked[number][0] for number in range(1, len(questions)))]
     rows = [row for row in encoded if isinstance(row, EncodedRow) and prefix.begins(row)]
-    return (prefix, rows) if rows else (None, [])
+    return (prefix, _same_answers(answerer, rows, prefix)) if rows else (None, True)
 
 
 def _same_answers(answerer: Answerer, rows: Sequence[EncodedRow], prefix: Prefix) -> bool:
