@@ -106,7 +106,7 @@ def ask(job: Job) -> Asked:
         else:
             assert isinstance(built.model, PeftModel)
             with built.model.disable_adapter():
-                draws = few_shot_draws(built, answerer, config.evaluation.few_shot, rows.samples, rows).draws
+                draws = few_shot_draws(built, config.evaluation.few_shot, rows.samples, rows).draws
             own = [Question(sample.id, sample.prompt) for sample in rows.samples]
             asked = {"untuned 1": own, "tuned 1": own}
             asked |= {f"fewshot {number}": draw.questions for number, draw in enumerate(draws, start=1)}

@@ -43,6 +43,7 @@ SMALL = (
     "evaluation.canary_rows=4",
     "evaluation.arms=[untuned,tuned]",
     "logger=none",
+    "cache.answers=false",  # else runs would not answer what others have answered
 )
 TRAINING_ALONE = ("preflight=false", "test=false", "model.quantization.mode=none", "data.max_new_tokens=1")
 
@@ -99,7 +100,7 @@ def evaluate_small(compose_evaluate: Callable[..., EvaluateConfig]) -> Callable[
     """evaluate_small("run=...", ...): what evaluate.py does."""
 
     def evaluated(*overrides: str) -> Run:
-        config = compose_evaluate("evaluation.arms=[untuned,tuned]", *overrides)
+        config = compose_evaluate("evaluation.arms=[untuned,tuned]", "cache.answers=false", *overrides)
         return called(lambda: evaluate(config))
 
     return evaluated

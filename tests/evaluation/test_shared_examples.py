@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from vlmft.evaluation.few_shot import few_shot_draws
+from vlmft.evaluation.few_shot import few_shot_draws, shared_prefix
 from vlmft.evaluation.predict import EncodedQuestions
 from vlmft.models.processor_calls import NO_PICTURE, ProcessorCalls
 from vlmft.sample import EncodedRow
@@ -35,9 +35,10 @@ def draws_of(built: Any, compose: Callable[..., Any]) -> tuple[Any, Any]:
     settings = compose("evaluation.arms=[fewshot]").evaluation
     settings.few_shot.k, settings.few_shot.draws = K, 2
     answerer, rows = built.answerer(settings), built.rows("test", settings)
-    found = few_shot_draws(built, answerer, settings.few_shot, rows.samples, rows)
+    found = few_shot_draws(built, settings.few_shot, rows.samples, rows)
     assert len(found.draws) == 2 and all(len(draw.ids) == K and len(draw.questions) == 6 for draw in found.draws)
-    return found, answerer
+    assert found.notes == [] and [draw.n_checked for draw in found.draws] == [4, 1]
+    return found.draws, answerer
 
 
 def asked(built: Any, draw: Any) -> list[tuple[EncodedRow, int]]:
@@ -50,28 +51,28 @@ def asked(built: Any, draw: Any) -> list[tuple[EncodedRow, int]]:
 def test_examples_that_fit_are_computed_once(dropped: int, built: Any, compose: Callable[..., Any]) -> None:
     """The defect: rows too long for all examples were each computed whole, and a note said that an answer changed."""
     whole, _ = draws_of(built, compose)
-    lengths = [built.family.encode_prompt(q.id, q.prompt).length for draw in whole.draws for q in draw.questions]
+    lengths = [built.family.encode_prompt(q.id, q.prompt).length for draw in whole for q in draw.questions]
     example = lengths[0] // (K + 1)
     assert max(lengths) - min(lengths) < example // 2
     built.family.max_length_tokens = max(lengths) + 1 - dropped * example
-    found, answerer = draws_of(built, compose)
-    assert found.notes == []
-    for draw in found.draws:
+    draws, answerer = draws_of(built, compose)
+    for draw in draws:
+        prefix, is_exact = shared_prefix(built, answerer, draw)
         rows = asked(built, draw)
         assert {n for _, n in rows} == {dropped}
-        assert draw.prefix is not None and all(draw.prefix.begins(row) for row, _ in rows)
-        assert draw.prefix.length > (K - dropped) * example // 2
+        assert is_exact and prefix is not None and all(prefix.begins(row) for row, _ in rows)
+        assert prefix.length > (K - dropped) * example // 2
         encoded = [row for row, _ in rows]
         expected = answerer.answer_rows(encoded)
-        assert dataclasses.replace(answerer, prefix=draw.prefix).answer_rows(encoded) == expected
+        assert dataclasses.replace(answerer, prefix=prefix).answer_rows(encoded) == expected
 
 
 def test_nothing_is_shared_where_no_example_fits(built: Any, compose: Callable[..., Any]) -> None:
     sample = built.rows("test", compose().evaluation).samples[0]
     built.family.max_length_tokens = built.family.encode(sample).length + 8
-    found, _ = draws_of(built, compose)
-    assert found.notes == [] and [draw.prefix for draw in found.draws] == [None, None]
-    assert {n for _, n in asked(built, found.draws[0])} == {K}
+    draws, answerer = draws_of(built, compose)
+    assert [shared_prefix(built, answerer, draw) for draw in draws] == [(None, True)] * 2
+    assert {n for _, n in asked(built, draws[0])} == {K}
 
 
 def test_each_image_is_resized_once(built: Any, compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +84,9 @@ def test_each_image_is_resized_once(built: Any, compose: Callable[..., Any], mon
         return process(self, text, pictures)
 
     monkeypatch.setattr(ProcessorCalls, "_process", counted)
-    found, _ = draws_of(built, compose)
-    of_examples = {image.sha256 for draw in found.draws for image in draw.prefix.row.images}
-    of_checked = {row.images[-1].sha256 for row, _ in asked(built, found.draws[0])[:4]}
+    draws, answerer = draws_of(built, compose)
+    prefixes = [shared_prefix(built, answerer, draw)[0] for draw in draws]
+    of_examples = {image.sha256 for prefix in prefixes for image in prefix.row.images}
+    of_checked = {row.images[-1].sha256 for row, _ in asked(built, draws[0])[:4]}
     assert len(of_examples) >= K + 1 and not of_examples & of_checked
     assert len(seen) == len(of_examples) + len(of_checked) + 2, "two rows were not checked, and asked for here"

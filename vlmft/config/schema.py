@@ -310,6 +310,9 @@ class CacheConfig:
     """Room for all stored features of all models; the longest unused go first. 0 stores none on the disk."""
     memory_gib: NotNegative = 1.0
     """Features that are kept in memory, too."""
+    answers: bool = True
+    """Keep the untuned model's answers in the cache folder: the next run that asks it the same does not generate them
+    again."""
 
 
 OWN_CHECKPOINTS = ("last", "best")

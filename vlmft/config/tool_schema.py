@@ -224,7 +224,7 @@ class CacheToolConfig:
     folder: Optional[str] = None
     """null: `features` in the cache folder (VLMFT_CACHE, else ~/.cache/vlmft)."""
     clear: bool = False
-    """Delete all stored features. They are made anew when they are needed."""
+    """Delete all stored features and the untuned models' stored answers. They are made anew when they are needed."""
 
 
 @dataclass

@@ -8,50 +8,50 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
 from vlmft.config.evaluation_schema import EvaluationConfig
-from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of, pairs_of
+from vlmft.evaluation.arms import SIXTEEN_BIT, Arm, arms_of
 from vlmft.evaluation.canaries import CanaryResult, Invariance, canary_on
-from vlmft.evaluation.compare import Adjusted, adjusted, compare
-from vlmft.evaluation.few_shot import FewShot, few_shot_draws
-from vlmft.evaluation.gains import (
-    BestOfSeveral,
-    FormatAndSkill,
-    best_tuned,
-    format_and_skill,
-    prompt_matrix,
-    skill_pair,
-)
+from vlmft.evaluation.compare import Adjusted
+from vlmft.evaluation.conclusions import conclude
+from vlmft.evaluation.few_shot import Draw, FewShot, few_shot_draws, shared_prefix
+from vlmft.evaluation.gains import BestOfSeveral, FormatAndSkill
 from vlmft.evaluation.predict import Answerer, PredictionFile, Predictions, padding_note, predict
 from vlmft.evaluation.prompts import blanked, shuffled, styled, textless
-from vlmft.evaluation.rows import EvaluationRows, labels_of, repeated_rows, units_of
-from vlmft.evaluation.score import (
-    ArmSummary,
-    ScoredRow,
-    cut_off,
-    mean_of_draws,
-    score_answers,
-    summarise,
-    summarise_draws,
-    too_few,
-    unequal_treatment,
-    warnings,
-)
-from vlmft.evaluation.without_looking import WithoutLooking, alarm, without_looking
+from vlmft.evaluation.rows import EvaluationRows
+from vlmft.evaluation.score import ArmSummary, ScoredRow, mean_of_draws, score_answers
+from vlmft.evaluation.without_looking import WithoutLooking
 from vlmft.metrics import metric_named
 from vlmft.models.batches import Padding
 from vlmft.models.loaded import NO_ADAPTER, TUNED, LoadedModel
+from vlmft.models.prefix import Prefix
 from vlmft.models.ranks import leave_ranks, rank
 from vlmft.sample import Question, Sample, Split
 
 if TYPE_CHECKING:
     from vlmft.evaluation.fields import ByField
     from vlmft.evaluation.server_arms import Served
+
+NOT_SHARED = "few-shot: the shared examples changed an answer when computed once; each row had its own"
+
+
+class Reusable(Protocol):
+    """Answers of other runs to the same questions."""
+
+    def fill(self) -> None:
+        """Adds to the arm's file what there is."""
+
+    def keep(self) -> None:
+        """Stores the arm's answers for runs to come."""
+
+
+Reuse = Callable[[LoadedModel, Sequence[Question], PredictionFile], Reusable]
 
 
 @dataclass
@@ -128,8 +128,10 @@ def evaluate_arms(
     models: Mapping[str, Callable[[], LoadedModel]] | None = None,
     before: Evaluation | None = None,
     fresh: bool = False,
+    reuse: Reuse | None = None,
 ) -> Evaluation:
-    """All arms on all rows, with one loaded model; stored answers of the same key are used again.
+    """All arms on all rows, with one loaded model; stored answers of the same key are used again, with `reuse` also
+    those of the untuned model in other runs.
 
     Every rank answers its share of the batches; the scores are on rank 0 alone. An arm that cannot be had of this model
     is named in the notes and not run. `adapters` are the names of those on the model, `models` makers of whole other
@@ -141,7 +143,7 @@ def evaluate_arms(
     if not rows.samples:
         raise ConfigError(f"split: {rows.split} has no rows; choose another split or correct the data")
     result = Evaluation(rows.split, rows.samples)
-    runner = _Runner(model, answerer, rows, settings, result, folder, fresh)
+    runner = _Runner(model, answerer, rows, settings, result, folder, fresh, reuse)
     if model.family.coordinates is not None and any(sample.prompt.marks for sample in rows.samples):
         result.coordinates = model.family.coordinates.words
     models = {SIXTEEN_BIT: model.unquantized, **(models or {})}
@@ -171,22 +173,8 @@ def evaluate_arms(
     arms = [arm for arm in arms if arm.name in result.rows]
     if not arms:
         raise ConfigError(f"evaluation.arms: none of {', '.join(names)} was answered ({'; '.join(result.cautions)})")
-    _conclude(result, arms, rows)
+    conclude(result, arms, rows)
     return result
-
-
-def _conclude(result: Evaluation, arms: Sequence[Arm], rows: EvaluationRows) -> None:
-    """Scores and comparisons of the arms that answered, what explains a score without images, and what went wrong."""
-    result.rows = {arm.name: result.rows[arm.name] for arm in arms}
-    _score(result, arms, rows)
-    train = rows.baseline_rows() if rows.split != "train" else []
-    result.blind = without_looking(train, result.samples, metric_named(rows.metric_name), result.comparisons)
-    sentence = alarm(rows.split, result.blind.readable.to_dict())
-    result.alarms += [sentence] if sentence is not None else []
-    canaries = [result.canary, *(served.canary for served in result.servers.values())]
-    result.notes += [one.sentence for one in canaries if one is not None and not one.ok]
-    if result.invariance is not None and result.invariance.changed:
-        result.notes.append(result.invariance.sentence)
 
 
 def _coordinates(model: LoadedModel, questions: Sequence[Question]) -> dict[str, str]:
@@ -215,9 +203,10 @@ class _Runner:
         result: Evaluation,
         folder: Path,
         fresh: bool,
+        reuse: Reuse | None,
     ) -> None:
         self.model, self.answerer, self.rows, self.settings = model, answerer, rows, settings
-        self.result, self.folder, self.fresh = result, folder, fresh
+        self.result, self.folder, self.fresh, self.reuse = result, folder, fresh, reuse
         self.metric = metric_named(rows.metric_name)
         self.asked: dict[str, list[Question]] = {}
         """Arm -> what it was asked: blacking out an image means decoding it."""
@@ -274,9 +263,9 @@ class _Runner:
         with arm_state(self.model.model, arm):
             if not arm.few_shot:
                 self.asked[arm.name] = self.questions(arm)
-                self.result.rows[arm.name] = self._answered(arm.name, arm, self.asked[arm.name], self.answerer, {})
+                self.result.rows[arm.name] = self._answered(arm.name, arm, self.asked[arm.name])
                 return
-            shots = few_shot_draws(self.model, self.answerer, self.settings.few_shot, self.result.samples, self.rows)
+            shots = few_shot_draws(self.model, self.settings.few_shot, self.result.samples, self.rows)
             self.result.notes += shots.notes
             if shots.draws:
                 self._draws(arm, shots)
@@ -307,15 +296,19 @@ class _Runner:
         draws = []
         for number, draw in enumerate(shots.draws, start=1):
             key = {"few_shot": {**shots.key, "draw": number, "shots": draw.ids}}
-            answerer = dataclasses.replace(self.answerer, prefix=draw.prefix)
-            draws.append(self._answered(f"{arm.name}-{number}", arm, draw.questions, answerer, key))
+            draws.append(self._answered(f"{arm.name}-{number}", arm, draw.questions, key, draw))
         seconds = [self.result.seconds[f"{arm.name}-{n + 1}"] for n in range(len(draws))]
         self.result.seconds[arm.name] = sum(seconds) if all(seconds) else 0.0
         self.result.draws[arm.name] = draws
         self.result.rows[arm.name] = mean_of_draws(draws)
 
     def _answered(
-        self, name: str, arm: Arm, questions: Sequence[Question], answerer: Answerer, more: Mapping[str, Any]
+        self,
+        name: str,
+        arm: Arm,
+        questions: Sequence[Question],
+        more: Mapping[str, Any] = MappingProxyType({}),
+        draw: Draw | None = None,
     ) -> dict[str, ScoredRow]:
         result, model = self.result, self.model
         path = self.folder / "predictions" / f"{name}.jsonl"
@@ -324,19 +317,34 @@ class _Runner:
             "split": result.split,
             "adapter_sha256": NO_ADAPTER if arm.adapter is None else model.adapter_sha256(peft_name(arm.adapter)),
             "fingerprint_sha256": model.fingerprint_sha256,
-            "generation": answerer.settings,
+            "generation": self.answerer.settings,
             "numerics": model.numerics,
             **_coordinates(model, questions),
             **more,
         }
-        answerer = dataclasses.replace(answerer, what=f"answers of {name}", padding=Padding())
-        predictions = predict(questions, answerer, PredictionFile(path, key, fresh=self.fresh))
+        file = PredictionFile(path, key, fresh=self.fresh)
+        untuned = self.reuse(model, questions, file) if self.reuse is not None and arm.adapter is None else None
+        if untuned is not None and not self.fresh:
+            untuned.fill()
+        prefix = None
+        if draw is not None and any(question.id not in file.rows for question in questions):
+            prefix = self._prefix(draw)
+        answerer = dataclasses.replace(self.answerer, what=f"answers of {name}", padding=Padding(), prefix=prefix)
+        predictions = predict(questions, answerer, file)
+        if untuned is not None and predictions.generated:
+            untuned.keep()
         self._tell(name, predictions)
         if rank() == 0 and (note := padding_note(name, answerer)):
             print(note, file=sys.stderr)  # of speed alone: no note on the results
         result.samples = [sample for sample in result.samples if sample.id in predictions.answers]
         answers = {sample.id: predictions.answers[sample.id] for sample in result.samples}
         return score_answers(answers, {sample.id: sample.references for sample in result.samples}, self.metric)
+
+    def _prefix(self, draw: Draw) -> Prefix | None:
+        prefix, is_exact = shared_prefix(self.model, self.answerer, draw)
+        if not is_exact and NOT_SHARED not in self.result.notes:
+            self.result.notes.append(NOT_SHARED)
+        return prefix
 
     def _tell(self, name: str, predictions: Predictions) -> None:
         stored = len(predictions.answers) - predictions.generated
@@ -360,41 +368,3 @@ class _Runner:
         stored = self.result.rows[arm.name]
         changed = tuple(row_id for row_id, text in answers.items() if stored[row_id].text != text)
         return Invariance(len(answers), self.settings.rows_per_batch, changed)
-
-
-def _score(result: Evaluation, arms: Sequence[Arm], asked: EvaluationRows) -> None:
-    """Summaries of the rows that every arm has answered, and the comparisons of arms."""
-    references = {sample.id: sample.references for sample in result.samples}
-    result.groups, kind = units_of(result.samples)
-    groups = result.groups
-    labels = labels_of(result.samples)
-    for arm in arms:
-        rows = {row_id: result.rows[arm.name][row_id] for row_id in references}
-        seconds, is_drawn = result.seconds[arm.name] or None, arm.name in result.draws or None
-        summary = summarise(
-            arm.name, rows, references, asked.metric_name, seconds, labels, groups, kind, is_share=is_drawn
-        )
-        if arm.name in result.servers:
-            summary = dataclasses.replace(summary, answered_by=result.servers[arm.name].label)
-        if arm.name in result.draws:
-            summary = summarise_draws(summary, result.draws[arm.name], references, labels)
-        result.arms[arm.name] = summary
-        result.notes += warnings(summary)
-    result.cautions += [*repeated_rows(result.samples), *cut_off(result.arms.values())]
-    result.notes += too_few(next(iter(result.arms.values())))
-    scores = {arm.name: {i: result.rows[arm.name][i].score.value for i in references} for arm in arms}
-    values = {arm: summary.value for arm, summary in result.arms.items()}
-    pairs, skill = pairs_of(list(scores)), skill_pair(values)
-    pairs += [skill] if skill is not None and skill not in pairs else []
-    result.comparisons = adjusted(
-        [compare(one, scores[one], other, scores[other], groups, kind) for one, other in pairs]
-    )
-    result.gains, result.matrix = format_and_skill(values, result.comparisons), prompt_matrix(values)
-    for one, other in pairs:
-        result.cautions += unequal_treatment(one, result.rows[one], other, result.rows[other], groups)
-    result.best = best_tuned({name: own for name, own in scores.items() if name not in result.servers}, groups)
-    result.cautions += [result.best.sentence] if result.best is not None else []
-    if asked.metric_name == "json_fields":
-        from vlmft.evaluation.fields import fields_of  # for few runs
-
-        result.fields = fields_of(result, asked)

@@ -23,11 +23,8 @@ from vlmft.models.prefix import Prefix, make_prefix
 from vlmft.models.sharding import without_gradients
 from vlmft.sample import BadRowError, EncodedRow, Message, Prompt, Question, Sample
 
-CHECKED_ROWS = 4
-"""Rows of the first draw, one of each other, that are asked with and without the shared prefix; if an answer differs,
-it is not used."""
-CHECKED_TOKENS = 8
-"""Of each of these answers."""
+CHECKED_ROWS, CHECKED_TOKENS = 4, 8
+"""Rows of the first draw, one of each other, and tokens of their answers that show whether examples can be shared."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,11 @@ class Draw:
     ids: list[str]
     """Of the examples, where all questions have the same."""
     questions: list[Question]
-    prefix: Prefix | None = None
+    turns: list[tuple[Message, ...]] = field(default_factory=list)
+    """What prompts begin with: all examples, and fewer and fewer of them, as in `Question.shorter`."""
+    n_checked: int = 0
+    """Questions that are asked with and without their examples computed once; if an answer differs, they are not. Of
+    the number of the draw alone: an evaluation that goes on after a kill decides as one that was not killed."""
 
 
 @dataclass
@@ -49,7 +50,7 @@ class FewShot:
 
 
 def few_shot_draws(
-    model: LoadedModel, answerer: Answerer, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
+    model: LoadedModel, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
 ) -> FewShot:
     """As many draws as are asked for, one where there is nothing to draw, none where there are no examples.
 
@@ -59,7 +60,7 @@ def few_shot_draws(
     with in_eval_mode(model.base):
         if config.choose == ShotChoice.nearest:
             return _nearest_shots(model, config, samples, rows)
-        return _drawn(model, answerer, config, samples, rows)
+        return _drawn(model, config, samples, rows)
 
 
 def _key(model: LoadedModel, config: FewShotConfig) -> dict[str, Any]:
@@ -79,10 +80,8 @@ def _nearest_shots(
     return few_shot
 
 
-def _drawn(
-    model: LoadedModel, answerer: Answerer, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows
-) -> FewShot:
-    few_shot, forbidden, is_exact = FewShot(_key(model, config)), images_of(samples), True
+def _drawn(model: LoadedModel, config: FewShotConfig, samples: Sequence[Sample], rows: EvaluationRows) -> FewShot:
+    few_shot, forbidden = FewShot(_key(model, config)), images_of(samples)
     for number in range(config.draws if config.choose == ShotChoice.random else 1):
         if config.choose == ShotChoice.file:
             shots = rows.written_shots()
@@ -99,33 +98,29 @@ def _drawn(
         if len(shots) < config.k:
             few_shot.notes.append(f"few-shot: {len(shots)} examples instead of {config.k}: there are no more")
         questions = [question_after(shots, sample) for sample in samples]
-        prefix = None
-        if is_exact:
-            asked = questions[: 1 if number else CHECKED_ROWS]
-            prefix, is_exact = _shared_prefix(model, answerer, shots, samples[0], asked)
-            if not is_exact:
-                few_shot.notes.append(
-                    "few-shot: the shared examples changed an answer when computed once; each row had its own"
-                )
-        few_shot.draws.append(Draw([shot.id for shot in shots], questions, prefix if is_exact else None))
+        turns = [turns_of(shots[dropped:], samples[0]) for dropped in range(len(shots))]
+        few_shot.draws.append(Draw([shot.id for shot in shots], questions, turns, 1 if number else CHECKED_ROWS))
     return few_shot
 
 
-def _shared_prefix(
-    model: LoadedModel, answerer: Answerer, shots: Sequence[Sample], sample: Sample, questions: Sequence[Question]
-) -> tuple[Prefix | None, bool]:
-    """The examples that the first of the questions is asked behind, fewer than all where all are too long, or None;
-    and whether the questions' answers behind them are the same when they are computed once."""
-    asked = EncodedQuestions(model.family, questions)
+def shared_prefix(model: LoadedModel, answerer: Answerer, draw: Draw) -> tuple[Prefix | None, bool]:
+    """The examples that the first of a draw's questions is asked behind, fewer than all where all are too long, or
+    None; and whether the first answers behind them are the same when they are computed once."""
+    asked = EncodedQuestions(model.family, draw.questions[: draw.n_checked])
     first, dropped = asked[0]
-    if not isinstance(first, EncodedRow) or dropped == len(shots):
+    if not isinstance(first, EncodedRow) or dropped >= len(draw.turns):
         return None, True
-    prefix = make_prefix(model.family, model.base, replace(sample.prompt, messages=turns_of(shots[dropped:], sample)))
+    with in_eval_mode(model.base):
+        prompt = replace(draw.questions[0].prompt, messages=draw.turns[dropped])
+        prefix = make_prefix(model.family, model.base, prompt)
     if prefix is None:
         return None, True
-    encoded = [first, *(asked[number][0] for number in range(1, len(questions)))]
+    encoded = [first, *(asked[number][0] for number in range(1, len(asked)))]
     rows = [row for row in encoded if isinstance(row, EncodedRow) and prefix.begins(row)]
-    return (prefix, _same_answers(answerer, rows, prefix)) if rows else (None, True)
+    if not rows:
+        return None, True
+    is_exact = _same_answers(answerer, rows, prefix)
+    return prefix if is_exact else None, is_exact
 
 
 def _same_answers(answerer: Answerer, rows: Sequence[EncodedRow], prefix: Prefix) -> bool:

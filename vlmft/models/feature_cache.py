@@ -115,20 +115,27 @@ def processor_key(processor: Any, code: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def machine(device: torch.device) -> dict[str, Any]:
+    """What moves bits beside weights and inputs: device, threads, libraries."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()] if device.type == "cpu" else [],
+        "matmul": torch.get_float32_matmul_precision(),
+        "versions": [library.__version__ for library in (torch, transformers, np, PIL)],
+    }
+
+
 def feature_key(model: PreTrainedModel, processor: str) -> str:
     """Hash of all that determines the bits of a feature beside the image: `processor_key`, weights of vision and
     connector, dtype, attention, device, threads and libraries."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in OF_NO_FEATURE}
-    device, parts = model.device, [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     said = {
         "processor": processor,
         "config": config,
         "dtype": str(model.dtype),
         "attention": sorted({part.config._attn_implementation for part in parts}),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()] if device.type == "cpu" else [],
-        "matmul": torch.get_float32_matmul_precision(),
-        "versions": [library.__version__ for library in (torch, transformers, np, PIL)],
+        **machine(model.device),
     }
     digest = hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):

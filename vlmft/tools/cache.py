@@ -1,4 +1,4 @@
-"""vlmft cache: what is stored of images, and away with it."""
+"""vlmft cache: what is stored of images and of the untuned model's answers, and away with it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from vlmft.config.check import ConfigError
 from vlmft.config.schema import CacheConfig
 from vlmft.config.tool_schema import CacheToolConfig
+from vlmft.data.survey.cache import Store
 from vlmft.models.feature_files import FeatureFiles, stored_files
 from vlmft.run.features import features_folder
+from vlmft.run.stored_answers import ANSWERS
 
 
 def cache(config: CacheToolConfig) -> None:
@@ -22,11 +24,14 @@ def cache(config: CacheToolConfig) -> None:
     folder = features_folder(CacheConfig(folder=config.folder))
     if folder is None or (config.folder is not None and not folder.is_dir()):
         raise ConfigError(f"folder: Expected a folder with stored features, got {config.folder!r}; check the path")
-    found = stored_files(folder)
+    found, store = stored_files(folder), Store()
+    answers = store.names(ANSWERS) if config.folder is None else []
     if config.clear:
+        store.forget(answers)
         for file, _ in found:
             file.unlink(missing_ok=True)
-        print(f"{len(found)} files of features deleted in {folder}")
+        lists = f" and {len(answers)} arms' answers of untuned models" if answers else ""
+        print(f"{len(found)} files of features deleted in {folder}{lists}")
         return
     sizes, used = defaultdict[Path, int](int), defaultdict[Path, float](float)
     for file, about in found:
@@ -37,3 +42,5 @@ def cache(config: CacheToolConfig) -> None:
         day = time.strftime("%Y-%m-%d", time.localtime(used[key]))
         n_images = len(FeatureFiles(key, 0).hashes())
         print(f"  {key.name}  {n_images:>9,} images  {sizes[key] / 2**30:8.2f} GiB  last used {day}")
+    if answers:
+        print(f"{store.file}: answers of untuned models, {len(answers)} arms")

@@ -127,6 +127,15 @@ class Store:
 
         self._do(note)
 
+    def names(self, start: str) -> list[str]:
+        """The keys that begin like this."""
+        query = "SELECT key FROM kept WHERE substr(key, 1, ?) = ?"
+        known = (len(os.fsencode(start)), os.fsencode(start))
+        return self._do(lambda connection: [os.fsdecode(key) for (key,) in connection.execute(query, known)]) or []
+
+    def forget(self, keys: Sequence[str]) -> None:
+        self._do(lambda c: c.executemany("DELETE FROM kept WHERE key = ?", [(os.fsencode(key),) for key in keys]))
+
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
         """Runs `work` in one transaction; None where the store cannot be used."""
         if self.file is None:
