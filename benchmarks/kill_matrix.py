@@ -32,7 +32,7 @@ SETTINGS = (
     "model=tiny_qwen2vl model.lora.dropout=0.1 data.limit_train=96 data.limit_val=32 data.limit_test=64 "
     f"train.rows_per_step=4 train.rows_per_batch=3 trainer.max_steps={WINDOWS} trainer.max_epochs=-1 "
     f"trainer.val_check_interval={VALIDATE_EVERY} trainer.log_every_n_steps=1 evaluation.rows_per_batch=8 "
-    "evaluation.canary_rows=2 preflight=false logger=none name=run resume=true"
+    "evaluation.canary_rows=2 preflight=false logger=none name=run resume=true cache.answers=false"
 ).split()
 STAGES = ("training", "saving", "validation", "evaluation", "training")
 TIMEOUT_SECONDS = 600

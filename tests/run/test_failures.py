@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow  # whole runs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (
+    "cache.answers=false",
     "model=tiny_qwen2vl", "model.lora.dropout=0.1", "data.limit_train=24", "data.limit_val=8", "data.limit_test=8",
     "train.rows_per_step=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "evaluation.canary_rows=0",
     "evaluation.rows_per_batch=4", "preflight=false", "logger=none", "name=run",

@@ -26,6 +26,7 @@ from vlmft.run.train import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (
+    "cache.answers=false",
     "model=tiny", "data.limit_train=22", "data.limit_val=13", "data.limit_test=10", "train.rows_per_step=5",
     "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "evaluation.rows_per_batch=4", "evaluation.canary_rows=2",
     "trainer.accelerator=cpu", "train.lr=1e-4", "logger=none", "name=run",
@@ -222,6 +223,7 @@ def test_a_higher_rank_of_one_device_is_refused(
 
 
 QUESTIONS = (
+    "cache.answers=false",
     "model=tiny", "data=shapes", "data.limit_train=22", "data.limit_test=60", "evaluation.rows_per_batch=4",
     "evaluation.canary_rows=2", "evaluation.arms=[untuned,fewshot]", "trainer.accelerator=cpu", "logger=none",
 )  # fmt: skip

@@ -24,6 +24,7 @@ from vlmft.training.module import VLMModule
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = (
+    "cache.answers=false",
     "model=tiny_qwen2vl", "model.lora.dropout=0.1", "data.limit_train=24", "data.limit_val=8", "data.limit_test=8",
     "train.rows_per_step=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "evaluation.canary_rows=2",
     "preflight=false", "logger=none", "name=run",

@@ -23,6 +23,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
+    "cache.answers=false",
     "model=tiny", "data.limit_train=22", "data.limit_val=13", "data.limit_test=24", "train.rows_per_step=5",
     "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "evaluation.rows_per_batch=4", "evaluation.canary_rows=2",
     "trainer.accelerator=cpu", "train.lr=1e-4", "logger=none", "name=run", "trainer.threads=1",

@@ -25,6 +25,7 @@ from vlmft.training.tracking import WANDB_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
+    "cache.answers=false",
     "model=tiny_qwen2vl", "data=shapes", "data.limit_train=24", "data.limit_val=8", "data.limit_test=8",
     "train.rows_per_step=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
     "evaluation.canary_rows=0", "evaluation.rows_per_batch=8", "preflight=false", "name=run",
