@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from vlmft.config.tool_schema import CacheToolConfig
-from vlmft.evaluation.predict import Answerer
+from vlmft.evaluation.predict import Answerer, PredictionFile
 from vlmft.run import stored_answers
+from vlmft.run.stored_answers import StoredAnswers
 from vlmft.tools.cache import cache as show
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -92,6 +93,18 @@ def test_whatever_decides_an_answer_is_in_the_key(change: str, run: Callable[...
     counts(generated)
     run("second", arms, change)
     assert counts(generated)["untuned"] in (20, 24)
+
+
+def test_tokens_that_texts_may_hold_are_in_the_key(
+    make_built: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand in an answer's text, or are left out of it."""
+    _, built = make_built()
+    file, marks = PredictionFile(tmp_path / "none.jsonl", {"arm": "untuned"}), []
+    for allowed in ((), (7,), ()):
+        monkeypatch.setattr(built.family, "allowed_ids", frozenset(allowed))
+        marks.append(StoredAnswers(built, [], file).mark)
+    assert marks[0] == marks[2] != marks[1]
 
 
 def test_other_code_and_other_libraries_are_another_key(

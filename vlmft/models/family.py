@@ -35,6 +35,8 @@ class Family(Protocol):
     """Of: text_only, multi_image, multi_turn, prefix (its prompts can go on from a cache), and its layouts."""
     end_id: int
     pad_id: int
+    allowed_ids: frozenset[int]
+    """Of special tokens that texts may hold."""
     fingerprint_parts: Mapping[str, Any]
     """What a fingerprint is the hash of: prompt format and processor."""
     resolution: str

@@ -43,7 +43,8 @@ class StoredAnswers:
         settings = {n: v for n, v in dataclasses.asdict(model.model_config).items() if n not in OF_TRAINING}
         versions = [version(library) for library in ("peft", "bitsandbytes")]
         code = [code_of(type(model.family)), hashlib.sha256(inspect.getsource(predict).encode()).hexdigest()]
-        said = {"model": settings, "versions of adapters": versions, "code": code, **machine(model.device)}
+        allowed = sorted(model.family.allowed_ids)
+        said = {"model": settings, "allowed": allowed, "packages": versions, "code": code, **machine(model.device)}
         self.mark = sha256(json.dumps(said, sort_keys=True, default=str))
 
     def fill(self) -> None:
