@@ -21,7 +21,7 @@ from vlmft.data.images import decode_image
 from vlmft.data.make import make_dataset
 from vlmft.run.lock import locked
 from vlmft.sample import BadRow, Image, Message, Prompt, Question
-from vlmft.servers.asking import Journal, Tally, ask_all, say, shown
+from vlmft.servers.asking import Journal, Seldom, Tally, ask_all, say, shown
 from vlmft.servers.chat_client import Annotator, OpenAIChat, Patient, Reply
 
 ORIGIN = ("text", "annotator", "model", "date")
@@ -142,11 +142,11 @@ def _draft(drafts: Drafts, config: AnnotateConfig) -> Tally:
 def annotator_of(config: AnnotateConfig, stopping: Event) -> Annotator:
     """Who is asked, by a server until `stopping` is set; raises ConfigError as its maker."""
     if config.annotator == AnnotatorName.openai:
-        return Patient(OpenAIChat(config.chat, "chat"), config.chat, say, stopping=stopping)
+        return Patient(OpenAIChat(config.chat, "chat"), config.chat, Seldom(), stopping=stopping)
     if config.annotator == AnnotatorName.gigachat:
         from vlmft.labels.gigachat_client import GigaChat
 
-        return Patient(GigaChat(config.chat), config.chat, say, stopping=stopping)
+        return Patient(GigaChat(config.chat), config.chat, Seldom(), stopping=stopping)
     return local_annotator(config)
 
 

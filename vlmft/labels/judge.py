@@ -19,7 +19,7 @@ from vlmft.labels.grade import Item, chosen_rows, read_predictions, read_samples
 from vlmft.run.folder import write_json
 from vlmft.run.lock import locked
 from vlmft.sample import Message, Prompt, Question, Sample
-from vlmft.servers.asking import Tally, ask_all, say, shown
+from vlmft.servers.asking import Seldom, Tally, ask_all, say, shown
 from vlmft.servers.chat_client import OpenAIChat, Patient, Reply
 
 PROMPT = """You check answers to questions about images. The JSON object below holds a question, reference answers that
@@ -82,7 +82,7 @@ def judge(config: JudgeConfig) -> None:
     Raises:
         ConfigError: no predictions, data that are not those that were answered, or a judge that is not the one before.
     """
-    client = Patient(OpenAIChat(config.judge, "judge"), config.judge, say)
+    client = Patient(OpenAIChat(config.judge, "judge"), config.judge, Seldom())
     predictions = read_predictions(Path(config.run), config.arms)
     arms = config.arms or [*predictions.answers]
     most = max(len(texts) for texts in predictions.answers.values())
