@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.collate import collate
+from vlmft.models.collate import collate, seen_before
 from vlmft.models.control_tokens import control_texts, decoded, refuse_control, require_allowed
 from vlmft.models.coordinates import Coordinates, coordinates_of, marked_size
 from vlmft.models.feature_cache import code_of, processor_key
@@ -338,8 +338,7 @@ class GenericFamily(ProcessorCalls):
     ) -> Any:
         return model(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
+            **seen_before(batch, "shared_prefix" in self.capabilities),
             logits_to_keep=keep,
             use_cache=use_cache,
             **self.seen(model, batch, features),
