@@ -25,7 +25,7 @@ MAX_LINES = {
     "pages": 300,
     "predictions": 2_100,
     "report": 2_300,
-    "run": 3_300,
+    "run": 3_350,
     "sample.py": 400,
     "servers": 600,
     "sweep": 950,

@@ -297,8 +297,8 @@ class Batch:
     input_ids: torch.Tensor
     """(B, T) int64."""
     attention_mask: torch.Tensor
-    """(B, T) int64, 1 on real tokens; in layout `shared_prefix` (B, 1, T, T) in the model's dtype: what is added to
-    attention's scores, 0 or the lowest number."""
+    """(B, T) int64, 1 on real tokens; in layout `shared_prefix` (B, 1, T, T): bool,
+    or where attention is eager what is added, 0 or the lowest number."""
     position_ids: torch.Tensor
     """(B, T) int64, or (3, B, T) where the family has three-dimensional positions. Padding holds 0 or 1, never read."""
     supervised: torch.Tensor

@@ -105,6 +105,30 @@ def test_padding_in_view_would_show(
     assert moved > VISIBLE or (layout == "right" and not has_3d_positions)
 
 
+def test_right_padding_makes_no_mask(
+    family: GenericFamily, model: PreTrainedModel, rows: list[EncodedRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sdpa's causal kernel takes none. The defect: padding that does not count on is taken for packed rows."""
+    attention, masks = torch.nn.functional.scaled_dot_product_attention, list[torch.Tensor | None]()
+
+    def noted(*arguments: Any, attn_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor:
+        masks.append(attn_mask)
+        return attention(*arguments, attn_mask=attn_mask, **named)
+
+    batch = family.collate(rows, "right", model)
+    features = family.image_features(model, batch.images, grad=False)
+    assert not batch.attention_mask.all() and model.config.get_text_config()._attn_implementation == "sdpa"
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    with torch.no_grad():
+        family.forward(model, batch, features, batch.keep)
+        n_layers = len(masks)
+        assert n_layers >= 2 and masks == [None] * n_layers
+        ids, positions = batch.input_ids, batch.position_ids
+        model(input_ids=ids, position_ids=positions, use_cache=False, **family.seen(model, batch, features))
+    has_3d_positions = positions.dim() == 3
+    assert len(masks) == 2 * n_layers and all((mask is None) == has_3d_positions for mask in masks[n_layers:])
+
+
 def test_keep_returns_the_logits_at_the_mask(
     family: GenericFamily, model: PreTrainedModel, sample: Sample, theirs: dict[str, torch.Tensor]
 ) -> None:

@@ -311,8 +311,8 @@ class CacheConfig:
     memory_gib: NotNegative = 1.0
     """Features that are kept in memory, too."""
     answers: bool = True
-    """Keep the untuned model's answers in the cache folder: the next run that asks it the same does not generate them
-    again."""
+    """With enabled: keep the untuned model's answers in the cache folder (not in `folder`), so that the next run that
+    asks it the same does not generate them again."""
 
 
 OWN_CHECKPOINTS = ("last", "best")

@@ -224,7 +224,8 @@ class CacheToolConfig:
     folder: Optional[str] = None
     """null: `features` in the cache folder (VLMFT_CACHE, else ~/.cache/vlmft)."""
     clear: bool = False
-    """Delete all stored features and the untuned models' stored answers. They are made anew when they are needed."""
+    """Delete all stored features and, without `folder`, untuned models' stored answers. They are made anew when they
+    are needed."""
 
 
 @dataclass

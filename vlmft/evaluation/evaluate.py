@@ -47,8 +47,11 @@ class Reusable(Protocol):
     def fill(self) -> None:
         """Adds to the arm's file what there is."""
 
+    def forget(self) -> None:
+        """Deletes what there is."""
+
     def keep(self) -> None:
-        """Stores the arm's answers for runs to come."""
+        """Stores the arm's answers for runs to come, where all of them were generated here."""
 
 
 Reuse = Callable[[LoadedModel, Sequence[Question], PredictionFile], Reusable]
@@ -324,8 +327,8 @@ class _Runner:
         }
         file = PredictionFile(path, key, fresh=self.fresh)
         untuned = self.reuse(model, questions, file) if self.reuse is not None and arm.adapter is None else None
-        if untuned is not None and not self.fresh:
-            untuned.fill()
+        if untuned is not None:
+            untuned.forget() if self.fresh else untuned.fill()
         prefix = None
         if draw is not None and any(question.id not in file.rows for question in questions):
             prefix = self._prefix(draw)

@@ -7,6 +7,7 @@ computed once.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,8 +38,8 @@ class Draw:
     turns: list[tuple[Message, ...]] = field(default_factory=list)
     """What prompts begin with: all examples, and fewer and fewer of them, as in `Question.shorter`."""
     n_checked: int = 0
-    """Questions that are asked with and without their examples computed once; if an answer differs, they are not. Of
-    the number of the draw alone: an evaluation that goes on after a kill decides as one that was not killed."""
+    """Questions that are asked with and without their examples computed once; if an answer differs, they are not. A
+    function of the draw alone: an evaluation that goes on after a kill decides as one that was not killed."""
 
 
 @dataclass
@@ -104,22 +105,24 @@ def _drawn(model: LoadedModel, config: FewShotConfig, samples: Sequence[Sample],
 
 
 def shared_prefix(model: LoadedModel, answerer: Answerer, draw: Draw) -> tuple[Prefix | None, bool]:
-    """The examples that the first of a draw's questions is asked behind, fewer than all where all are too long, or
-    None; and whether the first answers behind them are the same when they are computed once."""
-    asked = EncodedQuestions(model.family, draw.questions[: draw.n_checked])
-    first, dropped = asked[0]
-    if not isinstance(first, EncodedRow) or dropped >= len(draw.turns):
+    """The examples that most of a draw's first questions are asked behind, fewer than all where all are too long;
+    and whether the first tokens of answers behind them stay the same when they are computed once. None where not, and
+    where there is nothing to share."""
+    if not draw.turns:
+        return None, True
+    asked = EncodedQuestions(model.family, draw.questions[:CHECKED_ROWS])
+    encoded = [asked[number] for number in range(len(asked))]
+    drops = Counter(dropped for row, dropped in encoded if isinstance(row, EncodedRow))
+    ((dropped, _),) = drops.most_common(1) or ((len(draw.turns), 0),)
+    if dropped == len(draw.turns):
         return None, True
     with in_eval_mode(model.base):
         prompt = replace(draw.questions[0].prompt, messages=draw.turns[dropped])
         prefix = make_prefix(model.family, model.base, prompt)
-    if prefix is None:
+    rows = [row for row, _ in encoded if isinstance(row, EncodedRow) and prefix is not None and prefix.begins(row)]
+    if prefix is None or not rows:
         return None, True
-    encoded = [first, *(asked[number][0] for number in range(1, len(asked)))]
-    rows = [row for row in encoded if isinstance(row, EncodedRow) and prefix.begins(row)]
-    if not rows:
-        return None, True
-    is_exact = _same_answers(answerer, rows, prefix)
+    is_exact = _same_answers(answerer, rows[: draw.n_checked], prefix)
     return prefix if is_exact else None, is_exact
 
 

@@ -115,14 +115,15 @@ def collate_shared(units: Sequence[SharedRow], pad_id: int, model: PreTrainedMod
         padded = torch.cat([flat, flat.new_zeros(*flat.shape[:-1], 1)], dim=-1)
         return padded[..., source]
 
-    # Trap: eager attention adds a bool mask as 0 and 1, and sdpa makes what is added of it anew in every layer.
-    added = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
+    if attention_of(model) == "eager":  # trap: it adds the mask, a bool one as 0 and 1
+        lowest = torch.finfo(model.dtype).min
+        mask = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, lowest)
     return dataclasses.replace(
         separate,
         row_ids=tuple(row.id for unit in units for row in unit.rows),
         layout="shared_prefix",
         input_ids=placed(separate.input_ids),
-        attention_mask=added,
+        attention_mask=mask,
         position_ids=placed(separate.position_ids),
         supervised=placed(separate.supervised),
         token_arrays={name: placed(array) for name, array in separate.token_arrays.items()},

@@ -1,28 +1,32 @@
 """The untuned model's answers, generated once: a later run that asks the same base the same prompts finds them.
 
 They lie in the cache folder, below a key of all that decides their bits: what stands in a predictions file, the prompts
-of all rows in their order, because batches are cut of them, the model's settings, device, threads, libraries, and our
-code.
+of all rows in their order, because batches are cut of them, the model's settings and small files, device, threads,
+libraries, and our code.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from vlmft.config.files import source_files
 from vlmft.data.survey.cache import Store, sha256
-from vlmft.evaluation import predict
+from vlmft.evaluation import few_shot, predict
 from vlmft.evaluation.predict import PredictionFile
-from vlmft.models.feature_cache import code_of, machine
+from vlmft.models import family
+from vlmft.models.feature_cache import machine
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.ranks import of_rank_0, rank
-from vlmft.sample import Question
+from vlmft.sample import BadRowError, Prompt, Question
 
 ANSWERS = "answers-"
 """What keys in the store begin with."""
@@ -30,6 +34,31 @@ NAMES = ("arm", "split")
 """In the key of a predictions file; they decide no answer."""
 OF_TRAINING = ("name", "lora", "default_lr", "default_threads")
 """Settings of a model that say nothing of it untuned."""
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+"""Of a model's folder: its config and its tokenizer. Of its weights a predictions file has the name."""
+
+
+def digest(files: Sequence[Path]) -> str:
+    return sha256(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)))
+
+
+# Trap: as this process has loaded them. After hours of training other code or packages may lie on the disk.
+CODE = digest([*Path(str(family.__file__)).parent.rglob("*.py"), *(Path(str(m.__file__)) for m in (predict, few_shot))])
+PACKAGES = [version(name) for name in ("peft", "bitsandbytes", "tokenizers")]
+
+
+def bits_of(model: LoadedModel) -> dict[str, Any]:
+    """What moves the bits of an untuned model's answers beside what stands in a predictions file."""
+    folder, is_cuda = Path(model.source.path), model.device.type == "cuda"
+    return {
+        "settings": {n: v for n, v in dataclasses.asdict(model.model_config).items() if n not in OF_TRAINING},
+        "files": digest([file for pattern in SMALL_FILES for file in folder.glob(pattern)]),
+        "allowed": sorted(model.family.allowed_ids),
+        "code": [CODE, digest([*source_files(type(model.family))])],
+        "packages": PACKAGES,
+        "kernels": [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark] if is_cuda else [],
+        **machine(model.device),
+    }
 
 
 class StoredAnswers:
@@ -37,15 +66,11 @@ class StoredAnswers:
 
     def __init__(self, model: LoadedModel, questions: Sequence[Question], file: PredictionFile) -> None:
         decides = {name: value for name, value in file.key.items() if name not in NAMES}
-        asked = [[asks.id, *(prompt.sha256 for prompt in (asks.prompt, *asks.shorter))] for asks in questions]
-        self.file, self.ids = file, [asks.id for asks in questions]
-        self.name = f"{ANSWERS}{sha256(json.dumps([decides, asked], sort_keys=True))}"
-        settings = {n: v for n, v in dataclasses.asdict(model.model_config).items() if n not in OF_TRAINING}
-        versions = [version(library) for library in ("peft", "bitsandbytes")]
-        code = [code_of(type(model.family)), hashlib.sha256(inspect.getsource(predict).encode()).hexdigest()]
-        allowed = sorted(model.family.allowed_ids)
-        said = {"model": settings, "allowed": allowed, "packages": versions, "code": code, **machine(model.device)}
-        self.mark = sha256(json.dumps(said, sort_keys=True, default=str))
+        asked = [[asks.id, *map(_sha256, (asks.prompt, *asks.shorter))] for asks in questions]
+        said = json.dumps([decides, asked, bits_of(model)], sort_keys=True, default=str)
+        self.file, self.ids, self.name = file, {asks.id for asks in questions}, f"{ANSWERS}{sha256(said)}"
+        self.is_begun = not self.ids.isdisjoint(file.rows)
+        """By another process, of which nothing is known but the file's key."""
 
     def fill(self) -> None:
         """Adds to the file what is stored and not in it yet."""
@@ -53,14 +78,30 @@ class StoredAnswers:
         self.file.append([row for row in rows if row["id"] not in self.file.rows])
 
     def _stored(self) -> list[dict[str, Any]]:
-        (value,) = Store().values([self.name], [self.mark])
-        return list(json.loads(zlib.decompress(value))) if value is not None else []
+        store = Store()
+        (value,) = store.values([self.name], [""])
+        if value is None:
+            return []
+        store.used(self.name)
+        return list(json.loads(zlib.decompress(value)))
+
+    def forget(self) -> None:
+        """Deletes what is stored."""
+        if rank() == 0:
+            Store().forget([self.name])
 
     def keep(self) -> None:
-        """Stores the file's answers to these questions."""
-        if rank() == 0:
-            rows = [self.file.rows[row_id] for row_id in self.ids if row_id in self.file.rows]
+        """Stores the file's answers to these questions, where this process has generated all of them."""
+        if rank() == 0 and not self.is_begun:
+            rows = [row for row_id, row in self.file.rows.items() if row_id in self.ids]
             rows = [{name: value for name, value in row.items() if name not in self.file.key} for row in rows]
             store = Store()
-            store.keep([(self.name, self.mark, zlib.compress(json.dumps(rows, ensure_ascii=False).encode()))])
+            store.keep([(self.name, "", zlib.compress(json.dumps(rows, ensure_ascii=False).encode()))])
             store.used(self.name)
+
+
+def _sha256(prompt: Prompt) -> str:
+    try:
+        return prompt.sha256
+    except BadRowError:  # it is refused where it is asked
+        return ""

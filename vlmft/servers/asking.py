@@ -25,7 +25,7 @@ Prepared = TypeVar("Prepared")
 Outcome = Reply | GaveUpError | UnaskableError
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_POLLS = 5.0, 0.5
 MOST_GIVEN_UP = 3
-"""Questions in a row without an answer from the server, after which the others are not tried."""
+"""Questions in a row without an answer from the server, after which the others are not tried, if asked one by one."""
 
 
 class Journal:
@@ -141,6 +141,8 @@ class _Round:
 
     tally: Tally
     keep: Callable[[Question, Reply], None]
+    most_given_up: int
+    """In a row."""
     in_a_row: int = 0
     last: float = field(default_factory=time.monotonic)
 
@@ -148,7 +150,7 @@ class _Round:
         """Keeps and counts what came of a question.
 
         Raises:
-            ConfigError: the server has left MOST_GIVEN_UP in a row unanswered.
+            ConfigError: the server has left so many in a row unanswered.
         """
         tally = self.tally
         if isinstance(outcome, UnaskableError) and tally.answered:  # so the settings are right, and it is the question
@@ -158,7 +160,7 @@ class _Round:
             tally.given_up += 1
             self.in_a_row += 1
             is_refusal = isinstance(outcome, UnaskableError)
-            if self.in_a_row == (min(MOST_GIVEN_UP, tally.asked) if is_refusal else MOST_GIVEN_UP):
+            if self.in_a_row == (min(self.most_given_up, tally.asked) if is_refusal else self.most_given_up):
                 goes_on = f"; the same command goes on after the {tally.answered} that are answered"
                 raise ConfigError(f"{outcome}, for {self.in_a_row} questions in a row{goes_on}") from outcome
             return
@@ -192,7 +194,8 @@ def ask_all(
         ConfigError: no question can be answered, or the server has left MOST_GIVEN_UP in a row unanswered.
     """
     tally, waiting = Tally(len(questions), config), iter(questions)
-    under_way, pending = _Round(tally, keep), dict[Future[Outcome], Question]()
+    # those that are under way at the same time meet one fault together
+    under_way, pending = _Round(tally, keep, MOST_GIVEN_UP + at_once - 1), dict[Future[Outcome], Question]()
     with ThreadPoolExecutor(at_once) as pool:
         try:
             while True:
@@ -205,6 +208,8 @@ def ask_all(
                     under_way.take(pending.pop(done), done.result())
         finally:
             stopping.set()
+            if pending:
+                say(f"waiting for {len(pending)} questions that are under way")
             for done, question in pending.items():
                 with contextlib.suppress(ConfigError):
                     if isinstance(outcome := done.result(), Reply):
