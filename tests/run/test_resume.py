@@ -65,7 +65,8 @@ def stop_at(window: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (2, signal.SIGTERM, 143, "step-0000003"),  # inside an epoch
         pytest.param(8, signal.SIGINT, 130, "step-0000009", marks=pytest.mark.slow),  # inside the second epoch
-        (5, signal.SIGTERM, 143, None),  # validation is due: it is left at once, and done again
+        # validation is due: it is left at once, and done again
+        pytest.param(5, signal.SIGTERM, 143, None, marks=pytest.mark.slow),
     ],
 )
 def test_signal_then_resume(
