@@ -160,9 +160,7 @@ def test_tokens_that_texts_may_hold_are_in_the_key(
     assert said[0] == said[2] != said[1]
 
 
-def test_answers_that_another_process_began_are_not_stored(
-    ask: Callable[..., bytes], generated: list[str], evaluate_small: Any, tmp_path: Path
-) -> None:
+def test_answers_that_another_process_began_are_not_stored(ask: Callable[..., bytes], generated: list[str]) -> None:
     """The defect: the last two of six rows, answered in a batch of two, stored as those of a list of ten."""
     ask("begun", "data.limit_test=6")
     ask("begun")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -59,3 +61,8 @@ def source_files(kind: type) -> set[Path]:
     """The files in which a class and those that it inherits from are written."""
     found = {getattr(sys.modules.get(one.__module__), "__file__", None) for one in kind.__mro__}
     return {Path(name) for name in found if name}
+
+
+def contents_sha256(files: Iterable[Path]) -> str:
+    """Hash of what stands in these files, by their names' order."""
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(files))).hexdigest()

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peft import PeftModel
@@ -266,7 +265,7 @@ class _Runner:
         with arm_state(self.model.model, arm):
             if not arm.few_shot:
                 self.asked[arm.name] = self.questions(arm)
-                self.result.rows[arm.name] = self._answered(arm.name, arm, self.asked[arm.name])
+                self.result.rows[arm.name] = self._answered(arm.name, arm, self.asked[arm.name], {})
                 return
             shots = few_shot_draws(self.model, self.settings.few_shot, self.result.samples, self.rows)
             self.result.notes += shots.notes
@@ -310,7 +309,7 @@ class _Runner:
         name: str,
         arm: Arm,
         questions: Sequence[Question],
-        more: Mapping[str, Any] = MappingProxyType({}),
+        more: Mapping[str, Any],
         draw: Draw | None = None,
     ) -> dict[str, ScoredRow]:
         result, model = self.result, self.model

@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from vlmft.config.files import source_files
+from vlmft.config.files import contents_sha256, source_files
 from vlmft.models.feature_files import Entry, FeatureFiles
 from vlmft.models.lora import part_of
 from vlmft.sample import EncodedImage
@@ -102,8 +102,7 @@ def is_frozen(model: PreTrainedModel) -> bool:
 
 def code_of(family_class: type) -> str:
     """Hash of the code that makes features and what is stored beside them: all of `vlmft/models`, and the class's."""
-    files = {*Path(__file__).parent.rglob("*.py"), *source_files(family_class)}
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(files))).hexdigest()
+    return contents_sha256({*Path(__file__).parent.rglob("*.py"), *source_files(family_class)})
 
 
 def processor_key(processor: Any, code: str) -> str:

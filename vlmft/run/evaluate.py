@@ -28,7 +28,7 @@ from vlmft.run.quiet import quiet_follower, quiet_libraries
 from vlmft.run.results import Phases, Summary, log_predictions, report
 from vlmft.run.rows import MANIFEST_FILE, note_trained_rows, require_same_rows
 from vlmft.run.start import settled
-from vlmft.run.stored_answers import StoredAnswers
+from vlmft.run.stored_answers import reusable
 from vlmft.run.threads import use_threads
 from vlmft.run.weights import Others, put_others
 from vlmft.training.interruption import stop_request
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig, dataset: Dataset | None = None) -> Path:
             adapters=others.adapters,
             models=others.models,
             fresh=config.fresh,
-            reuse=StoredAnswers if config.cache.enabled and config.cache.answers else None,
+            reuse=reusable(config.cache),
         )
     if ledger_file is None:
         return folder

@@ -8,7 +8,6 @@ libraries, and our code.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ from typing import Any
 
 import torch
 
-from vlmft.config.files import source_files
+from vlmft.config.files import contents_sha256, source_files
+from vlmft.config.schema import CacheConfig
 from vlmft.data.survey.cache import Store, sha256
 from vlmft.evaluation import few_shot, predict
 from vlmft.evaluation.predict import PredictionFile
@@ -38,12 +38,9 @@ SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 """Of a model's folder: its config and its tokenizer. Of its weights a predictions file has the name."""
 
 
-def digest(files: Sequence[Path]) -> str:
-    return sha256(*(hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)))
-
-
 # Trap: as this process has loaded them. After hours of training other code or packages may lie on the disk.
-CODE = digest([*Path(str(family.__file__)).parent.rglob("*.py"), *(Path(str(m.__file__)) for m in (predict, few_shot))])
+ASKING = [Path(str(module.__file__)) for module in (predict, few_shot)]
+CODE = contents_sha256([*Path(str(family.__file__)).parent.rglob("*.py"), *ASKING])
 PACKAGES = [version(name) for name in ("peft", "bitsandbytes", "tokenizers")]
 
 
@@ -52,9 +49,9 @@ def bits_of(model: LoadedModel) -> dict[str, Any]:
     folder, is_cuda = Path(model.source.path), model.device.type == "cuda"
     return {
         "settings": {n: v for n, v in dataclasses.asdict(model.model_config).items() if n not in OF_TRAINING},
-        "files": digest([file for pattern in SMALL_FILES for file in folder.glob(pattern)]),
+        "files": contents_sha256(file for pattern in SMALL_FILES for file in folder.glob(pattern)),
         "allowed": sorted(model.family.allowed_ids),
-        "code": [CODE, digest([*source_files(type(model.family))])],
+        "code": [CODE, contents_sha256(source_files(type(model.family)))],
         "packages": PACKAGES,
         "kernels": [torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark] if is_cuda else [],
         **machine(model.device),
@@ -98,6 +95,11 @@ class StoredAnswers:
             store = Store()
             store.keep([(self.name, "", zlib.compress(json.dumps(rows, ensure_ascii=False).encode()))])
             store.used(self.name)
+
+
+def reusable(settings: CacheConfig) -> type[StoredAnswers] | None:
+    """What keeps answers for later runs; None where that is switched off."""
+    return StoredAnswers if settings.enabled and settings.answers else None
 
 
 def _sha256(prompt: Prompt) -> str:

@@ -39,7 +39,7 @@ from vlmft.run.quiet import apply_extras, quiet_follower, quiet_libraries
 from vlmft.run.ready import Checked, build_for, check, is_tested, keep_data
 from vlmft.run.results import SMOKE, Phases, Summary, log_predictions, report
 from vlmft.run.rows import note_trained_rows
-from vlmft.run.stored_answers import StoredAnswers
+from vlmft.run.stored_answers import reusable
 from vlmft.run.threads import use_threads
 from vlmft.run.weights import save_adapter
 from vlmft.training.interruption import Interrupted, StopRequest, stop_request
@@ -199,7 +199,7 @@ def _answered(
 ) -> Evaluation:
     settings = run.config.evaluation
     answerer, rows = built.answerer(settings, partial(check_together, run.stop)), built.rows("test", settings)
-    reuse = StoredAnswers if run.config.cache.enabled and run.config.cache.answers else None
+    reuse = reusable(run.config.cache)
     return evaluate_arms(
         built, answerer, rows, settings, arms, run.folder, adapters=adapters, before=before, reuse=reuse
     )

@@ -150,7 +150,7 @@ class _Round:
         """Keeps and counts what came of a question.
 
         Raises:
-            ConfigError: the server has left so many in a row unanswered.
+            ConfigError: the server has left `most_given_up` in a row unanswered.
         """
         tally = self.tally
         if isinstance(outcome, UnaskableError) and tally.answered:  # so the settings are right, and it is the question
@@ -191,7 +191,7 @@ def ask_all(
     `stopping` is set, which tells `ask` not to try again.
 
     Raises:
-        ConfigError: no question can be answered, or the server has left MOST_GIVEN_UP in a row unanswered.
+        ConfigError: no question can be answered, or the server has left too many in a row unanswered.
     """
     tally, waiting = Tally(len(questions), config), iter(questions)
     # those that are under way at the same time meet one fault together

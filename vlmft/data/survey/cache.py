@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 
 import vlmft.sample
-from vlmft.config.files import source_files
+from vlmft.config.files import contents_sha256, source_files
 
 Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
@@ -85,8 +85,7 @@ def sha256(*parts: object) -> str:
 @functools.lru_cache(maxsize=64)
 def code_of(dataset_class: type) -> str:
     """Hash of the code that turns a file into rows and pixels, and of Pillow's version."""
-    files = code_files(dataset_class)
-    return sha256(PIL.__version__, *(hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)))
+    return sha256(PIL.__version__, contents_sha256(code_files(dataset_class)))
 
 
 def code_files(dataset_class: type) -> set[Path]:
