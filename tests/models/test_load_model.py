@@ -110,11 +110,11 @@ def test_wrong_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers says it in three lines, with an address that the first does not need."""
     said = "v9 is not a valid git identifier (branch name, tag name or commit id) that exists for this model.\nCheck"
 
-    def missing(path: str, revision: str | None, trust_remote_code: bool) -> Any:
-        assert (path, revision, trust_remote_code) == ("someone/model", "v9", False)
+    def missing(path: str, revision: str | None) -> Any:
+        assert (path, revision) == ("someone/model", "v9")
         raise OSError(said)
 
-    monkeypatch.setattr("vlmft.models.load.AutoConfig.from_pretrained", missing)
+    monkeypatch.setattr("vlmft.models.load.PreTrainedConfig.get_config_dict", missing)
     with pytest.raises(ConfigError) as refused:
         load_source(ModelConfig(name="x", path="someone/model", revision="v9"))
     assert str(refused.value) == (

@@ -108,9 +108,7 @@ def test_stale_tokenizer_is_not_taken_for_starmie(gpt2_folder: Path, monkeypatch
         raise OSError("no network")
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", unreachable)
-    monkeypatch.setattr(
-        "vlmft.models.processor.Moondream2Processor.from_pretrained", lambda *_, **__: Moondream2Processor(tokenizer)
-    )
+    monkeypatch.setattr(Moondream2Processor, "from_pretrained", lambda *_, **__: Moondream2Processor(tokenizer))
     with pytest.raises(ConfigError, match=r"not that of moondream2's 'starmie' generation, and moondream/starmie-v1"):
         family_of(gpt2_folder, "")
     assert asked == ["moondream/starmie-v1"]

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-import vlmft.models.families.moondream2  # noqa: F401 - makes it known to the Auto classes
-from vlmft.config.check import ConfigError
+from vlmft.config.check import ConfigError, import_allowed
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models.locate import cannot_be_read, first_line, locate
 from vlmft.models.lora import NOT_LANGUAGE
-from vlmft.models.support import refusal
+from vlmft.models.support import FAMILIES, refusal
 
 DIGEST_BYTES = 1 << 24
 """Read at once; a digest covers every byte."""
@@ -41,6 +46,9 @@ def load_source(config: ModelConfig) -> tuple[Source, Any]:
     """
     path = locate(config)
     try:
+        stored, _ = PreTrainedConfig.get_config_dict(path, revision=config.revision)
+        if (family := FAMILIES.get(stored.get("model_type", ""))) is not None:
+            import_allowed("model.family", family)  # which makes an architecture of its own known to the Auto classes
         model_config = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise cannot_be_read(config, error) from error

@@ -14,7 +14,6 @@ from transformers.utils import cached_file
 
 from vlmft.config.check import ConfigError
 from vlmft.config.files import write_whole
-from vlmft.models.families.moondream2 import Moondream2Processor
 from vlmft.models.load import Source
 from vlmft.models.locate import first_line
 
@@ -33,8 +32,8 @@ def load_processor(source: Source, model_type: str) -> Any:
     """
     try:
         processor = _own_processor(source, model_type)
-        if isinstance(processor, Moondream2Processor):  # its image settings stand in the model's config
-            return processor
+        if isinstance(processor, ProcessorMixin) and "image_processor" not in processor.get_attributes():
+            return processor  # moondream2's, whose image settings stand in the model's config
         processor.image_processor = AutoImageProcessor.from_pretrained(
             source.path, revision=source.revision, backend="pil"
         )
