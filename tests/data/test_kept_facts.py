@@ -356,7 +356,7 @@ def test_a_damaged_cache_is_thrown_away_with_a_line(
     kept: Path, rows: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = start(rows)
-    (file,) = kept.iterdir()
+    (file,) = kept.glob("*.sqlite")
     damage(file)
     again = start(rows)
     assert again.ids == first.ids and again.cards == first.cards

@@ -22,12 +22,15 @@ for an option and missed. A conversation that names a thing twice is counted as 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from vlmft.evaluation.intervals import wilson_interval
 from vlmft.evaluation.numbers import SHARE, percent
@@ -50,11 +53,7 @@ _MARK = re.compile(r"(?<!\S)\(?([a-h])[.):](?=\s)")
 _PATH = re.compile(r"\S+/\S*\.[a-z]\w{1,3}\b")
 """A file's: its slashes do not separate options."""
 SIGNS = {"end": END, "comma": COMMA, "or": "/", "line": LINE}
-
-
-Answers = Sequence[tuple[str, ...]]
-PlaceOf = Callable[[int, Answers], str | None]
-"""Row, and answers -> where in its prompt one of these occurs."""
+Value = TypeVar("Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -194,20 +193,25 @@ def places_of(prompt: Prompt) -> Iterator[tuple[str, str]]:
 def readable(samples: Sequence[Sample], seed: int = 0) -> Readable:
     """Counts rows whose answer, or another reference, occurs in their prompt, and compares that with shuffles."""
     samples = random.Random(seed).sample(samples, MOST_ROWS) if len(samples) > MOST_ROWS else samples
-    cache: dict[str, Text] = {}
-    texts = [[(place, cache.setdefault(t, Text(t))) for place, t in places_of(s.prompt)] for s in samples]
-    golds = [tuple(dict.fromkeys(map(words_of, (s.answer, *s.references)))) for s in samples]
+    texts, asked = different([tuple(places_of(sample.prompt)) for sample in samples])
+    golds, answered = different([tuple(dict.fromkeys(map(words_of, (s.answer, *s.references)))) for s in samples])
+    text_of = functools.cache(Text)
+    words = [[(place, text_of(text)) for place, text in some] for some in texts]
 
-    def place_of(row: int, answers: Answers) -> str | None:
-        for place, text in texts[row]:  # generators would take three times as long, hundreds of times a row
-            for answer in answers:
+    def place_of(asked: int, answered: int) -> str | None:
+        for place, text in words[asked]:  # generators would take three times as long, hundreds of times a row
+            for answer in golds[answered]:
                 if text.tells(answer):
                     return place
         return None
 
-    own = [place_of(row, answers) for row, answers in enumerate(golds)]
-    n, rows = len(samples), sum(place is not None for place in own)
-    shares = sorted(_shuffled(place_of, golds, random.Random(seed + k)) for k in range(SHUFFLES)) if n > 1 else [0.0]
+    n = len(samples)
+    shuffled = np.array([answered[random.Random(seed + k).sample(range(n), n)] for k in range(SHUFFLES)])
+    pairs, where = np.unique(asked * len(golds) + shuffled, return_inverse=True)
+    told = np.array([place_of(*divmod(pair, len(golds))) is not None for pair in pairs.tolist()])
+    own = [place_of(*pair) for pair in zip(asked.tolist(), answered.tolist(), strict=True)]
+    rows = sum(place is not None for place in own)
+    shares = sorted(told[where].reshape(shuffled.shape).mean(axis=1).tolist()) if n > 1 else [0.0]
     return Readable(
         n,
         rows,
@@ -219,8 +223,7 @@ def readable(samples: Sequence[Sample], seed: int = 0) -> Readable:
     )
 
 
-def _shuffled(place_of: PlaceOf, golds: Sequence[Answers], random_numbers: random.Random) -> float:
-    """The share of rows that contain the answer of another one, each answer given once."""
-    order = list(range(len(golds)))
-    random_numbers.shuffle(order)
-    return sum(place_of(row, golds[other]) is not None for row, other in enumerate(order)) / len(order)
+def different(values: Sequence[Value]) -> tuple[list[Value], np.ndarray]:
+    """The different ones, and of each value its number among them, int64."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return list(numbers), np.array([numbers[value] for value in values], np.int64)

@@ -51,7 +51,7 @@ from vlmft.sample import BadRowError, Split
 
 SHEET_FILE = "near_duplicates.html"
 LISTED_ANSWERS = 20
-TEXT_ROWS = 2_000
+TEXT_ROWS = 500
 """Rows at most whose texts are tokenised to see whether they fit."""
 LISTED_PAIRS, SHOWN_PAIRS = 100, 24
 """Near-duplicates of two splits that are named in the card, and that are shown on the sheet."""

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from vlmft.config.chat_schema import ServerConfig
 from vlmft.config.check import ConfigError
+from vlmft.config.processes import follows
 from vlmft.config.schema import DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from vlmft.data.dataset import Dataset
 from vlmft.data.make import make_dataset
+from vlmft.data.survey.ahead import read_ahead
 from vlmft.metrics import metric_named
 from vlmft.models.locate import require_model
 from vlmft.run.folder import ADAPTER, CONFIG_FILE, read_run
@@ -47,6 +49,8 @@ def require_training(config: TrainConfig) -> Dataset:
     require_model(config.model)
     require_servers(config.evaluation.servers)
     if "torch" not in sys.modules:
+        if not follows():
+            read_ahead(config.data, config.seed)
         print("loading PyTorch and transformers, which takes longest the first time", flush=True)
     return dataset
 

@@ -15,12 +15,13 @@ import sqlite3
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import PIL
+from filelock import FileLock, Timeout
 
 import vlmft.sample
 from vlmft.config.files import contents_sha256, source_files
@@ -30,6 +31,7 @@ FRESH_SECONDS = 2.0
 """A file that changed this recently is not trusted: its next change could have the same time."""
 UNUSED_DAYS = 90
 LOCK_SECONDS = 30.0
+WAIT_SECONDS, QUIET_WAITS = 0.2, 10
 TABLE = "kept (key BLOB PRIMARY KEY, mark TEXT, value BLOB, crc INTEGER, used REAL) WITHOUT ROWID"
 Result = TypeVar("Result")
 
@@ -164,6 +166,30 @@ def _value(connection: sqlite3.Connection, key: str, mark: str | None) -> bytes 
 def _crc(key: str, mark: str | None, value: bytes) -> int:
     """SQLite has no checksums: a changed byte would be another picture."""
     return zlib.crc32(os.fsencode(key) + f" {mark} ".encode() + value)
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str, poll: Callable[[], None]) -> Iterator[None]:
+    """While it lasts, no other process is in it with this name: the others wait and find what this one has stored.
+
+    `poll` is called now and then while waiting. Where there is no folder, or no locks in it, nobody waits.
+    """
+    folder, waits = cache_folder(), 0
+    with contextlib.ExitStack() as stack:
+        while folder is not None:
+            poll()
+            try:
+                # One of 16 files, so that they do not become more and more: another name only waits needlessly.
+                stack.enter_context(FileLock(folder / f"reading-{sha256(name)[0]}.lock").acquire(WAIT_SECONDS))
+            except Timeout:
+                waits += 1
+                if waits == QUIET_WAITS:
+                    tell("another process reads the same rows; waiting for what it finds")
+            except (OSError, NotImplementedError):
+                break
+            else:
+                break
+        yield
 
 
 def kept(name: str, fingerprint: str | None, make: Callable[[], Arrays]) -> Arrays:

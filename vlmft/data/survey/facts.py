@@ -7,6 +7,7 @@ but read again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import pickle
@@ -21,7 +22,7 @@ from vlmft.config.progress import Progress
 from vlmft.data.dataset import Dataset, Ids
 from vlmft.data.images import file_of, stored_bytes
 from vlmft.data.ledger import Ledger
-from vlmft.data.survey.cache import Arrays, code_of, kept, sha256
+from vlmft.data.survey.cache import Arrays, code_of, kept, one_at_a_time, sha256
 from vlmft.data.survey.image_hashes import decoding_threads, image_hashes
 from vlmft.data.survey.near_duplicates import LOOK, MIRROR, look, near
 from vlmft.sample import CLASS, GROUP, BadRow, BadRowError, Image, Sample
@@ -253,8 +254,9 @@ def survey(dataset: Dataset, rows: Ids, sample_of: SampleOf, poll: Poll = lambda
     known = sources is not None and settings is not None
     fingerprint = sha256(code_of(type(dataset)), *(sources or ())) if known else None
     name = f"rows-{sha256(settings, hashlib.sha256(rows.numbers.tobytes()).hexdigest())}"
-    arrays = kept(name, fingerprint, lambda: _read(rows, sample_of, poll).arrays())
-    facts, unread = seen(arrays, poll), arrays["unread"]
+    with one_at_a_time(name, poll) if known else contextlib.nullcontext():
+        arrays = kept(name, fingerprint, lambda: _read(rows, sample_of, poll).arrays())
+        facts, unread = seen(arrays, poll), arrays["unread"]
     if not len(unread):
         return facts
     again = _read(rows.take(unread), sample_of, poll)

@@ -71,10 +71,8 @@ def survey_splits(rows: Rows, poll: Callable[[], None] = lambda: None) -> Survey
         raise ConfigError("data: the training split has no rows; choose other splits or fix the data")
     if len(rows.splits.declared) > 1:  # the ids of one declared split differ
         assert_disjoint(rows.ids)
-    most = SAMPLED_ROWS if rows.dataset.disjoint_by_construction else None
-    ids = {split: rows.some(split, most, rows.seed) for split in SPLITS}
+    ids, facts = facts_of_splits(rows, poll)
     ends = np.cumsum([len(some) for some in ids.values()])
-    facts = rows.facts.of(np.concatenate([some.numbers for some in ids.values()]), poll)
     groups = dict(zip(SPLITS, np.split(facts.groups(), ends[:-1]), strict=True))
     assert_disjoint(ids, groups)
     places = zip(SPLITS, np.split(np.arange(len(facts)), ends[:-1]), strict=True)
@@ -90,6 +88,17 @@ def survey_splits(rows: Rows, poll: Callable[[], None] = lambda: None) -> Survey
         near,
         {splits: [pair for pair in pairs if pair.held_out not in known[splits]] for splits, pairs in mirrored.items()},
     )
+
+
+def facts_of_splits(rows: Rows, poll: Callable[[], None] = lambda: None) -> tuple[dict[Split, Ids], Facts]:
+    """The rows of each split that are examined, and the facts of all of them, one split after another.
+
+    Raises:
+        BadRowError: as the ledger raises it.
+    """
+    most = SAMPLED_ROWS if rows.dataset.disjoint_by_construction else None
+    ids = {split: rows.some(split, most, rows.seed) for split in SPLITS}
+    return ids, rows.facts.of(np.concatenate([some.numbers for some in ids.values()]), poll)
 
 
 def _card(rows: Rows, split: Split, ids: Ids, facts: Facts) -> SplitCard:
