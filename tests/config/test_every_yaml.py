@@ -59,6 +59,7 @@ def test_root_composes(root: str, compose: Callable[..., Any]) -> None:
     assert isinstance(compose_tool(root, schema_class, needed), schema_class)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", CHOICES, ids=str)
 def test_choice_composes(file: Path, compose: Callable[..., Any]) -> None:
     config = compose(f"{file.parent}={file.stem}", *NEEDED.get(file.stem, []))

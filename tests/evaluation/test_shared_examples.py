@@ -47,6 +47,7 @@ def asked(built: Any, draw: Any) -> list[tuple[EncodedRow, int]]:
     return [encoded[number] for number in range(len(encoded))]  # type: ignore[misc]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [0, 1])
 def test_examples_that_fit_are_computed_once(dropped: int, built: Any, compose: Callable[..., Any]) -> None:
     """The defect: rows too long for all examples were each computed whole, and a note said that an answer changed."""

@@ -297,6 +297,7 @@ def test_rslora_scales_by_the_root_of_the_rank(make_config: MakeConfig, fresh: F
         assert len(layers) > 10 and {layer.scaling["default"] for layer in layers} == {expected}
 
 
+@pytest.mark.slow
 def test_dora_trains_a_length_for_each_row(
     family: GenericFamily, make_config: MakeConfig, fresh: Fresh, model: PreTrainedModel, sample: Sample
 ) -> None:

@@ -223,6 +223,7 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return (request.param, *loaded(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most", "told", "large"),
     [
@@ -263,6 +264,7 @@ def test_idefics_ids(tmp_path: Path) -> None:
         loaded(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [*SHAPES, *(pytest.param(size, marks=pytest.mark.slow) for size in LARGE)],

@@ -77,7 +77,9 @@ def test_what_is_told_is_what_images_take(small: tuple[Tiny, Path], free: tuple[
         assert set(found) == {found[0]} and family.resolution == f"{count} for every image"
 
 
-@pytest.mark.parametrize("most", [4, 5, 8, 9, 12, 19, 20, 1000])
+@pytest.mark.parametrize(
+    "most", [5, *(pytest.param(most, marks=pytest.mark.slow) for most in (4, 8, 9, 12, 19, 20, 1000))]
+)
 def test_no_image_takes_more(
     small: tuple[Tiny, Path],
     free: tuple[GenericFamily, list[int | None]],

@@ -515,6 +515,7 @@ print("heavy:", sorted(heavy))
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["score", "FILE"], ["score", "FILE", "--json"], ["score", "--help"], ["--help"]])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_may_leave(arguments: list[str], unbuffered: str, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_every_command_is_there() -> None:
     assert {path.stem for path in conf_dir().glob("*.yaml")} <= set(COMMANDS) and len(COMMANDS) == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_setting(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
