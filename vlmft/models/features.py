@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlmft.config.check import ConfigError
 from vlmft.models.feature_cache import FeatureCache
+from vlmft.models.lora import part_of
 from vlmft.sample import EncodedImage, on_device
 
 Features = list[torch.Tensor]
@@ -39,15 +40,23 @@ def see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
         ConfigError: the model makes more of an image than features, which its language part would miss.
     """
     names = [n for n in inspect.signature(model.get_image_features).parameters if n in images[0].arrays]
-    device = model.device
+    device, dtype = model.device, vision_dtype(model)
     arrays = {n: on_device(torch.from_numpy(np.concatenate([i.arrays[n] for i in images])), device) for n in names}
-    arrays = {n: a.to(model.dtype) if a.is_floating_point() else a for n, a in arrays.items()}
+    arrays = {n: a.to(dtype) if a.is_floating_point() else a for n, a in arrays.items()}
     output = model.get_image_features(**arrays)
     if odd := {name for name, value in output.items() if value is not None} - KNOWN_OUTPUTS:
         raise ConfigError(f"model.path: this model needs {', '.join(sorted(odd))} of an image, too; use another one")
     layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
     by_image = zip(*(_by_image(layer, images) for layer in layers), strict=True)
     return [torch.cat(features, dim=-1) if len(features) > 1 else features[0] for features in by_image]
+
+
+def vision_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Of the vision part's weights: `model.dtype` is that of the first, which may be of a language part that is trained
+    in fp32."""
+    weights = (p for name, p in model.named_parameters() if p.is_floating_point() and part_of(name) == "vision")
+    dtype: torch.dtype = next(weights, model).dtype
+    return dtype
 
 
 def _by_image(pooled: Sequence[torch.Tensor], images: Sequence[EncodedImage]) -> list[torch.Tensor]:

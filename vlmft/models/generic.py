@@ -26,6 +26,7 @@ from vlmft.models.feature_cache import code_of, processor_key
 from vlmft.models.features import Features, See, encoder_outputs, image_features, see
 from vlmft.models.greedy import greedy, own_settings_set_aside
 from vlmft.models.last_layer import last_layer_at
+from vlmft.models.lora import as_loaded
 from vlmft.models.processor_calls import ProcessorCalls
 from vlmft.models.refusals import processor_refusals, refuse_length
 from vlmft.models.resolution import KEY, most_visual_tokens, settings_of
@@ -313,7 +314,8 @@ class GenericFamily(ProcessorCalls):
         cache = self.cache if not grad and self.cache is not None and self.cache.serves(model) else None
         if cache is None:
             images = [self.with_pixels(image) for image in images]
-        return image_features(model, images, grad=grad, see=self._see_missing, cache=cache)
+        with as_loaded(model):
+            return image_features(model, images, grad=grad, see=self._see_missing, cache=cache)
 
     def _with_feature(self, image: EncodedImage) -> EncodedImage:
         assert self.seeing is not None
@@ -348,12 +350,12 @@ class GenericFamily(ProcessorCalls):
 
     def forward(self, model: PreTrainedModel, batch: Batch, features: Features, keep: torch.Tensor) -> torch.Tensor:
         """Logits at the positions where `keep` (B, T) bool is True: (n_kept, vocabulary)."""
-        with last_layer_at(model, keep):
+        with as_loaded(model), last_layer_at(model, keep):
             return self._called(model, batch, features, keep, use_cache=False).logits  # type: ignore[no-any-return]
 
     def prefill(self, model: PreTrainedModel, batch: Batch, features: Features) -> Any:
         """The cache of keys and values that `generate` can go on from; features and ids as for `forward`."""
-        with last_layer_at(model, None):
+        with as_loaded(model), last_layer_at(model, None):
             return self._called(model, batch, features, 1, use_cache=True).past_key_values
 
     def generate(
@@ -366,7 +368,7 @@ class GenericFamily(ProcessorCalls):
         inner: Any = model.base_model
         if hasattr(inner, "rope_deltas"):
             inner.rope_deltas = None  # trap: a text-only batch would take over the last batch's offsets
-        with own_settings_set_aside(model), last_layer_at(model, None):
+        with own_settings_set_aside(model), as_loaded(model), last_layer_at(model, None):
             output = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,

@@ -20,7 +20,7 @@ from transformers import (
 from vlmft.config.check import ConfigError, import_allowed
 from vlmft.config.schema import Attention, Init, ModelConfig, QuantizationConfig, QuantizationMode
 from vlmft.models.locate import cannot_be_read, first_line, locate
-from vlmft.models.lora import NOT_LANGUAGE
+from vlmft.models.lora import NOT_LANGUAGE, rounded
 from vlmft.models.support import FAMILIES, refusal
 
 DIGEST_BYTES = 1 << 24
@@ -159,7 +159,7 @@ def _random_model(
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(model_config, attn_implementation=attention_kernel(config))
     if config.quantization.mode == QuantizationMode.none:
-        return model.to(storage_dtype(device)).to(place)  # type: ignore[no-any-return]
+        return rounded(model, storage_dtype(device)).to(place)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:  # quantisation happens while loading, so the model is stored first
         model.save_pretrained(folder)
         return _stored_model(folder, None, config, device, place)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,8 +109,10 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
 
     The adapters start the same for the same seed, whatever else drew random numbers before.
     """
+    model.loaded_dtypes = {}  # type: ignore[assignment]  # of full parts, for `as_loaded`
     for name, parameter in model.named_parameters():
         if part_of(name) in tuned_parts(config.train, Tuning.full):
+            model.loaded_dtypes[parameter] = parameter.dtype  # type: ignore[index, operator]
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     if not tuned_parts(config.train, Tuning.lora):
@@ -132,6 +136,25 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
     for name in full:  # get_peft_model freezes everything but its own
         adapted.get_base_model().get_parameter(name).requires_grad_(True)
     return adapted
+
+
+@contextlib.contextmanager
+def as_loaded(model: torch.nn.Module) -> Iterator[None]:
+    """Where no gradients are computed, parts that are trained in full have the dtype that they were loaded in.
+
+    They are trained in fp32, which does not compute beside frozen parts in bf16 unless under autocast; rounded, they
+    answer as a later load of what is stored will.
+    """
+    dtypes: Mapping[torch.nn.Parameter, torch.dtype] = getattr(model, "loaded_dtypes", {})
+    trained = {p: p.data for p, dtype in dtypes.items() if p.dtype != dtype and not torch.is_grad_enabled()}
+    with torch.inference_mode(False):
+        for parameter, exact in trained.items():
+            parameter.data = exact.to(dtypes[parameter])
+    try:
+        yield
+    finally:
+        for parameter, exact in trained.items():
+            parameter.data = exact
 
 
 def checkpoint_language(model: PreTrainedModel) -> None:
@@ -241,7 +264,7 @@ def merged(model: PeftModel) -> PreTrainedModel:
 
 
 def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """All weights in `dtype`; buffers stay."""
+    """All weights in `dtype`; buffers stay: `model.to` would round rotary frequencies, too."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model

@@ -115,8 +115,9 @@ def _adapters_off(model: LoadedModel) -> Iterator[None]:
 
 def _loss(model: LoadedModel, rows: Sequence[EncodedRow], *, grad: bool = False) -> torch.Tensor:
     batch = model.family.collate(rows, "right", model.base).to(model.device)
-    features = model.family.image_features(model.base, batch.images, grad=grad)
-    with torch.autocast(model.device.type, storage_dtype(model.device), enabled=model.device.type == "cuda"):
+    dtype = storage_dtype(model.device)
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+        features = model.family.image_features(model.base, batch.images, grad=grad)
         logits = model.family.forward(model.base, batch, features, batch.keep)
     return summed_cross_entropy(logits, batch.targets) / len(batch.targets)
 

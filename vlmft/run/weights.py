@@ -34,7 +34,7 @@ from vlmft.models.family import make_family
 from vlmft.models.load import load_model, load_source
 from vlmft.models.loaded import LoadedModel
 from vlmft.models.locate import first_line
-from vlmft.models.lora import dequantized, load_adapter, trainable, tuned_parts
+from vlmft.models.lora import dequantized, load_adapter, rounded, trainable, tuned_parts
 from vlmft.models.memory_check import require_weights
 from vlmft.run.build import pick_device
 from vlmft.run.folder import ADAPTER, read_run, write_json
@@ -72,9 +72,7 @@ def save_adapter(model: LoadedModel, folder: Path) -> Path:
 def _save_in_bf16(model: PreTrainedModel, folder: Path) -> None:
     """Stores the whole model and leaves its weights rounded as stored: what is evaluated next is what was saved."""
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():  # not model.to(): that would round buffers, such as rotary frequencies
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size="50GB")
+    rounded(model, torch.bfloat16).save_pretrained(folder, max_shard_size="50GB")
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
 
@@ -125,7 +123,7 @@ def load_tuned(
         if odd := sorted(stored.keys() - mine.keys()):
             raise ConfigError(f"run: {len(odd)} tensors of {FULL_PARTS_FILE} do not fit the model ({odd[0]})")
         for name, tensor in stored.items():
-            mine[name].data = tensor.to(mine[name].device)
+            mine[name].data = tensor.to(mine[name])
     if adapted:
         model.model = load_adapter(model.base, str(adapter))
     model.model.eval()

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmft.config.check import ConfigError
-from vlmft.models.features import Features
+from vlmft.models.features import Features, vision_dtype
 from vlmft.models.generic import GenericFamily
 from vlmft.models.refusals import processor_refusals
 from vlmft.sample import Batch, EncodedImage, EncodedRow, Layout
@@ -38,7 +38,7 @@ def _see(model: PreTrainedModel, images: Sequence[EncodedImage]) -> Features:
     """What cross-attention sees of each image: (n_latents, d_vision)."""
     pixels = torch.from_numpy(np.concatenate([image.arrays["pixel_values"] for image in images]))
     inner: Any = model.base_model
-    states = inner.vision_model(pixel_values=pixels.to(model.device, model.dtype)).last_hidden_state
+    states = inner.vision_model(pixel_values=pixels.to(model.device, vision_dtype(model))).last_hidden_state
     return list(inner.perceiver_resampler(states) if model.config.use_resampler else states)
 
 
