@@ -21,7 +21,7 @@ MAX_LINES = {
     "evaluation": 3_570,
     "labels": 1_100,
     "metrics": 2_400,
-    "models": 4_500,
+    "models": 4_550,
     "pages": 300,
     "predictions": 2_100,
     "report": 2_300,

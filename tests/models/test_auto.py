@@ -159,7 +159,7 @@ def test_windows_lower_the_loss(
         loss = summed_cross_entropy(family.forward(base, batch, features, batch.keep), batch.targets)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        assert unused_gradient_names(model) == {"trainable_without": [], "frozen_with": []}
+        assert unused_gradient_names(model) == {"trainable_without": [], "frozen_with": [], "unused": []}
         assert not any(feature.requires_grad for feature in features)
         optimizer.step()
         losses.append(float(loss.detach()))

@@ -184,7 +184,7 @@ def test_gradients_are_on_the_adapters_and_nowhere_else(
     )
     adapted = attach(fresh(), config, seed=0)
     loss_of(family, adapted, samples["two_images"]).backward()  # type: ignore[no-untyped-call]
-    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": []}
+    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": [], "unused": []}
     gradients = {key: p.grad for key, p in trainable(adapted).items() if "lora_B" in key}
     assert len(gradients) == sum(map(len, LAYERS[name].values()))
     assert all(gradient is not None and gradient.any() for gradient in gradients.values())
@@ -247,7 +247,7 @@ def test_adapters_beside_a_part_in_full(
     counts = count_by_part(adapted)
     assert counts["connector"]["trainable"] > 0 and counts["vision"]["trainable"] == 0
     loss_of(family, adapted, samples["one_image"]).backward()  # type: ignore[no-untyped-call]
-    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": []}
+    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": [], "unused": []}
 
 
 def test_gradient_check_sees_both_defects(
@@ -257,11 +257,11 @@ def test_gradient_check_sees_both_defects(
     loss_of(family, adapted, samples["text_only"]).backward()  # type: ignore[no-untyped-call]
     first = next(iter(trainable(adapted)))
     trainable(adapted)[first].grad = None
-    assert unused_gradient_names(adapted) == {"trainable_without": [first], "frozen_with": []}
+    assert unused_gradient_names(adapted) == {"trainable_without": [first], "frozen_with": [], "unused": []}
     trainable(adapted)[first].requires_grad_(False)
     other = next(iter(trainable(adapted)))
     trainable(adapted)[other].requires_grad_(False)
-    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": [other]}
+    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": [other], "unused": []}
 
 
 def test_saved_adapter_names_its_base_as_the_config_does(make_config: MakeConfig, fresh: Fresh, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_dora_trains_a_length_for_each_row(
     base = logits_of(family, model, sample)
     torch.testing.assert_close(logits_of(family, adapted, sample), base, rtol=0, atol=1e-4)
     one_step(family, adapted, sample)
-    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": []}
+    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": [], "unused": []}
     assert (logits_of(family, adapted, sample) - base).abs().max() > 1e-3
     assert isinstance(adapted, PeftModel)
     with adapted.disable_adapter():

@@ -92,7 +92,7 @@ def test_every_adapter_has_a_gradient_before_and_after_evaluation(
     assert all(gradient.any() for key, gradient in before.items() if "lora_B" in key)
     evaluated(family, adapted, sample)
     after = backward(family, adapted, sample)
-    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": []}
+    assert unused_gradient_names(adapted) == {"trainable_without": [], "frozen_with": [], "unused": []}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before), "an evaluation pass changes nothing"
 

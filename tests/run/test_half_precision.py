@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.tiny_models import MODELS, save
+from benchmarks.tiny_more import MORE
 from vlmft.config.schema import TrainConfig
 from vlmft.data.ledger import Ledger
 from vlmft.data.make import make_dataset
@@ -60,12 +62,40 @@ def test_parts_that_are_trained_in_full(
     """What a run says of the untuned and of the tuned model is what they say when they are loaded again. They ended in
     an error of PyTorch: parts in fp32 and in bf16 do not compute together."""
     run = train_small(tmp_path, f"model={name}", *parts, *in_bf16)
+    assert run.predictions("tuned") != run.predictions("untuned")
+    said_again(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("SmolVLM2", FULL[0]),  # casts features to the dtype of its first weights, whatever its embeddings have
+        ("SmolVLM2", FULL[1]),
+        ("LLaVA", FULL[3]),  # makes no use of its last vision layers
+        ("LLaVA-NeXT", FULL[0]),  # makes features with image_newline, which is no part of language
+        ("IDEFICS", FULL[0]),
+    ],
+)
+def test_other_architectures(
+    name: str, parts: tuple[str, ...], in_bf16: tuple[str, ...], train_small: Callable[..., Any], tmp_path: Path
+) -> None:
+    save(next(tiny for tiny in (*MODELS, *MORE) if tiny.name == name), tmp_path / "model")
+    model = ("model=auto", f"model.path={tmp_path / 'model'}", "model.init=random", "data.max_new_tokens=6")
+    run = train_small(tmp_path, *model, *parts, *in_bf16)
+    said_again(run)
+    unused = "the model makes no use of the others (model.vision_tower." in run.output
+    assert unused == (name == "LLaVA")
+
+
+def said_again(run: Any) -> None:
+    """Asserts that the models of a run answer after loading as in the run."""
     config = read_run(str(run.folder))
     said = {
         arm: {row["id"]: row["text"] for row in map(json.loads, run.predictions(arm).splitlines())}
         for arm in ("untuned", "tuned")
     }
-    assert len(said["tuned"]) == 24 and said["tuned"] != said["untuned"]
+    assert len(said["tuned"]) == 24
     base, tuned = load_base(config.model, config.trainer, config.seed), load_tuned(run.folder, config, config.trainer)
     assert {p.dtype for n, p in tuned.model.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
     assert answers(config, base) == said["untuned"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections import Counter
@@ -26,7 +27,7 @@ PARTS: tuple[Part, ...] = ("language", "connector", "vision")
 
 CONNECTOR = re.compile(
     r"(^|\.)(connector|projector|multi_modal_projector|perceiver_resampler|embed_vision|vision\.proj_mlp"
-    r"|visual\.(merger|deepstack_merger_list))(\.|$)"
+    r"|visual\.(merger|deepstack_merger_list)|image_newline)(\.|$)"
 )
 VISION = re.compile(r"(^|\.)(vision|vision_model|vision_tower|visual)(\.|$)")
 AUDIO = re.compile(r"(^|\.)(audio_tower|embed_audio)(\.|$)")
@@ -115,6 +116,8 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
             model.loaded_dtypes[parameter] = parameter.dtype  # type: ignore[index, operator]
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    if model.config.model_type == "smolvlm":  # trap: SmolVLM2 puts features in their places in the model's dtype
+        model.get_input_embeddings().register_forward_hook(functools.partial(_in_dtype_of, model.model))
     if not tuned_parts(config.train, Tuning.lora):
         return model
     full = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -136,6 +139,10 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
     for name in full:  # get_peft_model freezes everything but its own
         adapted.get_base_model().get_parameter(name).requires_grad_(True)
     return adapted
+
+
+def _in_dtype_of(model: PreTrainedModel, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.to(model.dtype)
 
 
 @contextlib.contextmanager
@@ -271,8 +278,13 @@ def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def unused_gradient_names(model: torch.nn.Module) -> dict[str, Any]:
-    """Trainable parameters without a gradient, and frozen ones with one: both must be empty after a backward pass."""
+    """Trainable parameters without a gradient, and frozen ones with one: both must be empty after a backward pass; and
+    those of a vision part that has gradients elsewhere: LLaVA does not use its last layers."""
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    seeing = any(part_of(n) == "vision" for n, p in model.named_parameters() if p.grad is not None)
+    unused = [n for n in without if seeing and part_of(n) == "vision"]
     return {
-        "trainable_without": [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None],
+        "trainable_without": [n for n in without if n not in unused],
         "frozen_with": [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None],
+        "unused": unused,
     }

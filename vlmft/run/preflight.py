@@ -210,6 +210,7 @@ def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRo
         model.model.zero_grad(set_to_none=True)
         _backward(model, rows, grad=grad)
         odd = unused_gradient_names(model.model)
+        unused = odd.pop("unused")
         problems += [
             f"{moment} {len(found)} {kind.replace('_', ' ')} gradient ({found[0]})"
             for kind, found in odd.items()
@@ -220,10 +221,11 @@ def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRo
         model.model.eval()
         with torch.no_grad():
             _loss(model, rows)
-    found = (
-        "; ".join(problems) or f"on all {len(names)} trained tensors, on nothing else, also after an evaluation pass"
-    )
-    return Check("gradients", not problems, found)
+    n_used = f"all {len(names)}" if not unused else f"{len(names) - len(unused):,} of {len(names):,}"
+    found = "; ".join(problems) or f"on {n_used} trained tensors, on nothing else, also after an evaluation pass"
+    if unused:
+        found += f"; the model makes no use of the others ({unused[0]})"
+    return Check("gradients", not problems, found, is_news=bool(unused))
 
 
 def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> list[Check]:
