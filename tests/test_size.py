@@ -39,7 +39,7 @@ one spelling, schema, scores by field, receipts), arms behind a server, boxes an
 SLURM, sharding, streams, a page to try a model on, videos as frames, templates with empty thoughts, a last layer at
 the tokens that count, compiled layers, checkpointing where it is needed, images in rows decoded by threads. Those
 are in whole hundreds or fifties, so that a line of a comment fails nothing. Raised on 2026-11-28 for `run`,
-stored answers, and for `data`, rows that are read while PyTorch is imported."""
+stored answers, for `data`, rows that are read while PyTorch is imported, and for `models`, parts in two dtypes."""
 MAX_MEDIAN_LINES = 120
 MAX_FILES_OF_TRAINING = 183
 MAX_LINES_OF_TRAINING = 24_300
