@@ -95,7 +95,11 @@ def test_how_often_a_window_waits(compose: Compose, capsys: pytest.CaptureFixtur
     assert not [place for place in waits if place.startswith("module.py")]
 
 
-def test_a_run_to_its_report(compose: Compose, tmp_path: Path) -> None:
+@pytest.mark.parametrize("full", ["", "language", "connector", "vision"])
+def test_a_run_to_its_report(full: str, compose: Compose, tmp_path: Path) -> None:
+    """With adapters alone, and with a part that is trained in full: then weights are of two dtypes."""
     settings: tuple[Any, ...] = ("model=tiny", *SMALL[1:], f"trainer.accelerator={DEVICE}", "logger=none")
+    if full:
+        settings += (f"model.train.{full}=full", "model.quantization.mode=none")
     folder = train(compose(*settings, "data.limit_train=48", f"output_root={tmp_path}"))
     assert (folder / "report.html").is_file() and (folder / "summary.json").is_file()
