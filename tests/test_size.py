@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vlmft"
 
 MAX_LINES = {
     "config": 2_400,
-    "data": 9_400,
+    "data": 9_450,
     "evaluation": 3_570,
     "labels": 1_100,
     "metrics": 2_400,
@@ -41,8 +41,8 @@ the tokens that count, compiled layers, checkpointing where it is needed, images
 are in whole hundreds or fifties, so that a line of a comment fails nothing. Raised on 2026-11-28 for `run`,
 stored answers, for `data`, rows that are read while PyTorch is imported, and for `models`, parts in two dtypes."""
 MAX_MEDIAN_LINES = 120
-MAX_FILES_OF_TRAINING = 183
-MAX_LINES_OF_TRAINING = 24_300
+MAX_FILES_OF_TRAINING = 184
+MAX_LINES_OF_TRAINING = 24_400
 
 IMPORTED = """
 import json, pathlib, runpy, sys

@@ -73,7 +73,7 @@ def test_the_cache(
     data = ("data=imagefolder", f"data.path={tmp_path / 'pictures'}")
     evaluate_small(*UNTUNED[:1], *UNTUNED[3:], *data, f"output_root={tmp_path / 'runs'}")
     found = modes(tmp_path / "cache")
-    assert {re.split("[-/]", name)[0] for name in found} == {"features", "kept"} and len(found) == 2
+    assert {re.split("[-/]", name)[0] for name in found} == {"features", "kept", "reading"} and len(found) == 3
     assert {oct(mode) for mode in found.values()} == {oct(0o666 & ~umask)}
 
 

@@ -11,6 +11,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 
 from omegaconf import OmegaConf
 
@@ -32,6 +33,7 @@ def read_ahead(config: DataConfig, seed: int) -> subprocess.Popen[bytes] | None:
     assert process.stdin is not None
     with contextlib.suppress(OSError), process.stdin as settings:  # it may have died
         settings.write(OmegaConf.to_yaml({"seed": seed, "data": config}).encode())
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay in the list of processes
     atexit.register(process.kill)
     return process
 

@@ -17,14 +17,18 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 
 import vlmft.sample
 from vlmft.config.files import contents_sha256, source_files
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks, so nobody waits there
+    fcntl = None  # type: ignore[assignment]
 
 Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
@@ -174,22 +178,28 @@ def one_at_a_time(name: str, poll: Callable[[], None]) -> Iterator[None]:
 
     `poll` is called now and then while waiting. Where there is no folder, or no locks in it, nobody waits.
     """
-    folder, waits = cache_folder(), 0
+    folder = cache_folder()
     with contextlib.ExitStack() as stack:
-        while folder is not None:
-            poll()
-            try:
+        if folder is not None and fcntl is not None:
+            with contextlib.suppress(OSError):  # no locks on this file system
                 # One of 16 files, so that they do not become more and more: another name only waits needlessly.
-                stack.enter_context(FileLock(folder / f"reading-{sha256(name)[0]}.lock").acquire(WAIT_SECONDS))
-            except Timeout:
-                waits += 1
-                if waits == QUIET_WAITS:
-                    tell("another process reads the same rows; waiting for what it finds")
-            except (OSError, NotImplementedError):
-                break
-            else:
-                break
+                file = stack.enter_context((folder / f"reading-{sha256(name)[0]}.lock").open("a"))
+                _wait_for(file, poll)
         yield
+
+
+def _wait_for(file: IO[str], poll: Callable[[], None]) -> None:
+    """Locks the file. The lock ends with its process, however that ends."""
+    waits = 0
+    while True:
+        poll()
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits += 1
+            if waits == QUIET_WAITS:
+                tell("another process reads the same rows; waiting for what it finds")
+            time.sleep(WAIT_SECONDS)
 
 
 def kept(name: str, fingerprint: str | None, make: Callable[[], Arrays]) -> Arrays:
