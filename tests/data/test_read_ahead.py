@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -10,15 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import psutil
 import pytest
-from omegaconf import OmegaConf
 
 from vlmft.config.schema import DataConfig, TrainConfig
 from vlmft.data.dataset import Ids
@@ -59,16 +61,19 @@ def rows_of(config: DataConfig) -> Rows:
     return Rows(make_dataset(config), config, Ledger(None, config.on_bad_row, config.bad_row_ceiling), 0)
 
 
-def run_ahead(config: DataConfig) -> tuple[int, bytes]:
+def run_ahead(config: DataConfig) -> tuple[int, str]:
     """Exit status and all that it printed."""
     command = [sys.executable, "-m", "vlmft.data.survey.ahead"]
-    settings = OmegaConf.to_yaml({"seed": 0, "data": config}).encode()
-    done = subprocess.run(command, input=settings, capture_output=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    settings = json.dumps({"seed": 0, "data": asdict(config)}, default=lambda enum: enum.name) + "\n"
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(settings)
+        process.stdin.flush()  # and left open, as by a run
+        return process.wait(), process.stdout.read() + process.stderr.read()
 
 
 def test_a_run_finds_what_was_read_ahead(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_ahead(config) == (0, b"")
+    assert run_ahead(config) == (0, "")
     read: list[object] = []
     monkeypatch.setattr(facts, "_read", lambda *given: read.append(given))
     monkeypatch.setattr(image_hashes, "pixel_hash", read.append)
@@ -89,7 +94,7 @@ def test_what_is_wrong_is_left_to_the_run(broken: str, config: DataConfig) -> No
         (path.parent / "7.bmp").write_bytes(b"no picture")
     else:
         config.options["no_such"] = 1
-    assert run_ahead(config) == (0, b"")
+    assert run_ahead(config) == (0, "")
 
 
 def test_two_that_read_the_same_rows_at_once(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +145,7 @@ def test_who_waits_can_be_stopped_and_says_for_what(
         with pytest.raises(KeyboardInterrupt), one_at_a_time("rows", poll):
             pytest.fail("two are in it")
         assert len(asked) == 21
-    assert capsys.readouterr().err == "data cache: another process reads the same rows; waiting for what it finds\n"
+    assert capsys.readouterr().err == "data cache: another process reads rows; waiting for what it finds\n"
     with one_at_a_time("rows", poll if len(asked) < 20 else lambda: None):
         pass  # it is free again
 
@@ -165,7 +170,7 @@ def test_when_rows_are_read_ahead(
 ) -> None:
     settings = compose("model=tiny", "data=messages", f"data.path={config.path}")
     begun: list[DataConfig] = []
-    monkeypatch.setattr(start_of_a_run, "read_ahead", lambda data, seed: begun.append(data))
+    monkeypatch.setattr(start_of_a_run, "read_ahead", lambda dataset, data, seed: begun.append(data))
     if situation != "torch is imported":
         monkeypatch.delitem(sys.modules, "torch")
     if situation == "another rank":
@@ -175,7 +180,7 @@ def test_when_rows_are_read_ahead(
 
 
 def test_the_process_gets_the_settings_and_ends(config: DataConfig) -> None:
-    process = ahead.read_ahead(config, 0)
+    process = ahead.read_ahead(make_dataset(config), config, 0)
     assert process is not None
     while psutil.pid_exists(process.pid):  # a child that nobody waits for would stay in the list of processes
         time.sleep(0.05)
@@ -183,7 +188,31 @@ def test_the_process_gets_the_settings_and_ends(config: DataConfig) -> None:
     assert list(Path(os.environ["VLMFT_CACHE"]).glob("*.sqlite")), "it has read the rows"
 
 
+def test_it_ends_with_the_run_however_that_ends(config: DataConfig) -> None:
+    """A run that is killed closes its end of the pipe, and nobody reads on for it."""
+    with contextlib.ExitStack() as held:
+        for bucket in range(256):  # all locks, so that it waits for ever
+            path = Path(os.environ["VLMFT_CACHE"]) / f"reading-{bucket:02x}.lock"
+            path.parent.mkdir(exist_ok=True)
+            fcntl.flock(held.enter_context(path.open("a")), fcntl.LOCK_EX)
+        process = ahead.read_ahead(make_dataset(config), config, 0)
+        assert process is not None and process.stdin is not None
+        time.sleep(1)
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+class Own(Messages):
+    """A user's: settings of another package are not imported by the process."""
+
+
 def test_nothing_is_read_ahead_that_cannot_be_handed_over(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ahead.read_ahead(replace(config, streaming=True), 0) is None
+    dataset = make_dataset(config)
+    assert ahead.read_ahead(dataset, replace(config, streaming=True), 0) is None
+    assert ahead.read_ahead(Own(path=str(config.path)), config, 0) is None
+    monkeypatch.setattr(dataset, "settings", lambda: None)
+    assert ahead.read_ahead(dataset, config, 0) is None
+    monkeypatch.undo()
     monkeypatch.setattr(ahead, "cache_folder", lambda: None)
-    assert ahead.read_ahead(config, 0) is None
+    assert ahead.read_ahead(make_dataset(config), config, 0) is None

@@ -19,6 +19,7 @@ from vlmft.config.schema import LoraConfig, LoraInit, ModelConfig, PartsConfig, 
 from vlmft.models.family import GenericFamily
 from vlmft.models.lora import (
     PARTS,
+    as_loaded,
     attach,
     base_of,
     count_by_part,
@@ -216,6 +217,35 @@ def test_adapters_are_fp32_on_a_16_bit_base(make_config: MakeConfig, fresh: Fres
     assert {parameter.dtype for parameter in trainable(adapted).values()} == {torch.float32}
     frozen = {parameter.dtype for parameter in adapted.parameters() if not parameter.requires_grad}
     assert frozen == {torch.bfloat16}
+
+
+def test_no_memory_for_the_rounded_weights(
+    fresh: Fresh, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have their own values back where the copy of one of them finds no memory, and after each use."""
+    model = attach(fresh().to(torch.bfloat16), make_config(train=parts_config(language=Tuning.full)), seed=0)
+    trained = trainable(model)
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+
+    def unchanged() -> bool:
+        return all(p.dtype == torch.float32 and torch.equal(p, before[name]) for name, p in trained.items())
+
+    with torch.no_grad(), as_loaded(model):
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert unchanged()
+    calls, to = [0], torch.Tensor.to
+
+    def out_of_memory(self: torch.Tensor, *given: torch.dtype) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return to(self, *given)
+
+    monkeypatch.setattr(torch.Tensor, "to", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError), torch.no_grad(), as_loaded(model):
+        pytest.fail("it began without memory")
+    monkeypatch.undo()
+    assert calls[0] == 3 and unchanged()
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -154,10 +154,10 @@ def as_loaded(model: torch.nn.Module) -> Iterator[None]:
     """
     dtypes: Mapping[torch.nn.Parameter, torch.dtype] = getattr(model, "loaded_dtypes", {})
     trained = {p: p.data for p, dtype in dtypes.items() if p.dtype != dtype and not torch.is_grad_enabled()}
-    with torch.inference_mode(False):
-        for parameter, exact in trained.items():
-            parameter.data = exact.to(dtypes[parameter])
     try:
+        with torch.inference_mode(False):
+            for parameter, exact in trained.items():  # inside: where memory runs out, all get their own values back
+                parameter.data = exact.to(dtypes[parameter])
         yield
     finally:
         for parameter, exact in trained.items():
@@ -279,10 +279,10 @@ def rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def unused_gradient_names(model: torch.nn.Module) -> dict[str, Any]:
     """Trainable parameters without a gradient, and frozen ones with one: both must be empty after a backward pass; and
-    those of a vision part that has gradients elsewhere: LLaVA does not use its last layers."""
+    weights of a vision part that has gradients elsewhere: LLaVA does not use its last layers."""
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     seeing = any(part_of(n) == "vision" for n, p in model.named_parameters() if p.grad is not None)
-    unused = [n for n in without if seeing and part_of(n) == "vision"]
+    unused = [n for n in without if seeing and part_of(n) == "vision" and ".lora_" not in n]
     return {
         "trainable_without": [n for n in without if n not in unused],
         "frozen_with": [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None],

@@ -205,12 +205,13 @@ def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRo
     still = [name for name, _ in model.model.named_parameters() if ".lora_" in name and name not in names]
     problems = [f"{len(still)} adapter matrices are frozen ({still[0]})"] if still else []
     problems += [] if names else ["nothing is trained"]
+    unused: list[list[str]] = []
     for moment in ("at first", "after an evaluation pass"):
         model.model.train()
         model.model.zero_grad(set_to_none=True)
         _backward(model, rows, grad=grad)
         odd = unused_gradient_names(model.model)
-        unused = odd.pop("unused")
+        unused.append(odd.pop("unused"))
         problems += [
             f"{moment} {len(found)} {kind.replace('_', ' ')} gradient ({found[0]})"
             for kind, found in odd.items()
@@ -221,11 +222,14 @@ def _gradients(model: LoadedModel, config: TrainConfig, rows: Sequence[EncodedRo
         model.model.eval()
         with torch.no_grad():
             _loss(model, rows)
-    n_used = f"all {len(names)}" if not unused else f"{len(names) - len(unused):,} of {len(names):,}"
+    first, after = unused
+    if lost := [name for name in after if name not in first]:
+        problems.append(f"after an evaluation pass {len(lost)} more trainable without gradient ({lost[0]})")
+    n_used = f"all {len(names)}" if not first else f"{len(names) - len(first):,} of {len(names):,}"
     found = "; ".join(problems) or f"on {n_used} trained tensors, on nothing else, also after an evaluation pass"
-    if unused:
-        found += f"; the model makes no use of the others ({unused[0]})"
-    return Check("gradients", not problems, found, is_news=bool(unused))
+    if first and not problems:
+        found += f"; the model makes no use of the others ({first[0]})"
+    return Check("gradients", not problems, found, is_news=bool(first))
 
 
 def _images(model: LoadedModel, rows: Sequence[EncodedRow], samples: Sequence[Sample]) -> list[Check]:

@@ -50,7 +50,7 @@ def require_training(config: TrainConfig) -> Dataset:
     require_servers(config.evaluation.servers)
     if "torch" not in sys.modules:
         if not follows():
-            read_ahead(config.data, config.seed)
+            read_ahead(dataset, config.data, config.seed)
         print("loading PyTorch and transformers, which takes longest the first time", flush=True)
     return dataset
 

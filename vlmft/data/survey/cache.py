@@ -182,8 +182,8 @@ def one_at_a_time(name: str, poll: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if folder is not None and fcntl is not None:
             with contextlib.suppress(OSError):  # no locks on this file system
-                # One of 16 files, so that they do not become more and more: another name only waits needlessly.
-                file = stack.enter_context((folder / f"reading-{sha256(name)[0]}.lock").open("a"))
+                # One of 256 files, so that they do not become more and more: another name only waits needlessly.
+                file = stack.enter_context((folder / f"reading-{sha256(name)[:2]}.lock").open("a"))
                 _wait_for(file, poll)
         yield
 
@@ -198,7 +198,7 @@ def _wait_for(file: IO[str], poll: Callable[[], None]) -> None:
         except BlockingIOError:
             waits += 1
             if waits == QUIET_WAITS:
-                tell("another process reads the same rows; waiting for what it finds")
+                tell("another process reads rows; waiting for what it finds")
             time.sleep(WAIT_SECONDS)
 
 
