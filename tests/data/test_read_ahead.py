@@ -154,7 +154,7 @@ def test_no_lock_is_no_reason_to_stop(config: DataConfig, monkeypatch: pytest.Mo
     def refuse(*given: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("vlmft.data.survey.cache.fcntl.flock", refuse)
+    monkeypatch.setattr("vlmft.config.files.fcntl.flock", refuse)
     assert len(survey_splits(rows_of(config)).cards) == 3
 
 

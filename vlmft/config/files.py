@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and lines that do."""
+"""Files that appear whole or not at all, and lines that do; files that lock."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks, so nobody is refused or waits there
+    fcntl = None  # type: ignore[assignment]
+
+
+def lock(file: IO[str]) -> None:
+    """Locks an open file until it is closed, or its process ends, however that ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: no locks on this file system.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_whole(path: Path, content: bytes) -> None:

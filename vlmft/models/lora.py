@@ -116,7 +116,8 @@ def attach(model: PreTrainedModel, config: ModelConfig, seed: int) -> PreTrained
             model.loaded_dtypes[parameter] = parameter.dtype  # type: ignore[index, operator]
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-    if model.config.model_type == "smolvlm":  # trap: SmolVLM2 puts features in their places in the model's dtype
+    if model.loaded_dtypes and model.config.model_type == "smolvlm":
+        # Trap: SmolVLM2 puts features in their places in the dtype of its first weights.
         model.get_input_embeddings().register_forward_hook(functools.partial(_in_dtype_of, model.model))
     if not tuned_parts(config.train, Tuning.lora):
         return model

@@ -8,11 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmft.config.check import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks, so nothing is refused there
-    fcntl = None  # type: ignore[assignment]
+from vlmft.config.files import lock
 
 _held: set[int] = set()
 """File descriptors of this process's locks."""
@@ -38,13 +34,12 @@ def locked(folder: Path, advice: str = "or give this run a name=") -> Iterator[N
     """
     path = folder / ".lock"
     with path.open("a+", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise ConfigError(f"{folder} is in use by {holder}; wait for it, {advice}") from error
+        try:
+            lock(file)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise ConfigError(f"{folder} is in use by {holder}; wait for it, {advice}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()

@@ -23,12 +23,7 @@ import numpy as np
 import PIL
 
 import vlmft.sample
-from vlmft.config.files import contents_sha256, source_files
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks, so nobody waits there
-    fcntl = None  # type: ignore[assignment]
+from vlmft.config.files import contents_sha256, lock, source_files
 
 Arrays = Mapping[str, np.ndarray]
 FRESH_SECONDS = 2.0
@@ -180,7 +175,7 @@ def one_at_a_time(name: str, poll: Callable[[], None]) -> Iterator[None]:
     """
     folder = cache_folder()
     with contextlib.ExitStack() as stack:
-        if folder is not None and fcntl is not None:
+        if folder is not None:
             with contextlib.suppress(OSError):  # no locks on this file system
                 # One of 256 files, so that they do not become more and more: another name only waits needlessly.
                 file = stack.enter_context((folder / f"reading-{sha256(name)[:2]}.lock").open("a"))
@@ -189,12 +184,12 @@ def one_at_a_time(name: str, poll: Callable[[], None]) -> Iterator[None]:
 
 
 def _wait_for(file: IO[str], poll: Callable[[], None]) -> None:
-    """Locks the file. The lock ends with its process, however that ends."""
+    """Locks the file as soon as no other process holds it."""
     waits = 0
     while True:
         poll()
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock(file)
         except BlockingIOError:
             waits += 1
             if waits == QUIET_WAITS:
